@@ -1,0 +1,8 @@
+// annex/annex.hpp - all of annex.
+#pragma once
+#include <annex/heap.hpp>
+#include <annex/offset_ptr.hpp>
+#include <annex/pool.hpp>
+#include <annex/resource.hpp>
+#include <annex/ring.hpp>
+#include <annex/version.hpp>

@@ -1,0 +1,53 @@
+// annex/error.hpp - what was refused, why, and what to do about it, without allocating.
+//
+// Every function that the world can refuse returns result<T>. An error carries a code (stable across versions, the same
+// number as in annex.h), the errno of the system call behind it when there was one, and one sentence that names the
+// value, the limit and the remedy.
+#pragma once
+#include <expected>
+#include <string_view>
+#include <system_error>
+
+/// What the shared library shows.
+#ifndef ANNEX_PUBLIC
+#ifdef __GNUC__
+#define ANNEX_PUBLIC __attribute__((visibility("default")))
+#else
+#define ANNEX_PUBLIC
+#endif
+#endif
+
+namespace annex {
+
+/// Why something was refused. 0 is never an error.
+enum class errc : int {
+#define ANNEX_ERROR(number, name, text) name = number,
+#include <annex/errors.def>
+#undef ANNEX_ERROR
+};
+
+/// The category of errc; name() is "annex".
+ANNEX_PUBLIC const std::error_category& error_category() noexcept;
+inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), error_category()}; }
+
+/// A refusal. Plain data: copying it allocates nothing.
+struct error {
+  errc code{};
+  int os_errno = 0;      ///< errno behind it, or 0
+  char text[248] = {};   ///< one sentence: value, limit, remedy; never empty
+
+  std::string_view message() const noexcept { return text; }
+};
+
+template <class T>
+using result = std::expected<T, error>;
+
+/// The general sentence for a code, also for numbers that are no code.
+ANNEX_PUBLIC std::string_view describe(errc code) noexcept;
+/// The identifier of a code as written in this header, for example "region_overlap".
+ANNEX_PUBLIC std::string_view name_of(errc code) noexcept;
+
+}  // namespace annex
+
+template <>
+struct std::is_error_code_enum<annex::errc> : std::true_type {};

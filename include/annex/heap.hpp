@@ -1,0 +1,146 @@
+// annex/heap.hpp - a named set of memory regions that blocks are allocated from, shared by any process.
+//
+//   auto heap = annex::heap::create("packets").value();
+//   heap.bring_memory({.length_bytes = 256 << 20}).value();
+//   void* block = heap.allocate(1500);
+//   annex::heap::free(block);
+//
+// Threads: every function may be called from any thread at any time, except that closing a heap must not race with its
+// use. Processes: any process may attach by name, in any order, and be killed at any instruction. Not async-signal-safe.
+#pragma once
+#include <annex/observer.hpp>
+#include <annex/types.hpp>
+
+namespace annex {
+
+namespace detail { class local_heap; }
+
+class ANNEX_PUBLIC heap {
+ public:
+  heap() = default;
+  heap(heap&& other) noexcept;
+  heap& operator=(heap&& other) noexcept;
+  /// Closes it: this process detaches. Nothing is freed; a private heap ends.
+  ~heap();
+  explicit operator bool() const noexcept { return impl_ != nullptr; }
+
+  // ---- the heap itself -----------------------------------------------------------------------------------------------
+  /// Makes an empty heap. Errors: invalid_name, name_taken, invalid_argument (a limit), permission, os_failure.
+  static result<heap> create(std::string_view name, const heap_options& = {});
+  /// Makes a heap without a name for this process alone. Errors: invalid_argument, os_failure.
+  static result<heap> create_private(const heap_options& = {});
+  /// Joins a heap. Errors: invalid_name, no_such_heap, incompatible_layout, corrupt, permission, limit_reached, os_failure.
+  static result<heap> attach(std::string_view name, const attach_options& = {});
+  /// Ends a heap. Errors: invalid_name, no_such_heap, heap_in_use, blocks_live, incompatible_layout, corrupt, permission.
+  static result<void> destroy(std::string_view name);
+  /// Every heap in the annex directory that this process may read.
+  static result<std::vector<heap_summary>> list();
+
+  std::string_view name() const noexcept;  ///< empty for a private heap
+  heap_id id() const noexcept;
+  member_id self() const noexcept;         ///< this process among the members
+
+  // ---- memory --------------------------------------------------------------------------------------------------------
+  /// Adds memory: all or nothing. Errors: invalid_argument, bad_alignment, bad_page_size, bad_length, bad_iova,
+  /// iova_overlap, region_overlap, not_mapped, not_writable, no_cpu_access (zeroing untouchable memory), wrong_node,
+  /// vetoed, limit_reached, read_only, os_failure. Cost: O(IOVA runs), not O(bytes), unless zeroing is asked for.
+  result<region_id> add_memory(const memory_range&);
+  /// Makes or opens memory, then adds it; removing unmaps it. Errors: those of add_memory, not_supported, permission.
+  result<region_id> bring_memory(const memory_source&);
+  /// Takes a region back when nothing in it is live. Errors: no_such_region, blocks_live, leased, observed_elsewhere,
+  /// deadline_passed (an observer), read_only. On error nothing has changed and allocation goes on.
+  result<void> remove_memory(region_id);
+  /// Stops allocation from the region, takes back what caches hold, waits for the last block, removes it. Errors: those of
+  /// remove_memory, deadline_passed (names who holds what), canceled. On error the region serves again.
+  result<void> drain_memory(region_id, std::chrono::nanoseconds deadline);
+  /// Makes a drain_memory of this region, in any process, return canceled. Errors: no_such_region, read_only.
+  result<void> cancel_drain(region_id);
+  /// Says where another process's region lies here. Errors: no_such_region, already_attached, bad_alignment,
+  /// region_overlap, not_mapped, not_writable, wrong_memory (a file of another inode), vetoed.
+  result<void> attach_memory(region_id, void* base);
+  /// Maps a region with an fd or path here now instead of on first use. Errors: no_such_region, already_attached,
+  /// cannot_attach, wrong_memory, vetoed.
+  result<void> attach_memory(region_id);
+  /// Forgets a region here; its blocks live on for the others. Errors: no_such_region, not_attached, leased,
+  /// deadline_passed (an observer). Not allowed to race with use of its blocks in this process.
+  result<void> detach_memory(region_id);
+  /// Touches every page in parallel and checks its NUMA node. Errors: no_such_region, not_attached, no_cpu_access,
+  /// out_of_memory, wrong_node.
+  result<void> prefault(region_id, unsigned threads = 0,
+                        const std::function<void(std::uint64_t done, std::uint64_t total)>& progress = {});
+  /// Follows what other processes did: attaches, detaches and tells observers. Slow paths do it by themselves.
+  void synchronize();
+
+  // ---- blocks --------------------------------------------------------------------------------------------------------
+  /// A block of at least size_bytes, aligned to 16 (64 from 64 bytes up in steps of 64). nullptr: last_failure() explains.
+  void* allocate(std::size_t size_bytes) noexcept;
+  void* allocate(const placement&) noexcept;
+  /// Fills as much of blocks as it can with blocks of size_bytes, from the front; returns how many.
+  std::size_t allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept;
+  /// Grows or shrinks, in place when it can; else allocates, copies, frees. nullptr: the old block is unchanged. A null block
+  /// is an allocation; size 0 frees and returns nullptr.
+  void* reallocate(void* block, std::size_t size_bytes) noexcept;
+  /// Frees a block of any heap, allocated by any thread or process. nullptr is ignored.
+  static void free(void* block) noexcept;
+  static void free_bulk(std::span<void* const> blocks) noexcept;
+  /// How many bytes a block really has; 0 for what is no live block.
+  static std::size_t usable_size(const void* block) noexcept;
+  /// Why this thread's last allocation returned nullptr.
+  static explanation last_failure() noexcept;
+  /// Gives back what this process's threads keep in their caches.
+  void trim() noexcept;
+
+  // ---- addresses -----------------------------------------------------------------------------------------------------
+  /// Where any byte of any region lies; wait-free, a few ns whatever the number of regions.
+  static std::optional<location> locate(const void*) noexcept;
+  /// The address here of a bus address; O(log runs). nullptr: no region of this heap attached here has it.
+  void* address_of(iova) const noexcept;
+  /// null_handle for what is not in this heap.
+  handle handle_of(const void*) const noexcept;
+  /// The address here of a handle; attaches its region if need be. Errors: stale_handle (region gone, or memory free),
+  /// foreign_handle (never was one), cannot_attach, not_attached (manual policy).
+  result<void*> resolve(handle) const;
+
+  // ---- zones ---------------------------------------------------------------------------------------------------------
+  /// Allocates a block under a name (1 to 63 bytes). size_bytes 0: the largest there is. Errors: invalid_name, zone_exists,
+  /// invalid_argument, out_of_memory (last_failure() explains), limit_reached, read_only.
+  result<zone> reserve_zone(std::string_view name, const placement&);
+  /// Errors: invalid_name, no_such_zone, cannot_attach, wrong_kind (a pool or ring).
+  result<zone> find_zone(std::string_view name) const;
+  /// Errors: invalid_name, no_such_zone, wrong_kind, read_only.
+  result<void> release_zone(std::string_view name);
+
+  // ---- observers -----------------------------------------------------------------------------------------------------
+  /// Tells the observer of every region, then of changes. Errors: vetoed (it is told to remove those it had accepted).
+  result<observation> observe(observer&);
+  /// Errors: no_such_region, not_attached, read_only.
+  result<lease> hold(region_id);
+
+  // ---- seeing --------------------------------------------------------------------------------------------------------
+  heap_stats stats() const;
+  /// Checks every invariant. Exact for a writable attach (holds everybody still for a moment), else best effort.
+  result<audit_report> audit() const;
+  void for_each_region(const std::function<void(const region_summary&)>&) const;
+  void for_each_zone(const std::function<void(const zone_summary&)>&) const;
+  /// Every live block. Slab blocks that lie in a thread's cache are not live. Holds the heap still meanwhile: don't
+  /// allocate in the callback. Errors: read_only.
+  result<void> for_each_block(const std::function<void(const block_summary&)>&) const;
+  void for_each_map_piece(const std::function<void(const map_piece&)>&) const;
+  std::vector<member_summary> members() const;
+  /// Takes back caches and half-done operations of dead members; returns how many members were dead. Slow paths do it too.
+  std::size_t recover() noexcept;
+  /// Frees every block of a dead member; returns how many. Errors: invalid_argument (alive, or nobody), read_only.
+  result<std::size_t> reap(member_id);
+
+  detail::local_heap* internal() const noexcept { return impl_; }
+
+ private:
+  explicit heap(detail::local_heap* impl) noexcept : impl_(impl) {}
+  friend class detail::local_heap;
+  detail::local_heap* impl_ = nullptr;
+};
+
+/// The directory of segments: $ANNEX_DIR, else $XDG_RUNTIME_DIR/annex, else /dev/shm/annex-<uid>.
+ANNEX_PUBLIC std::string directory();
+
+}  // namespace annex

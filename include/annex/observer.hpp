@@ -1,0 +1,75 @@
+// annex/observer.hpp - code that must agree before memory becomes usable, and is told before it goes away.
+//
+//   add:     on_add(first observer) … on_add(last) → published         a refusal undoes the earlier ones in reverse
+//   remove:  begin_remove(last) … begin_remove(first) → finish_remove(last) … finish_remove(first) → unmapped
+//
+// Observers belong to one process. They are called by whichever thread adds, attaches or removes, never with a lock of
+// annex held: allocating, freeing and looking up inside a callback is allowed; adding or removing memory of the same heap is not.
+#pragma once
+#include <annex/types.hpp>
+
+namespace annex {
+
+/// What an observer is told about a region. Valid during the call.
+struct region_view {
+  heap_id heap{};
+  region_id region{};
+  void* base = nullptr;                     ///< in this process
+  std::size_t length_bytes = 0, page_bytes = 0;
+  int fd = -1;                              ///< to map or share it, or -1
+  std::uint64_t fd_offset = 0;
+  int numa_node = any_node;
+  touch access = touch::read_write;
+  struct run { std::size_t offset_bytes; std::size_t length_bytes; iova bus_address; };
+  std::vector<run> runs;                    ///< IOVA-contiguous stretches in order; empty: no IOVAs
+};
+
+enum class quiesce : std::uint8_t { done, pending };
+
+class observer {
+ public:
+  virtual ~observer() = default;
+  virtual std::string_view name() const noexcept = 0;
+  /// The region is about to become usable here. An error refuses it: nothing is added.
+  virtual result<void> on_add(const region_view&) = 0;
+  /// No block of the region is live any more: forbid new use. pending: finish_remove may have to wait.
+  virtual quiesce begin_remove(const region_view&) { return quiesce::done; }
+  /// Wait for the device until the deadline, then unregister. Called again after an error; must be idempotent.
+  virtual result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point deadline) = 0;
+};
+
+namespace detail { class local_heap; }
+
+/// Keeps an observer subscribed; destroying it unsubscribes after telling the observer to remove every region.
+class ANNEX_PUBLIC observation {
+ public:
+  observation() = default;
+  observation(observation&& other) noexcept;
+  observation& operator=(observation&& other) noexcept;
+  ~observation();
+
+ private:
+  friend class detail::local_heap;
+  struct state;
+  explicit observation(state* s) noexcept : state_(s) {}
+  void end() noexcept;
+  state* state_ = nullptr;
+};
+
+/// A claim on a region that keeps it from being removed; given back on destruction or when the process dies.
+class ANNEX_PUBLIC lease {
+ public:
+  lease() = default;
+  lease(lease&& other) noexcept;
+  lease& operator=(lease&& other) noexcept;
+  ~lease();
+  explicit operator bool() const noexcept { return heap_ != nullptr; }
+
+ private:
+  friend class detail::local_heap;
+  void give_back() noexcept;
+  void* heap_ = nullptr;
+  std::uint32_t region_slot_ = 0;
+};
+
+}  // namespace annex

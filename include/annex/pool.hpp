@@ -1,0 +1,90 @@
+// annex/pool.hpp - objects of one size under a name, with a cache per thread, usable from several processes.
+//
+// The pool's memory is a zone of its heap; which objects are free is written in the heap's segment, so a pool works in
+// memory the CPU can't touch, and what a killed process kept in its caches or in its hands comes back.
+#pragma once
+#include <new>
+#include <utility>
+
+#include <annex/heap.hpp>
+
+namespace annex {
+
+struct pool_options {
+  std::size_t object_bytes = 0;
+  std::uint32_t object_count = 0;          ///< 1 to 2^30
+  std::size_t align_bytes = 64;            ///< of every object
+  std::uint32_t cache_objects = 256;       ///< per thread, up to 512; 0: none
+  bool iova_contiguous = false;            ///< every object lies in one IOVA run (the whole pool does)
+  int numa_node = any_node;
+};
+
+/// Untyped pool. Handle of this process; closing it changes nothing.
+class ANNEX_PUBLIC raw_pool {
+ public:
+  raw_pool() = default;
+  /// Errors: those of heap::reserve_zone; invalid_argument.
+  static result<raw_pool> create(heap&, std::string_view name, const pool_options&);
+  /// Errors: no_such_zone, wrong_kind, cannot_attach, read_only.
+  static result<raw_pool> open(heap&, std::string_view name);
+  /// Errors: no_such_zone, wrong_kind, blocks_live (objects are out), read_only.
+  static result<void> release(heap&, std::string_view name);
+
+  explicit operator bool() const noexcept { return table_ != nullptr; }
+  /// nullptr: every object is out.
+  void* take() noexcept;
+  /// As many as there are, up to objects.size(); returns how many.
+  std::size_t take(std::span<void*> objects) noexcept;
+  /// Of this pool, from any thread or process. Anything else, or twice, is a mistake (heap_options::on_misuse).
+  void give(void* object) noexcept;
+  void give(std::span<void* const> objects) noexcept;
+
+  std::uint32_t object_count() const noexcept;
+  std::size_t object_bytes() const noexcept;
+  /// In the pool or in caches.
+  std::uint32_t free_count() const noexcept;
+
+ private:
+  friend struct pool_access;
+  detail::local_heap* heap_ = nullptr;
+  void* table_ = nullptr;
+  char* base_ = nullptr;
+  std::uint64_t stride_ = 0, reciprocal_ = 0;
+  std::uint32_t count_ = 0, shift_ = 0;
+};
+
+/// A pool of T: take constructs, give destroys.
+template <class T>
+class pool {
+ public:
+  static result<pool> create(heap& h, std::string_view name, std::uint32_t object_count) {
+    auto raw = raw_pool::create(h, name, {.object_bytes = sizeof(T), .object_count = object_count, .align_bytes = alignof(T) > 64 ? alignof(T) : 64});
+    if (!raw) return std::unexpected(raw.error());
+    return pool(*raw);
+  }
+  static result<pool> open(heap& h, std::string_view name) {
+    auto raw = raw_pool::open(h, name);
+    if (!raw) return std::unexpected(raw.error());
+    if (raw->object_bytes() < sizeof(T)) {
+      error e{errc::wrong_kind, 0, "the pool's objects are smaller than the type"};
+      return std::unexpected(e);
+    }
+    return pool(*raw);
+  }
+  template <class... Args>
+  T* take(Args&&... args) {
+    void* object = raw_.take();
+    return object != nullptr ? ::new (object) T(std::forward<Args>(args)...) : nullptr;
+  }
+  void give(T* object) {
+    object->~T();
+    raw_.give(object);
+  }
+  raw_pool& raw() noexcept { return raw_; }
+
+ private:
+  explicit pool(raw_pool raw) noexcept : raw_(raw) {}
+  raw_pool raw_;
+};
+
+}  // namespace annex

@@ -1,0 +1,47 @@
+// annex/ring.hpp - a bounded queue of handles, any number of producers and consumers in any process, none of which can
+// block the others by dying.
+#pragma once
+#include <annex/heap.hpp>
+
+namespace annex {
+
+class ANNEX_PUBLIC ring {
+ public:
+  ring() = default;
+  /// capacity: handles, a power of two from 2 to 2^24. Errors: those of heap::reserve_zone; invalid_argument.
+  static result<ring> create(heap&, std::string_view name, std::uint64_t capacity);
+  /// Errors: no_such_zone, wrong_kind, read_only.
+  static result<ring> open(heap&, std::string_view name);
+  /// Errors: no_such_zone, wrong_kind, read_only.
+  static result<void> release(heap&, std::string_view name);
+
+  explicit operator bool() const noexcept { return table_ != nullptr; }
+  /// False: full. Handles need not be of this heap; any 64 bits but 0 will do.
+  bool put(handle) noexcept;
+  /// From the front as many as fit; returns how many.
+  std::size_t put(std::span<const handle>) noexcept;
+  /// null_handle: empty.
+  handle take() noexcept;
+  std::size_t take(std::span<handle>) noexcept;
+
+  /// Takes up to handles.size() (at most 64 in hand) and remembers them in the segment until settle(): if this process dies
+  /// first, recover_in_hand() of another gives them out again. One thread per ring object. 0: empty, or 64 are in hand.
+  std::size_t take_in_hand(std::span<handle> handles) noexcept;
+  /// What was taken in hand is done with.
+  void settle() noexcept;
+  /// Takes over what dead members had in hand, as if by take_in_hand(). Settle your own first. Returns how many.
+  std::size_t recover_in_hand(std::span<handle> handles) noexcept;
+
+  std::uint64_t capacity() const noexcept;
+  /// Handles in it; moves while it is in use.
+  std::uint64_t count() const noexcept;
+
+ private:
+  std::uint64_t take_one(std::uint32_t taker, bool remember) noexcept;
+  bool claim_taker() noexcept;
+  detail::local_heap* heap_ = nullptr;
+  void* table_ = nullptr;
+  std::uint32_t taker_ = 0;
+};
+
+}  // namespace annex

@@ -1,0 +1,203 @@
+// annex/types.hpp - the values that go in and out of a heap: addresses, options, reports.
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <annex/error.hpp>
+
+namespace annex {
+
+/// A bus (DMA) address. no_iova means that the byte has none.
+enum class iova : std::uint64_t {};
+inline constexpr iova no_iova{~std::uint64_t{0}};
+/// A region of a heap. Never 0, never reused within a heap.
+enum class region_id : std::uint32_t {};
+/// A heap, the same number in every process that attaches it.
+enum class heap_id : std::uint64_t {};
+/// An attached process, counted per heap. 0 is nobody.
+enum class member_id : std::uint32_t {};
+/// A byte's name that means the same in every process: 20 bits of region id, 44 bits of offset. Within one heap.
+enum class handle : std::uint64_t {};
+inline constexpr handle null_handle{};
+
+/// Any NUMA node will do.
+inline constexpr int any_node = -1;
+
+/// What the CPU may do to a region's bytes in this process.
+enum class touch : std::uint8_t { read_write, none };
+/// What adding does to the contents.
+enum class fill : std::uint8_t { keep, zero };
+/// What a program mistake does: stop the program with a report, or count, log and refuse.
+enum class misuse_policy : std::uint8_t { stop, refuse };
+/// How a process gets regions that others added: when it needs them, or only by attach_memory().
+enum class attach_policy : std::uint8_t { automatic, manual };
+
+/// Memory to add. Base, length and page size in bytes.
+struct memory_range {
+  void* base = nullptr;             ///< aligned to page_bytes
+  std::size_t length_bytes = 0;     ///< whole pages, up to 16 TiB
+  std::size_t page_bytes = 4096;    ///< power of two, 4 KiB to 1 GiB: the unit of IOVA contiguity
+  std::span<const iova> page_iovas{};  ///< one per page, or empty
+  int fd = -1;                      ///< lets other processes map it; annex keeps a duplicate
+  std::uint64_t fd_offset = 0;      ///< where the range begins in fd, bytes
+  int numa_node = any_node;         ///< verified against the kernel when the CPU may touch the bytes
+  touch access = touch::read_write; ///< none: never read or written, need not even be mapped
+  fill contents = fill::keep;
+};
+
+/// What a block must be like.
+struct placement {
+  std::size_t size_bytes = 0;
+  std::size_t align_bytes = 64;     ///< power of two; of the address here, and of the IOVA too if iova_contiguous
+  std::size_t boundary_bytes = 0;   ///< power of two, at least size_bytes: the block crosses no multiple of it; 0: none
+  bool iova_contiguous = false;     ///< only from memory with IOVAs, which follow each other
+  bool zeroed = false;              ///< refused for memory without CPU access
+  int numa_node = any_node;         ///< preferred; other nodes serve when it is full
+};
+
+/// Where a byte lies.
+struct location {
+  heap_id heap{};
+  region_id region{};
+  std::size_t offset_bytes = 0;              ///< from the region's start
+  std::optional<iova> bus_address{};
+  std::size_t contiguous_bytes = 0;          ///< IOVAs go on without a break for so long; without IOVAs: to the region's end
+};
+
+/// A named block.
+struct zone {
+  void* address = nullptr;          ///< in this process
+  std::size_t size_bytes = 0;
+  handle where{};
+  region_id region{};
+  iova bus_address = no_iova;       ///< of the first byte
+};
+
+struct heap_options {
+  misuse_policy on_misuse = misuse_policy::stop;
+  bool checked = false;             ///< catch every double free at once, list live blocks exactly; a few ns more
+  bool reclaim_dead = false;        ///< free the blocks of a member as soon as its death is noticed
+  unsigned file_mode = 0600;        ///< of the segment and of backing files annex makes
+  std::size_t metadata_limit_bytes = std::size_t{64} << 30;  ///< address space reserved for the segment; 2 MiB to 1 TiB
+  std::uint32_t member_limit = 4096;   ///< attached or dead with blocks, at once; up to 60,000
+  std::uint32_t thread_limit = 16384;  ///< threads that allocate at once; up to 60,000
+  std::uint32_t region_limit = 16384;  ///< at once; up to 16,384
+  std::uint32_t zone_limit = 131072;   ///< at once; up to 16,777,216
+};
+
+struct attach_options {
+  bool read_only = false;           ///< the segment is mapped without write permission: look, don't touch
+  attach_policy regions = attach_policy::automatic;
+  bool verify = false;              ///< check the whole segment first; always done when nobody else is attached
+};
+
+struct heap_summary {
+  std::string name;
+  heap_id id{};
+  std::uint64_t total_bytes = 0, used_bytes = 0, metadata_bytes = 0;
+  std::uint32_t region_count = 0, zone_count = 0, member_count = 0;
+};
+
+/// All in bytes or counts, taken without stopping anyone; exact when nobody is allocating.
+struct heap_stats {
+  std::uint64_t total_bytes = 0;         ///< of all regions
+  std::uint64_t used_bytes = 0;          ///< in live blocks, rounded to what they occupy
+  std::uint64_t cached_bytes = 0;        ///< free blocks that threads keep, and free blocks of slabs
+  std::uint64_t free_bytes = 0;          ///< in no extent
+  std::uint64_t largest_free_bytes = 0;  ///< what one allocation could get
+  std::uint64_t live_blocks = 0;
+  std::uint64_t region_count = 0, zone_count = 0, member_count = 0, thread_count = 0;
+  std::uint64_t slab_count = 0, hole_count = 0;
+  std::uint64_t metadata_bytes = 0;      ///< of the segment file that is really in use
+  std::uint64_t misuse_count = 0;        ///< refused program mistakes
+  std::uint64_t lock_steals = 0;         ///< locks taken over from dead members
+  std::uint64_t recovered_threads = 0;   ///< caches taken back from the dead
+};
+
+struct region_summary {
+  region_id id{};
+  std::uint64_t length_bytes = 0, page_bytes = 0, free_bytes = 0, largest_free_bytes = 0;
+  std::uint64_t granule_bytes = 0;
+  int numa_node = any_node;
+  touch access = touch::read_write;
+  bool draining = false;
+  void* base = nullptr;                  ///< in this process, null when not attached
+  std::uint64_t iova_runs = 0;           ///< 0: no IOVAs
+  iova first_iova = no_iova;
+  std::string backing;                   ///< path, or how the memory can be reached; empty: only by hand
+};
+
+enum class block_kind : std::uint8_t { slab_block, large, zone };
+struct block_summary {
+  block_kind kind{};
+  handle where{};
+  void* address = nullptr;               ///< null when the region is not attached here
+  std::size_t size_bytes = 0;
+  member_id holder{};
+};
+
+struct member_summary {
+  member_id id{};
+  int process_id = 0;
+  std::string program;
+  bool alive = false, read_only = false, self = false;
+  std::uint64_t threads = 0, cached_bytes = 0;
+  std::uint64_t held_blocks = 0, held_bytes = 0;
+};
+
+struct zone_summary { std::string name; handle where{}; std::uint64_t size_bytes = 0; std::string kind; };
+
+/// One stretch of a region, for maps: granules of one use.
+enum class map_use : std::uint8_t { free, large, zone, slab };
+struct map_piece {
+  region_id region{};
+  map_use use{};
+  std::uint64_t offset_bytes = 0, length_bytes = 0;
+  std::uint64_t live_bytes = 0, cached_bytes = 0;  ///< for slabs: in live blocks, in free ones
+  std::uint32_t block_bytes = 0;                   ///< for slabs
+  member_id holder{};
+};
+
+struct audit_report {
+  std::uint64_t checked = 0;             ///< objects looked at
+  bool exact = false;                    ///< everything was held still; false: read-only, best effort
+  std::vector<std::string> broken;       ///< one sentence each, beginning with the invariant's number
+  bool holds() const noexcept { return broken.empty(); }
+};
+
+/// Why the last allocation of this thread failed.
+struct explanation {
+  enum class cause : std::uint8_t { none, no_region, no_fit, alignment, boundary, contiguity, no_addresses, limit,
+                                    bad_request, not_attached, no_cpu_access, read_only, forked_away };
+  cause why = cause::none;
+  std::uint64_t requested_bytes = 0, free_bytes = 0, largest_free_bytes = 0, hole_count = 0;
+  std::uint64_t cached_bytes = 0;
+  struct holding { member_id who{}; int process_id = 0; std::uint64_t bytes = 0; };
+  holding top[3]{};                      ///< who holds most
+  char text[320] = {};                   ///< what happened, the figures, and the remedy
+  std::string_view message() const noexcept { return text; }
+};
+
+/// Ways to get memory in one call.
+struct memory_source {
+  enum class kind : std::uint8_t { anonymous, shared, hugetlb, file, device };
+  kind from = kind::shared;              ///< shared: a file in the annex directory (named heaps) or a memfd (private ones)
+  std::size_t length_bytes = 0;
+  std::size_t page_bytes = 4096;         ///< hugetlb: 2 MiB or 1 GiB; 4 KiB otherwise
+  std::string path{};                      ///< file: created or grown as needed; device: /dev/dax…; hugetlb: directory of a hugetlbfs, or empty for a memfd
+  std::uint64_t offset_bytes = 0;        ///< into the file
+  int numa_node = any_node;              ///< bound before the first touch
+  bool prefault = false;                 ///< touch every page now; refused when the machine is short
+  unsigned threads = 0;                  ///< for prefault; 0: one per CPU
+  bool physical_iovas = false;           ///< IOVAs from /proc/self/pagemap; needs privilege, and hugetlb pages
+  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};
+};
+
+}  // namespace annex

@@ -1,0 +1,124 @@
+// api/heap.cpp - the C++ face: annex::heap over detail::local_heap, and the two calls worth inlining into.
+#include <annex/heap.hpp>
+
+#include <utility>
+
+#include <annex/offset_ptr.hpp>
+#include <annex/version.hpp>
+
+#include "base/size_class.hpp"
+#include "heap/registry.hpp"
+
+namespace annex {
+
+using detail::local_heap;
+
+heap::heap(heap&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
+heap& heap::operator=(heap&& other) noexcept {
+  if (this != &other) {
+    if (impl_ != nullptr) impl_->close();
+    impl_ = std::exchange(other.impl_, nullptr);
+  }
+  return *this;
+}
+heap::~heap() {
+  if (impl_ != nullptr) impl_->close();
+}
+
+namespace {
+
+template <class Make>
+result<heap> made(Make make, result<local_heap*> opened) {
+  if (!opened) return std::unexpected(opened.error());
+  return make(*opened);
+}
+
+}  // namespace
+
+result<heap> heap::create(std::string_view name, const heap_options& o) {
+  return made([](local_heap* h) { return heap(h); }, local_heap::create(name, o, false));
+}
+result<heap> heap::create_private(const heap_options& o) {
+  return made([](local_heap* h) { return heap(h); }, local_heap::create({}, o, true));
+}
+result<heap> heap::attach(std::string_view name, const attach_options& o) {
+  return made([](local_heap* h) { return heap(h); }, local_heap::attach(name, o));
+}
+result<void> heap::destroy(std::string_view name) { return local_heap::destroy(name); }
+result<std::vector<heap_summary>> heap::list() { return local_heap::list(); }
+
+std::string_view heap::name() const noexcept { return impl_->name(); }
+heap_id heap::id() const noexcept { return impl_->id(); }
+member_id heap::self() const noexcept { return member_id{impl_->self()}; }
+
+result<region_id> heap::add_memory(const memory_range& m) { return impl_->add_memory(m, false, {}); }
+result<region_id> heap::bring_memory(const memory_source& m) { return impl_->bring_memory(m); }
+result<void> heap::remove_memory(region_id r) { return impl_->remove_memory(r, {}, false); }
+result<void> heap::drain_memory(region_id r, std::chrono::nanoseconds deadline) { return impl_->remove_memory(r, deadline, true); }
+result<void> heap::cancel_drain(region_id r) { return impl_->cancel_drain(r); }
+result<void> heap::attach_memory(region_id r, void* base) {
+  if (base == nullptr) return std::unexpected(error{errc::invalid_argument, 0, "the base is null; attach_memory(region) maps the region by itself"});
+  return impl_->attach_memory(r, base);
+}
+result<void> heap::attach_memory(region_id r) { return impl_->attach_memory(r, nullptr); }
+result<void> heap::detach_memory(region_id r) { return impl_->detach_memory(r); }
+result<void> heap::prefault(region_id r, unsigned threads, const std::function<void(std::uint64_t, std::uint64_t)>& progress) { return impl_->prefault(r, threads, progress); }
+void heap::synchronize() { impl_->synchronize(); }
+
+void* heap::allocate(std::size_t size_bytes) noexcept {
+  if (size_bytes - 1 < limits::largest_slab_block_bytes) [[likely]]
+    if (void* block = take_cached(impl_->index(), impl_->views().bases(), class_of(size_bytes))) [[likely]] return block;
+  return impl_->allocate(size_bytes);
+}
+void* heap::allocate(const placement& p) noexcept { return impl_->allocate(p); }
+std::size_t heap::allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept { return impl_->allocate_bulk(size_bytes, blocks); }
+void* heap::reallocate(void* block, std::size_t size_bytes) noexcept { return impl_->reallocate(block, size_bytes); }
+void heap::free(void* block) noexcept { local_heap::free(block); }
+void heap::free_bulk(std::span<void* const> blocks) noexcept {
+  for (void* block : blocks) local_heap::free(block);
+}
+std::size_t heap::usable_size(const void* block) noexcept { return local_heap::usable_size(block); }
+explanation heap::last_failure() noexcept { return local_heap::last_failure(); }
+void heap::trim() noexcept { impl_->trim_own(); }
+
+std::optional<location> heap::locate(const void* p) noexcept {
+  const local_region* r = address_index::find(p);
+  if (r == nullptr) return {};
+  location l{heap_id{r->heap_id}, region_id{r->id}, static_cast<std::size_t>(static_cast<const char*>(p) - r->base), {}, 0};
+  if (const auto bus = r->iovas.at(l.offset_bytes)) {
+    l.bus_address = iova{bus->address};
+    l.contiguous_bytes = bus->contiguous_bytes;
+  } else {
+    l.contiguous_bytes = r->length_bytes - l.offset_bytes;
+  }
+  return l;
+}
+void* heap::address_of(iova address) const noexcept { return impl_->address_of(address); }
+handle heap::handle_of(const void* p) const noexcept { return impl_->handle_of(p); }
+result<void*> heap::resolve(handle h) const { return impl_->resolve(h); }
+
+result<zone> heap::reserve_zone(std::string_view name, const placement& p) { return impl_->reserve_zone(name, p, {}, nullptr, {}); }
+result<zone> heap::find_zone(std::string_view name) const { return impl_->find_zone(name, zone_type::plain); }
+result<void> heap::release_zone(std::string_view name) { return impl_->release_zone(name, zone_type::plain); }
+
+result<observation> heap::observe(observer& who) { return impl_->observe(who); }
+result<lease> heap::hold(region_id r) { return impl_->hold(r); }
+
+heap_stats heap::stats() const { return impl_->stats(); }
+result<audit_report> heap::audit() const { return impl_->audit(); }
+void heap::for_each_region(const std::function<void(const region_summary&)>& visit) const { impl_->for_each_region(visit); }
+void heap::for_each_zone(const std::function<void(const zone_summary&)>& visit) const { impl_->for_each_zone(visit); }
+result<void> heap::for_each_block(const std::function<void(const block_summary&)>& visit) const { return impl_->for_each_block(visit); }
+void heap::for_each_map_piece(const std::function<void(const map_piece&)>& visit) const { impl_->for_each_map_piece(visit); }
+std::vector<member_summary> heap::members() const { return impl_->members(); }
+std::size_t heap::recover() noexcept { return impl_->recover(); }
+result<std::size_t> heap::reap(member_id m) { return impl_->reap(static_cast<u32>(m)); }
+
+void* allocate_in(heap_id id, std::size_t size_bytes, std::size_t align_bytes) noexcept {
+  local_heap* h = registry::find(id);
+  return h != nullptr ? h->allocate(placement{.size_bytes = size_bytes, .align_bytes = align_bytes}) : nullptr;
+}
+
+version library_version() noexcept { return {ANNEX_VERSION_MAJOR, ANNEX_VERSION_MINOR, ANNEX_VERSION_PATCH}; }
+
+}  // namespace annex

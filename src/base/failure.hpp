@@ -1,0 +1,37 @@
+// base/failure.hpp - making an annex::error: code, errno and one formatted sentence, without allocating.
+#pragma once
+#include <fmt/format.h>
+
+#include <annex/error.hpp>
+
+#include "base/units.hpp"
+
+namespace annex {
+
+/// Writes the sentence into the error's own bytes; cut off when too long.
+template <class... Args>
+error make_error(errc code, int os_errno, fmt::format_string<Args...> format, Args&&... args) noexcept {
+  error e{code, os_errno, {}};
+  auto end = fmt::format_to_n(e.text, sizeof e.text - 1, format, std::forward<Args>(args)...);
+  *end.out = '\0';
+  return e;
+}
+
+template <class... Args>
+std::unexpected<error> refuse(errc code, fmt::format_string<Args...> format, Args&&... args) noexcept {
+  return std::unexpected(make_error(code, 0, format, std::forward<Args>(args)...));
+}
+
+template <class... Args>
+std::unexpected<error> refuse_os(errc code, int os_errno, fmt::format_string<Args...> format, Args&&... args) noexcept {
+  return std::unexpected(make_error(code, os_errno, format, std::forward<Args>(args)...));
+}
+
+}  // namespace annex
+
+/// Returns the error of a result<> to the caller, or goes on.
+#define ANNEX_TRY(expression)                                                     \
+  do {                                                                            \
+    if (auto annex_try_result = (expression); !annex_try_result)                  \
+      return std::unexpected(annex_try_result.error());                           \
+  } while (false)

@@ -1,0 +1,33 @@
+// base/limits.hpp - every size that is fixed, and what happens when it is reached.
+#pragma once
+#include "base/units.hpp"
+
+namespace annex::limits {
+
+inline constexpr u64 name_bytes = 32;            // heap names: 31 and a NUL; longer: invalid_name
+inline constexpr u64 zone_name_bytes = 64;       // zone names: 63 and a NUL; longer: invalid_name
+inline constexpr u64 path_bytes = 512;           // backing paths; longer: the region is attached by hand
+inline constexpr u64 smallest_page_bytes = 4 * KiB;
+inline constexpr u64 largest_page_bytes = 1 * GiB;
+inline constexpr u64 largest_region_bytes = 16 * TiB;  // offset of a byte in a handle: 44 bits
+inline constexpr u32 handle_offset_bits = 44;
+inline constexpr u32 region_slots = 16384;       // region number in a magazine entry: 14 of 16 bits; more: limit_reached
+inline constexpr u32 largest_member_limit = 60000;     // u16 in extents and slabs
+inline constexpr u32 largest_thread_limit = 60000;     // u16 owner in the granule map
+inline constexpr u32 largest_zone_limit = 1u << 24;
+inline constexpr u64 smallest_metadata_limit = 2 * MiB, largest_metadata_limit = TiB;
+inline constexpr u64 largest_align_bytes = 1 * TiB;
+inline constexpr u32 lanes = 512;                // lists of slabs per thread, one hint bit each
+inline constexpr u32 journal_entries = 1022;     // puts in one transaction; asserted, never reached
+inline constexpr u32 zone_buckets = 65536;
+
+// Small blocks: up to this size they come from slabs; above, each block is an extent of its own.
+inline constexpr u64 largest_slab_block_bytes = 64 * KiB;
+inline constexpr u32 slab_blocks = 4096;         // most blocks in one slab (64 words of bitmap, one summary word)
+inline constexpr u32 slab_granules = 64;         // most granules in one slab: all journaled when one is made
+
+// Granules: 64 KiB; 4 KiB for regions too small for that to be fair.
+inline constexpr u32 granule_shift = 16, small_granule_shift = 12;
+inline constexpr u64 small_region_bytes = 32 * MiB;
+
+}  // namespace annex::limits

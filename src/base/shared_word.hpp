@@ -1,0 +1,33 @@
+// base/shared_word.hpp - one word of shared memory: trivially copyable, every access with its memory order written.
+//
+// compiler_fence() orders two stores of one thread as seen by those who learn of its death from the kernel: a process
+// that is killed has executed a prefix of its machine code, and the kernel's exit path is a full barrier, so a barrier
+// for the compiler is enough there. Between live threads acquire/release does the work.
+#pragma once
+#include <atomic>
+#include <type_traits>
+
+namespace annex {
+
+inline void compiler_fence() noexcept { std::atomic_signal_fence(std::memory_order_seq_cst); }
+
+template <class T>
+struct shared_word {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8);
+  T value;
+
+  T load(std::memory_order order) const noexcept { return ref().load(order); }
+  void store(T v, std::memory_order order) noexcept { ref().store(v, order); }
+  bool compare_exchange(T& expected, T desired, std::memory_order success) noexcept {
+    return ref().compare_exchange_strong(expected, desired, success, std::memory_order_relaxed);
+  }
+  T fetch_or(T v, std::memory_order order) noexcept { return ref().fetch_or(v, order); }
+  T fetch_and(T v, std::memory_order order) noexcept { return ref().fetch_and(v, order); }
+  T fetch_add(T v, std::memory_order order) noexcept { return ref().fetch_add(v, order); }
+  T exchange(T v, std::memory_order order) noexcept { return ref().exchange(v, order); }
+
+ private:
+  std::atomic_ref<T> ref() const noexcept { return std::atomic_ref<T>(const_cast<T&>(value)); }
+};
+
+}  // namespace annex

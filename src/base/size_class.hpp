@@ -1,0 +1,92 @@
+// base/size_class.hpp - which block size serves a request; computed, never typed.
+//
+//   class 0            unused
+//   class 1 … 8        16 32 … 128           steps of 16
+//   class 9 …          four per doubling     160 192 224 256 320 … 65536
+//
+// Internal waste: below 16 bytes up to 128, at most 20 % of the block above. A block of class c lies at a multiple of its
+// size inside its slab, so a power-of-two class is aligned to its size (up to a page).
+#pragma once
+#include <array>
+
+#include "base/limits.hpp"
+
+namespace annex {
+
+constexpr u32 class_of_above_128(u64 bytes) noexcept {  // 128 < bytes <= largest_slab_block_bytes
+  const u32 exponent = log2_floor(bytes - 1);
+  return 9 + (exponent - 7) * 4 + (static_cast<u32>((bytes - 1) >> (exponent - 2)) & 3);
+}
+
+inline constexpr u32 class_count = class_of_above_128(limits::largest_slab_block_bytes) + 1;
+
+inline constexpr auto class_bytes = [] {
+  std::array<u32, class_count> bytes{};
+  for (u32 c = 1; c <= 8; ++c) bytes[c] = c * 16;
+  for (u32 c = 9; c < class_count; ++c) {
+    const u32 doubling = (c - 9) / 4, quarter = (c - 9) % 4 + 1;
+    bytes[c] = (128u << doubling) + (32u << doubling) * quarter;
+  }
+  return bytes;
+}();
+
+inline constexpr u64 class_table_bytes = 1024;
+inline constexpr auto class_table = [] {  // by ceil(bytes / 16), bytes up to 1024: one load on the fast path
+  std::array<u8, class_table_bytes / 16 + 1> table{};
+  for (u32 i = 0; i < table.size(); ++i) {
+    u32 c = 1;
+    while (class_bytes[c] < i * 16) ++c;
+    table[i] = static_cast<u8>(c);
+  }
+  return table;
+}();
+
+/// bytes up to largest_slab_block_bytes; 0 counts as 1.
+constexpr u32 class_of(u64 bytes) noexcept {
+  return bytes <= class_table_bytes ? class_table[(bytes + 15) / 16] : class_of_above_128(bytes);
+}
+
+/// The smallest class that holds bytes with every block at a multiple of alignment (a power of two up to a page).
+constexpr u32 class_of_aligned(u64 bytes, u64 alignment) noexcept {
+  u32 c = class_of(bytes > alignment ? bytes : alignment);
+  while (class_bytes[c] % alignment != 0) ++c;
+  return c;
+}
+
+// Division by the class size as a multiplication: exact for offsets below 4 MiB.
+inline constexpr u32 division_shift = 40;
+inline constexpr auto class_reciprocal = [] {
+  std::array<u64, class_count> reciprocals{};
+  for (u32 c = 1; c < class_count; ++c) reciprocals[c] = ((u64{1} << division_shift) + class_bytes[c] - 1) / class_bytes[c];
+  return reciprocals;
+}();
+constexpr u32 block_index_of(u64 offset_in_slab, u64 reciprocal) noexcept {
+  return static_cast<u32>((offset_in_slab * reciprocal) >> division_shift);
+}
+
+/// How many bytes a slab of this class should have: at least 16 blocks of the large classes, 64 KiB for the small.
+constexpr u64 slab_bytes_of(u32 size_class, u64 granule_bytes) noexcept {
+  const u64 bytes = class_bytes[size_class];
+  u64 wanted = granule_bytes;
+  const u64 least_blocks = granule_bytes >= 64 * KiB ? 16 : 8;
+  while (wanted < least_blocks * bytes) wanted *= 2;
+  const u64 most = granule_bytes * limits::slab_granules;
+  return wanted < most ? wanted : most;
+}
+
+static_assert(class_bytes[class_count - 1] == limits::largest_slab_block_bytes);
+static_assert([] {
+  for (u64 bytes = 1; bytes <= limits::largest_slab_block_bytes; bytes += bytes < 5000 ? 1 : 7) {
+    const u32 c = class_of(bytes);
+    if (class_bytes[c] < bytes || (c > 1 && class_bytes[c - 1] >= bytes)) return false;
+  }
+  return true;
+}(), "every request gets the smallest class that holds it");
+static_assert([] {
+  for (u32 c = 1; c < class_count; ++c)
+    for (u64 block = 0; block * class_bytes[c] < 4 * MiB && block < limits::slab_blocks; block += 97)
+      if (block_index_of(block * class_bytes[c], class_reciprocal[c]) != block) return false;
+  return true;
+}(), "the multiplication divides exactly");
+
+}  // namespace annex

@@ -1,0 +1,193 @@
+// cache/thread_cache.cpp - see thread_cache.hpp.
+#include "cache/thread_cache.hpp"
+
+#include <algorithm>
+
+namespace annex {
+
+constinit thread_local thread_state this_thread;
+
+namespace {
+
+u64 entry_of(const slab_record& slab, u64 slab_offset, u32 block, u32 block_bytes) noexcept {
+  return u64{slab.region} << region_shift | (slab_offset + u64{block} * block_bytes);
+}
+
+u64 offset_of_slab(const segment& s, const slab_record& slab) noexcept {
+  const region_record& r = s.at<region_record>(s.header().regions_at)[slab.region];
+  return u64{slab.granule} << r.granule_shift;
+}
+
+// Sets the block's bit. The caller has counted it out of every other place.
+bool set_free(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept {
+  u64& word = slab->free_words()[block / 64];
+  const u64 bit = u64{1} << (block % 64);
+  if ((word & bit) != 0) return false;
+  const_cast<volatile u64&>(word) = word | bit;
+  slab->summary |= u64{1} << (block / 64);
+  ++slab->free_count;
+  if (slab->in_partial == 0) add_partial(s, c, slab);
+  if (slab->free_count == slab->capacity) ++c.magazines[slab->size_class].empties;
+  return true;
+}
+
+void free_entry(const segment& s, region_views& views, thread_cache& c, u64 entry, u32* doubles) noexcept {
+  local_region& region = views.at(static_cast<u32>(entry >> region_shift));
+  const u64 offset = entry & offset_mask;
+  slab_record* slab = slab_at(s, region, offset);
+  if (slab == nullptr) { ++*doubles; return; }
+  const u64 in_slab = offset - (u64{slab->granule} << region.granule_shift);
+  if (!set_free(s, c, slab, block_index_of(in_slab, class_reciprocal[slab->size_class]))) ++*doubles;
+}
+
+}  // namespace
+
+void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept {
+  c.key = slot | u32{granule_slab} << 16;
+  c.busy.store(0, std::memory_order_relaxed);
+  c.frozen.store(0, std::memory_order_relaxed);
+  c.member = member;
+  c.slot = slot;
+  c.checked = checked ? 1 : 0;
+  c.next_lane = 0;
+  std::fill(std::begin(c.lanes), std::end(c.lanes), 0);
+  for (u32 i = 1; i < class_count; ++i) {
+    magazine& m = c.magazines[i];
+    m.count.store(0, std::memory_order_relaxed);
+    m.capacity = checked ? 0 : first_capacity;
+    m.block_bytes = class_bytes[i];
+    m.reciprocal = class_reciprocal[i];
+    m.empties = 0;
+    m.partial = 0;
+  }
+}
+
+slab_record* slab_at(const segment& s, const local_region& region, u64 offset) noexcept {
+  const u32 granule = static_cast<u32>(offset >> region.granule_shift);
+  if (granule >= region.record->granule_count) return nullptr;
+  const granule_entry g = load_granule(region.granules + granule);
+  if ((g.kind != granule_slab && g.kind != granule_slab_held) || g.distance > granule) return nullptr;
+  const chunk_ref ref = region.extents[granule - g.distance].record;
+  return ref != 0 ? s.chunk<slab_record>(ref) : nullptr;
+}
+
+void add_partial(const segment& s, thread_cache& c, slab_record* slab) noexcept {
+  chunk_ref& head = c.magazines[slab->size_class].partial;
+  slab->partial_previous = 0;
+  slab->partial_next = head;
+  if (head != 0) s.chunk<slab_record>(head)->partial_previous = s.ref_of(slab);
+  head = s.ref_of(slab);
+  slab->in_partial = 1;
+}
+
+void remove_partial(const segment& s, thread_cache& c, slab_record* slab) noexcept {
+  if (slab->in_partial == 0) return;
+  if (slab->partial_next != 0) s.chunk<slab_record>(slab->partial_next)->partial_previous = slab->partial_previous;
+  if (slab->partial_previous != 0) s.chunk<slab_record>(slab->partial_previous)->partial_next = slab->partial_next;
+  else c.magazines[slab->size_class].partial = slab->partial_next;
+  slab->in_partial = 0;
+}
+
+bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
+  magazine& m = c.magazines[size_class];
+  u32 n = m.count.load(std::memory_order_relaxed);
+  if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
+  const u32 wanted = m.capacity / 2;
+  u32 doubles = 0;
+  while (n < wanted) {
+    if (m.partial == 0 && (n != 0 || !collect_lanes(s, c, false, &doubles) || m.partial == 0)) break;
+    slab_record* slab = s.chunk<slab_record>(m.partial);
+    const u64 offset = offset_of_slab(s, *slab);
+    while (slab->summary != 0 && n < wanted) {
+      const u32 w = static_cast<u32>(std::countr_zero(slab->summary));
+      u64 taken = 0;
+      u32 count = 0;
+      for (u64 rest = slab->free_words()[w]; rest != 0 && n + count < m.capacity;) {
+        const u32 bit = 63u - static_cast<u32>(std::countl_zero(rest));  // the highest first: the lowest is handed out first
+        rest &= ~(u64{1} << bit);
+        taken |= u64{1} << bit;
+        m.entries[n + count++] = entry_of(*slab, offset, w * 64 + bit, m.block_bytes);
+      }
+      n += count;
+      compiler_fence();
+      m.count.store(n, std::memory_order_relaxed);  // now in both: the union counts (rule R2)
+      compiler_fence();
+      const u64 left = slab->free_words()[w] & ~taken;
+      const_cast<volatile u64&>(slab->free_words()[w]) = left;
+      if (left == 0) slab->summary &= ~(u64{1} << w);
+      if (slab->free_count == slab->capacity && m.empties > 0) --m.empties;
+      slab->free_count -= count;
+    }
+    if (slab->summary == 0) remove_partial(s, c, slab);
+  }
+  return n != 0;
+}
+
+u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept {
+  magazine& m = c.magazines[size_class];
+  u32 doubles = 0;
+  if (m.partial == 0 && (!collect_lanes(s, c, false, &doubles) || m.partial == 0)) return ~u64{0};
+  slab_record* slab = s.chunk<slab_record>(m.partial);
+  const u32 w = static_cast<u32>(std::countr_zero(slab->summary));
+  const u32 bit = static_cast<u32>(std::countr_zero(slab->free_words()[w]));
+  if (slab->free_count == slab->capacity && m.empties > 0) --m.empties;
+  const u64 left = slab->free_words()[w] & ~(u64{1} << bit);
+  const_cast<volatile u64&>(slab->free_words()[w]) = left;  // commit
+  if (left == 0) slab->summary &= ~(u64{1} << w);
+  --slab->free_count;
+  if (slab->summary == 0) remove_partial(s, c, slab);
+  return entry_of(*slab, offset_of_slab(s, *slab), w * 64 + bit, m.block_bytes);
+}
+
+bool free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept { return set_free(s, c, slab, block); }
+
+void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept {
+  magazine& m = c.magazines[size_class];
+  const u32 n = m.count.load(std::memory_order_relaxed);
+  if (n <= keep) return;
+  const u32 flushed = n - keep;
+  for (u32 i = 0; i < flushed; ++i) free_entry(s, views, c, m.entries[i], doubles);
+  compiler_fence();  // the blocks are in both places now (rule R2)
+  for (u32 i = 0; i < keep; ++i) const_cast<volatile u64&>(m.entries[i]) = m.entries[flushed + i];
+  compiler_fence();
+  m.count.store(keep, std::memory_order_relaxed);
+}
+
+void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept {
+  for (u32 size_class = 1; size_class < class_count; ++size_class) {
+    magazine& m = c.magazines[size_class];
+    const u32 n = m.count.load(std::memory_order_relaxed);
+    u32 kept = 0;
+    for (u32 i = 0; i < n; ++i) {
+      const u64 entry = m.entries[i];
+      if (entry >> region_shift == region_slot) free_entry(s, views, c, entry, doubles);
+      else const_cast<volatile u64&>(m.entries[kept++]) = entry;
+    }
+    compiler_fence();
+    m.count.store(kept, std::memory_order_relaxed);
+  }
+}
+
+bool collect_lanes(const segment& s, thread_cache& c, bool all, u32* doubles) noexcept {
+  thread_slot& slot = s.slot(c.slot);
+  bool any = false;
+  for (u32 word = 0; word < limits::lanes / 64; ++word) {
+    u64 lanes = slot.hints[word].load(std::memory_order_relaxed);
+    if (lanes != 0) lanes = slot.hints[word].exchange(0, std::memory_order_acq_rel);  // sync(hint): after the remote bit
+    if (all) lanes = ~u64{0};
+    for (; lanes != 0; lanes &= lanes - 1) {
+      const u32 lane = word * 64 + static_cast<u32>(std::countr_zero(lanes));
+      for (chunk_ref ref = c.lanes[lane]; ref != 0;) {
+        slab_record* slab = s.chunk<slab_record>(ref);
+        ref = slab->lane_next;
+        if (collect(s, slab, doubles) == 0) continue;
+        any = true;
+        if (slab->in_partial == 0) add_partial(s, c, slab);
+        if (slab->free_count == slab->capacity) ++c.magazines[slab->size_class].empties;
+      }
+    }
+  }
+  return any;
+}
+
+}  // namespace annex

@@ -1,0 +1,137 @@
+// cache/thread_cache.hpp - free blocks that one thread keeps, in the segment, so that they come back when it dies.
+//
+//   magazine of a class:  entries[0 … count)   free blocks of this thread's own slabs; the top is handed out next
+//
+//   allocate   e = entries[count-1]; fence; count = count-1          <- commit: before it free, after it live
+//   free       entries[count] = e;   fence; count = count+1          <- commit
+//   refill     write above count; fence; count = n; fence; clear the free bits      in between in both: the union counts
+//   flush      set the free bits; fence; move the rest down; fence; count = n
+//
+// Who may touch a thread's magazines, free bitmaps and partial lists (rule C1):
+//   the thread itself, with busy set and frozen clear, or holding the heap lock; or
+//   a holder of the heap lock, after the thread is dead, or frozen and not busy.
+//
+//   thread:  busy = 1; fence; frozen? → busy = 0, wait for the heap lock      freezer: frozen = 1; process barrier; busy?
+//
+// The barrier is the kernel's (membarrier), so the thread pays two plain stores and a load. Frozen is set and cleared
+// within one holding of the heap lock; if the freezer dies, the one who takes the lock over clears it.
+// Freeing a block of another thread's slab touches neither cache: one atomic OR into the slab's remote bitmap (commit),
+// then a hint bit in the owner's slot, which may be lost.
+#pragma once
+#include "region/region_views.hpp"
+#include "slab/slab_record.hpp"
+
+namespace annex {
+
+inline constexpr u32 magazine_slots = 128;
+inline constexpr u32 first_capacity = 8;
+constexpr u32 largest_capacity_of(u32 bytes) noexcept { return bytes <= 1 * KiB ? magazine_slots : bytes <= 8 * KiB ? 64 : 16; }
+
+struct alignas(64) magazine {
+  shared_word<u32> count;
+  u32 capacity;
+  u32 block_bytes;
+  u32 empties;                 // index: slabs of the class without a live block
+  u64 reciprocal;
+  chunk_ref partial;           // index: slabs with free blocks
+  u32 padding;
+  u64 entries[magazine_slots]; // region slot << 48 | offset
+};
+static_assert(sizeof(magazine) == 1088);
+
+struct thread_cache {
+  u32 key;                     // what the granules of this thread's slabs say: owner | granule_slab << 16
+  shared_word<u32> busy;
+  shared_word<u32> frozen;
+  u32 member;
+  u32 next_lane;
+  u16 slot, checked;
+  u32 padding[10];
+  chunk_ref lanes[limits::lanes];
+  magazine magazines[class_count];
+};
+
+inline constexpr u32 region_shift = 48;
+inline constexpr u64 offset_mask = (u64{1} << region_shift) - 1;
+inline u32 key_of(granule_entry g) noexcept { return std::bit_cast<u64>(g) & 0xffffff; }
+
+/// What the fast path needs of this thread: its caches by local heap index, and where its last free went.
+struct thread_state {
+  thread_cache* const* caches = nullptr;
+  u32 cache_count = 0;
+  local_region* last_region = nullptr;
+};
+extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial-exec")]];
+
+inline thread_cache* cache_of(u32 heap_index) noexcept {
+  return heap_index < this_thread.cache_count ? this_thread.caches[heap_index] : nullptr;
+}
+
+/// A block from the thread's magazine; null: take the slow path.
+[[gnu::always_inline]] inline void* take_cached(u32 heap_index, char* const* bases, u32 size_class) noexcept {
+  thread_cache* const c = cache_of(heap_index);
+  if (c == nullptr) [[unlikely]] return nullptr;
+  c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
+  compiler_fence();
+  magazine& m = c->magazines[size_class];
+  const u32 n = m.count.load(std::memory_order_relaxed);
+  if (n == 0 || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen): what the freezer did is seen
+    c->busy.store(0, std::memory_order_release);
+    return nullptr;
+  }
+  const u64 entry = m.entries[n - 1];
+  compiler_fence();
+  m.count.store(n - 1, std::memory_order_relaxed);  // commit
+  compiler_fence();
+  c->busy.store(0, std::memory_order_release);  // sync(busy): the freezer sees all of it
+  return bases[entry >> region_shift] + (entry & offset_mask);
+}
+
+/// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also finds out what is wrong.
+[[gnu::always_inline]] inline bool put_cached(const local_region& region, u64 offset, granule_entry g) noexcept {
+  thread_cache* const c = cache_of(region.heap_index);
+  if (c == nullptr || key_of(g) != c->key) [[unlikely]] return false;
+  c->busy.store(1, std::memory_order_relaxed);
+  compiler_fence();
+  magazine& m = c->magazines[g.size_class];
+  const u32 n = m.count.load(std::memory_order_relaxed);
+  const u64 entry = u64{region.slot} << region_shift | offset;
+  const u64 in_slab = (offset & low_bits(region.granule_shift)) + (u64{g.distance} << region.granule_shift);
+  const bool whole_block = u64{block_index_of(in_slab, m.reciprocal)} * m.block_bytes == in_slab;
+  const bool freed_twice = n != 0 && m.entries[n - 1] == entry;
+  if (n >= m.capacity || !whole_block || freed_twice || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)
+    c->busy.store(0, std::memory_order_release);
+    return false;
+  }
+  m.entries[n] = entry;
+  compiler_fence();
+  m.count.store(n + 1, std::memory_order_relaxed);  // commit
+  compiler_fence();
+  c->busy.store(0, std::memory_order_release);  // sync(busy)
+  return true;
+}
+
+// ---- slow parts; the caller has the right to the cache (rule C1) -----------------------------------------------------------
+
+void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept;
+
+/// The slab a block of this view lies in; null: the granule belongs to no slab.
+slab_record* slab_at(const segment& s, const local_region& region, u64 offset) noexcept;
+
+/// Fills an empty magazine from the thread's slabs. False: they have no free block.
+bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept;
+/// One block straight from a slab's bitmap, for checked heaps. ~0: none.
+u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept;
+/// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts blocks that were free already.
+void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept;
+/// Gives back only the entries of one region.
+void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept;
+/// Marks a block free in its slab's bitmap. False: it was free.
+bool free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept;
+/// Takes over what others freed into the slabs of hinted lanes (all: of every lane). True when anything came.
+bool collect_lanes(const segment& s, thread_cache& c, bool all, u32* doubles) noexcept;
+
+void add_partial(const segment& s, thread_cache& c, slab_record* slab) noexcept;
+void remove_partial(const segment& s, thread_cache& c, slab_record* slab) noexcept;
+
+}  // namespace annex

@@ -1,0 +1,243 @@
+// extent/extents.cpp - see extents.hpp.
+#include "extent/extents.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace annex {
+namespace {
+
+bool bin_is_used(const region_record& r, u32 bin) noexcept { return (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0; }
+
+// The first bin from `from` on that holds an extent; extent_bins: none.
+u32 next_used_bin(const region_record& r, u32 from) noexcept {
+  if (from >= extent_bins) return extent_bins;
+  const u32 group = from / 8;
+  const u32 in_group = u32{r.bin_bits[group]} >> (from % 8) << (from % 8);
+  if (in_group != 0) return group * 8 + static_cast<u32>(std::countr_zero(in_group));
+  const u64 groups = group >= 63 ? 0 : r.bin_groups & ~low_bits(group + 1);
+  if (groups == 0) return extent_bins;
+  const u32 next = static_cast<u32>(std::countr_zero(groups));
+  return next * 8 + static_cast<u32>(std::countr_zero(static_cast<u32>(r.bin_bits[next])));
+}
+
+bool crosses(u64 begin, u64 bytes, u64 boundary) noexcept { return ((begin ^ (begin + bytes - 1)) & ~(boundary - 1)) != 0; }
+
+}  // namespace
+
+void extents::set_kind(transaction& t, u32 granule, granule_kind kind) noexcept {
+  t.put(region_.granules[granule], granule_entry{no_owner, kind, 0, 0, 0});
+}
+
+void extents::count_free(transaction& t, u32 granules) noexcept {
+  t.put(record_.free_granules, granules);
+  u64& word = t.seg().header().free_regions[region_.slot / 64];
+  const u64 bit = u64{1} << (region_.slot % 64);
+  const bool usable = granules != 0 && record_.state.load(std::memory_order_relaxed) == region_active;
+  if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
+}
+
+void extents::insert(transaction& t, u32 granule, u32 length) noexcept {
+  extent_entry* const e = region_.extents;
+  const u32 bin = bin_of(length), head = record_.bins[bin];
+  t.put(e[granule].length, length);
+  t.put(e[granule + length - 1].foot, granule);
+  t.put(e[granule].previous, no_extent);
+  t.put(e[granule].next, head);
+  if (head != no_extent) t.put(e[head].previous, granule);
+  t.put(record_.bins[bin], granule);
+  if (!bin_is_used(record_, bin)) {
+    t.put(record_.bin_bits[bin / 8], static_cast<u8>(record_.bin_bits[bin / 8] | 1u << (bin % 8)));
+    t.put(record_.bin_groups, record_.bin_groups | u64{1} << (bin / 8));
+  }
+  set_kind(t, granule, granule_free);
+  if (length > 1) set_kind(t, granule + length - 1, granule_free);
+}
+
+void extents::remove(transaction& t, u32 granule) noexcept {
+  extent_entry* const e = region_.extents;
+  const u32 length = e[granule].length, bin = bin_of(length), previous = e[granule].previous, next = e[granule].next;
+  if (next != no_extent) t.put(e[next].previous, previous);
+  if (previous != no_extent) {
+    t.put(e[previous].next, next);
+  } else {
+    t.put(record_.bins[bin], next);
+    if (next == no_extent) {
+      t.put(record_.bin_bits[bin / 8], static_cast<u8>(record_.bin_bits[bin / 8] & ~(1u << (bin % 8))));
+      if (record_.bin_bits[bin / 8] == 0) t.put(record_.bin_groups, record_.bin_groups & ~(u64{1} << (bin / 8)));
+    }
+  }
+  set_kind(t, granule, granule_inside);
+  if (length > 1) set_kind(t, granule + length - 1, granule_inside);
+}
+
+void extents::make_free(transaction& t) noexcept {
+  for (u32& bin : record_.bins) bin = no_extent;  // not published yet: no log needed
+  record_.bin_groups = 0;
+  std::fill(std::begin(record_.bin_bits), std::end(record_.bin_bits), u8{0});
+  insert(t, 0, record_.granule_count);
+  count_free(t, record_.granule_count);
+}
+
+std::optional<u64> extents::place_in(u32 granule, const extent_request& q) const noexcept {
+  const u64 base = reinterpret_cast<u64>(region_.base), end = end_of(granule);
+  u64 offset = offset_of(granule);
+  const u64 align = std::max(q.align_bytes, u64{64});
+  for (;;) {
+    offset = align_up(base + offset, align) - base;
+    if (q.boundary_bytes != 0 && !q.iova_contiguous && crosses(base + offset, q.size_bytes, q.boundary_bytes))
+      offset = align_up(base + offset, q.boundary_bytes) - base;
+    if (offset >= end || q.size_bytes > end - offset) return {};
+    if (!q.iova_contiguous) return offset;
+    const auto bus = region_.iovas.at(offset);
+    if (!bus) return {};
+    const bool same_phase = ((bus->address ^ (base + offset)) & (align - 1)) == 0;
+    if (!same_phase || bus->contiguous_bytes < q.size_bytes) {
+      offset += bus->contiguous_bytes;  // the next run
+    } else if (q.boundary_bytes != 0 && crosses(bus->address, q.size_bytes, q.boundary_bytes)) {
+      offset += align_up(bus->address, q.boundary_bytes) - bus->address;
+    } else {
+      return offset;
+    }
+  }
+}
+
+std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offset, const extent_request& q) noexcept {
+  const u32 whole = region_.extents[granule].length;
+  const u32 first = static_cast<u32>(offset >> record_.granule_shift);
+  const u32 last = static_cast<u32>((offset + q.size_bytes - 1) >> record_.granule_shift);
+  const u32 length = last - first + 1;
+  remove(t, granule);
+  if (first > granule) insert(t, granule, first - granule);
+  if (last + 1 < granule + whole) insert(t, last + 1, granule + whole - last - 1);
+  extent_entry& e = region_.extents[first];
+  t.put(e.length, length);
+  t.put(e.holder, q.holder);
+  t.put(e.lead, static_cast<u16>((offset - offset_of(first)) / 64));
+  t.put(e.record, 0);
+  set_kind(t, first, q.kind);
+  count_free(t, record_.free_granules - length);
+  t.put(record_.live_extents, record_.live_extents + 1);
+  return extent_place{first, offset};
+}
+
+std::optional<extent_place> extents::allocate(transaction& t, const extent_request& q) noexcept {
+  const u64 granule_bytes = u64{1} << record_.granule_shift;
+  const u64 wanted = divide_up(q.size_bytes, granule_bytes);
+  if (wanted > record_.free_granules || (q.iova_contiguous && record_.longest_run_bytes < q.size_bytes)) return {};
+  const u32 length = static_cast<u32>(wanted);
+  const bool free_of_constraints = q.align_bytes <= limits::smallest_page_bytes && q.boundary_bytes == 0 && !q.iova_contiguous;
+  const u32 sure = bin_that_fits(length), possible = bin_of(length);
+  auto search_bin = [&](u32 bin) -> std::optional<extent_place> {
+    for (u32 g = record_.bins[bin]; g != no_extent; g = region_.extents[g].next)
+      if (const auto offset = place_in(g, q)) return take(t, g, *offset, q);
+    return {};
+  };
+  // Without constraints the first extent of the first bin serves, but for a region whose last granule is cut short.
+  if (free_of_constraints) {
+    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+      if (auto place = search_bin(bin)) return place;
+    return possible != sure && bin_is_used(record_, possible) ? search_bin(possible) : std::nullopt;
+  }
+  for (u32 bin = next_used_bin(record_, possible); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+    if (auto place = search_bin(bin)) return place;
+  return {};
+}
+
+u64 extents::largest_block(const extent_request& q) const noexcept {
+  const u64 base = reinterpret_cast<u64>(region_.base);
+  u64 best = 0;
+  for (u32 bin = next_used_bin(record_, 0); bin < extent_bins; bin = next_used_bin(record_, bin + 1)) {
+    for (u32 g = record_.bins[bin]; g != no_extent; g = region_.extents[g].next) {
+      const u64 end = end_of(g);
+      for (u64 offset = offset_of(g); offset < end;) {
+        const u64 aligned = align_up(base + offset, q.align_bytes) - base;
+        u64 stop = end;
+        bool usable = aligned < end;
+        if (q.iova_contiguous) {
+          const auto bus = region_.iovas.at(offset);
+          if (!bus) break;
+          stop = std::min(end, offset + bus->contiguous_bytes);
+          usable = aligned < stop && ((bus->address + (aligned - offset)) & (q.align_bytes - 1)) == 0;
+        }
+        u64 bytes = usable ? stop - aligned : 0;
+        if (q.boundary_bytes != 0) bytes = std::min(bytes, q.boundary_bytes);
+        best = std::max(best, align_down(bytes, limits::smallest_page_bytes));
+        offset = stop;
+      }
+    }
+  }
+  // With a boundary the block may have to be shorter than the space: ask again for exactly that.
+  if (q.boundary_bytes != 0 && best != 0) {
+    extent_request exact = q;
+    for (exact.size_bytes = best; exact.size_bytes >= limits::smallest_page_bytes; exact.size_bytes /= 2)
+      for (u32 bin = next_used_bin(record_, 0); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+        for (u32 g = record_.bins[bin]; g != no_extent; g = region_.extents[g].next)
+          if (place_in(g, exact)) return exact.size_bytes;
+    return 0;
+  }
+  return best;
+}
+
+void extents::free(transaction& t, u32 granule) noexcept {
+  extent_entry* const e = region_.extents;
+  u32 first = granule, length = e[granule].length;
+  count_free(t, record_.free_granules + length);
+  t.put(record_.live_extents, record_.live_extents - 1);
+  t.put(e[granule].record, 0);
+  t.put(e[granule].holder, 0);
+  set_kind(t, granule, granule_inside);
+  const u32 after = first + length;
+  if (after < record_.granule_count && region_.granules[after].kind == granule_free) {
+    remove(t, after);
+    length += e[after].length;
+  }
+  if (first > 0 && region_.granules[first - 1].kind == granule_free) {
+    const u32 before = e[first - 1].foot;
+    remove(t, before);
+    length += first - before;
+    first = before;
+  }
+  insert(t, first, length);
+}
+
+bool extents::resize(transaction& t, u32 granule, u64 end_offset, bool keep_iova_contiguous) noexcept {
+  extent_entry* const e = region_.extents;
+  if (end_offset > record_.length_bytes) return false;
+  const u32 old_length = e[granule].length;
+  const u32 length = static_cast<u32>(divide_up(end_offset, u64{1} << record_.granule_shift)) - granule;
+  if (length == old_length) return true;
+  const u32 after = granule + old_length;
+  const bool next_is_free = after < record_.granule_count && region_.granules[after].kind == granule_free;
+  const u32 room = next_is_free ? e[after].length : 0;
+  if (length > old_length) {
+    if (length - old_length > room) return false;
+    if (keep_iova_contiguous) {
+      const auto bus = region_.iovas.at(offset_of(granule));
+      if (bus && bus->contiguous_bytes >= offset_of(after) - offset_of(granule) && bus->contiguous_bytes < end_offset - offset_of(granule)) return false;
+    }
+  }
+  if (next_is_free) remove(t, after);
+  const u32 end = granule + length, free_end = after + room;
+  if (free_end > end) insert(t, end, free_end - end);
+  t.put(e[granule].length, length);
+  count_free(t, record_.free_granules + old_length - length);
+  return true;
+}
+
+u32 longest_free(const region_record& record, const extent_entry* entries, u64* holes) noexcept {
+  u32 longest = 0;
+  u64 count = 0;
+  for (u32 bin = extent_bins; bin-- > 0;) {
+    if (!bin_is_used(record, bin)) continue;
+    for (u32 g = record.bins[bin]; g != no_extent && g < record.granule_count && count <= record.granule_count; g = entries[g].next) {
+      longest = std::max(longest, entries[g].length);
+      ++count;
+    }
+    if (holes == nullptr) break;  // the highest bin holds the longest
+  }
+  if (holes != nullptr) *holes = count;
+  return longest;
+}
+
+}  // namespace annex

@@ -1,0 +1,86 @@
+// extent/extents.hpp - runs of granules inside one region: good fit in constant time, all bookkeeping out of band.
+//
+//   granule   0     1 2 3 4      5 6            7 …
+//            [slab][free: 4    ][large: 2     ][free …
+//   entry     kind  length,foot  length,holder               only first and last granules carry a meaning
+//
+// Free extents lie in bins by length (eight per doubling); two levels of bitmaps find the first bin that must fit.
+// A request is rounded up to its bin, so the first extent found serves it; if there is none, the one bin below is searched,
+// so nothing that fits is refused. Constraints (alignment, boundary, IOVA contiguity) are tried extent by extent, and a
+// region whose longest IOVA run is too short says no at once.
+//
+// Invariants (audit):
+//   E1  the extents tile the region: lengths add up to granule_count, none is 0
+//   E2  two free extents never touch
+//   E3  every free extent is in the bin of its length, linked both ways, and its foot names its first granule
+//   E4  bin_bits and bin_groups say which bins are not empty
+//   E5  free_granules is the sum of the free lengths
+// Every function is called inside a transaction: a death undoes it.
+#pragma once
+#include <optional>
+
+#include "region/local_region.hpp"
+#include "shared/heap_lock.hpp"
+
+namespace annex {
+
+struct extent_request {
+  u64 size_bytes = 0;
+  u64 align_bytes = 1;
+  u64 boundary_bytes = 0;
+  bool iova_contiguous = false;
+  granule_kind kind = granule_large;
+  u16 holder = 0;
+};
+
+struct extent_place { u32 granule; u64 offset_bytes; };  // the block begins at offset_bytes, in the extent's first granule
+
+class extents {
+ public:
+  explicit extents(const local_region& region) noexcept : region_(region), record_(*region.record) {}
+
+  std::optional<extent_place> allocate(transaction& t, const extent_request& request) noexcept;
+  /// The largest block that meets the request's constraints; 0: none.
+  u64 largest_block(const extent_request& request) const noexcept;
+  void free(transaction& t, u32 granule) noexcept;
+  /// Makes the extent reach end_offset_bytes, by taking from the free extent behind it or giving back; false: no room.
+  bool resize(transaction& t, u32 granule, u64 end_offset_bytes, bool keep_iova_contiguous) noexcept;
+  /// The whole region as one free extent.
+  void make_free(transaction& t) noexcept;
+
+  u64 offset_of(u32 granule) const noexcept { return u64{granule} << record_.granule_shift; }
+  u64 end_of(u32 granule) const noexcept {
+    const u64 end = offset_of(granule + region_.extents[granule].length);
+    return end < record_.length_bytes ? end : record_.length_bytes;
+  }
+
+ private:
+  std::optional<u64> place_in(u32 granule, const extent_request& request) const noexcept;
+  std::optional<extent_place> take(transaction& t, u32 granule, u64 offset, const extent_request& request) noexcept;
+  void insert(transaction& t, u32 granule, u32 length) noexcept;
+  void remove(transaction& t, u32 granule) noexcept;
+  void count_free(transaction& t, u32 granules) noexcept;
+  void set_kind(transaction& t, u32 granule, granule_kind kind) noexcept;
+
+  const local_region& region_;
+  region_record& record_;
+};
+
+/// The bin whose extents are all at least so long; the bin an extent of this length belongs to.
+constexpr u32 bin_that_fits(u32 granules) noexcept;
+constexpr u32 bin_of(u32 granules) noexcept {
+  if (granules < 8) return granules;
+  const u32 exponent = log2_floor(granules);
+  return (exponent - 2) * 8 + ((granules >> (exponent - 3)) & 7);
+}
+constexpr u32 bin_that_fits(u32 granules) noexcept {
+  if (granules < 8) return granules;
+  const u32 below = bin_of(granules), exponent = log2_floor(granules);
+  return ((granules >> (exponent - 3)) << (exponent - 3)) == granules ? below : below + 1;
+}
+static_assert(bin_of(~u32{0}) < extent_bins && bin_of(7) == 7 && bin_of(8) == 8 && bin_of(17) == bin_of(16) && bin_that_fits(17) == bin_of(18));
+
+/// Length of the longest free extent, in granules, exact; and how many there are when asked for.
+u32 longest_free(const region_record& record, const extent_entry* entries, u64* holes = nullptr) noexcept;
+
+}  // namespace annex

@@ -1,0 +1,338 @@
+// heap/allocate.cpp - from a size to a block.
+//
+//   1 magazine        a block this thread has                       nothing locked; one store commits
+//   2 own slabs       refill the magazine; collect remote frees     nothing locked (busy is set)
+//   3 orphan or new   adopt a slab without owner, or cut one        heap lock, one transaction
+//   4 more room       attach regions, recover the dead, recall      heap lock, several transactions
+//   5 explain         why not, who has it, what to do
+//
+// If the process dies: in 1 and 2 the block is free or in the hand of the dead, never both; in 3 the transaction is undone,
+// or the slab is the dead thread's and recovery finds it in its lane; in 4 every step is a transaction of its own.
+#include <algorithm>
+#include <cstring>
+
+#include "heap/registry.hpp"
+#include "platform/os.hpp"
+
+namespace annex::detail {
+namespace {
+
+// Sets busy for as long as the cache may be touched (rule C1). False: it is frozen; wait for the heap lock and try again.
+class busy_scope {
+ public:
+  explicit busy_scope(thread_cache& c) noexcept : cache_(c) {
+    c.busy.store(1, std::memory_order_relaxed);
+    compiler_fence();
+    entered_ = c.frozen.load(std::memory_order_acquire) == 0;  // sync(frozen)
+  }
+  ~busy_scope() {
+    compiler_fence();
+    cache_.busy.store(0, std::memory_order_release);  // sync(busy)
+  }
+  bool entered() const noexcept { return entered_; }
+
+ private:
+  thread_cache& cache_;
+  bool entered_;
+};
+
+bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
+
+}  // namespace
+
+lock_identity local_heap::identity(std::unique_lock<std::mutex>& service) noexcept {
+  if (const thread_cache* c = cache_of(index_)) return {c->slot, member_};
+  service = std::unique_lock(service_mutex_);
+  return {service_slot_, member_};
+}
+
+local_heap::locked::locked(local_heap& h) noexcept {
+  h.ensure_member();
+  transaction_.emplace(h.segment_, h.identity(service_));
+  if (transaction_->stole()) h.repair_frozen(*transaction_);
+}
+
+thread_cache* local_heap::make_cache() noexcept {
+  if (!ensure_member()) return nullptr;
+  const u16 slot = claim_thread_slot(segment_, member_);
+  if (slot == no_owner) return nullptr;
+  thread_slot& mine = segment_.slot(slot);
+  {
+    locked t(*this);
+    if (mine.cache == 0) {
+      const chunk_ref ref = allocate_chunk(*t, sizeof(thread_cache));
+      if (ref != 0) t->put(mine.cache, ref);
+    }
+    if (mine.cache != 0) {
+      start_cache(*segment_.chunk<thread_cache>(mine.cache), slot, member_, has_option(option_checked));
+      t->put(segment_.member(member_).threads, segment_.member(member_).threads + 1);
+    }
+  }
+  if (mine.cache == 0) {
+    mine.state.store(mine.state.load(std::memory_order_relaxed) >> 16 << 16, std::memory_order_release);
+    return nullptr;
+  }
+  auto* c = segment_.chunk<thread_cache>(mine.cache);
+  registry::remember_cache(index_, c);
+  return c;
+}
+
+void* local_heap::take_block(thread_cache& c, u32 size_class) noexcept {
+  for (;;) {
+    {
+      busy_scope busy(c);
+      if (busy.entered()) {
+        magazine& m = c.magazines[size_class];
+        u64 entry = 0;
+        if (c.checked != 0) {
+          entry = take_direct(segment_, c, size_class);
+          if (entry == ~u64{0}) return nullptr;
+        } else {
+          if (m.count.load(std::memory_order_relaxed) == 0 && !refill(segment_, c, size_class)) return nullptr;
+          const u32 n = m.count.load(std::memory_order_relaxed);
+          entry = m.entries[n - 1];
+          compiler_fence();
+          m.count.store(n - 1, std::memory_order_relaxed);  // commit
+        }
+        return views_.bases()[entry >> region_shift] + (entry & offset_mask);
+      }
+    }
+    locked wait_for_the_freezer(*this);
+  }
+}
+
+bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
+  locked t(*this);
+  segment_header& h = segment_.header();
+  slab_record* slab = adopt(*t, size_class, c);
+  for (u32 word = 0, first = h.region_hint / 64; word < std::size(h.free_regions) && slab == nullptr; ++word) {
+    const u32 at = (first + word) % static_cast<u32>(std::size(h.free_regions));
+    for (u64 bits = h.free_regions[at]; bits != 0 && slab == nullptr; bits &= bits - 1) {
+      const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
+      if (slot >= h.region_limit) break;
+      local_region& view = views_.at(slot);
+      if (!is_usable_here(view)) continue;
+      slab = make_slab(*t, view, size_class, c.slot, member_);
+      if (slab != nullptr) {
+        slab->lane = static_cast<u16>(c.next_lane % limits::lanes);
+        t->put(h.region_hint, slot);
+      }
+    }
+  }
+  if (slab == nullptr) return false;
+  link_slab(*t, &c.lanes[slab->lane], slab);
+  t->commit();
+  ++c.next_lane;
+  add_partial(segment_, c, slab);
+  if (slab->free_count == slab->capacity) ++c.magazines[size_class].empties;
+  return true;
+}
+
+bool local_heap::make_room(u32 attempt, const placement& p, u64 size_bytes) noexcept {
+  if (is_inside_callback() && attempt == 0) return true;
+  if (attempt == 0) return attach_more() || recover() != 0 || true;
+  if (attempt > 1) return false;
+  // Recalling every cache is worth it only if the request could be met by an empty heap.
+  for (const u32 slot : used_region_slots(segment_)) {
+    const region_record& r = views_.record(slot);
+    if (r.state.load(std::memory_order_relaxed) != region_active || r.length_bytes < size_bytes) continue;
+    if (p.iova_contiguous && r.longest_run_bytes < size_bytes) continue;
+    trim_all(true);
+    return true;
+  }
+  return false;
+}
+
+void* local_heap::allocate_class(u32 size_class, const placement& p) noexcept {
+  thread_cache* c = cache_of(index_);
+  if (c == nullptr) c = make_cache();
+  if (c == nullptr) return explain(is_read_only() ? explanation::cause::read_only : forked_ ? explanation::cause::forked_away : explanation::cause::limit, p);
+  if (seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_relaxed)) synchronize();
+  for (u32 attempt = 0;; ++attempt) {
+    do {
+      if (void* block = take_block(*c, size_class)) return block;
+    } while (add_slab(*c, size_class));
+    if (!make_room(attempt, p, class_bytes[size_class])) break;
+  }
+  // A larger block that is free serves better than none.
+  for (u32 larger = size_class + 1; larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
+    if (void* block = take_block(*c, larger)) {
+      if ((reinterpret_cast<u64>(block) & (p.align_bytes - 1)) == 0) return block;
+      free(block);
+    }
+  return explain(explanation::cause::no_fit, p);
+}
+
+std::optional<extent_place> local_heap::find_extent(transaction& t, const placement& p, extent_request& q, local_region** where) noexcept {
+  segment_header& h = segment_.header();
+  for (const bool on_node : {true, false}) {
+    if (on_node && p.numa_node == any_node) continue;
+    for (u32 word = 0, first = h.region_hint / 64; word < std::size(h.free_regions); ++word) {
+      const u32 at = (first + word) % static_cast<u32>(std::size(h.free_regions));
+      for (u64 bits = h.free_regions[at]; bits != 0; bits &= bits - 1) {
+        const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
+        if (slot >= h.region_limit) break;
+        local_region& view = views_.at(slot);
+        if (!is_usable_here(view) || (on_node && view.record->numa_node != p.numa_node)) continue;
+        if (p.zeroed && view.access == touch::none) continue;
+        if (const auto place = extents(view).allocate(t, q)) {
+          t.put(h.region_hint, slot);
+          *where = &view;
+          return place;
+        }
+      }
+    }
+  }
+  return {};
+}
+
+void* local_heap::allocate_extent(const placement& p, u64 size_bytes) noexcept {
+  thread_cache* c = cache_of(index_);
+  if (c == nullptr) c = make_cache();
+  if (!ensure_member() || is_read_only()) return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away, p);
+  if (seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_relaxed)) synchronize();
+  for (u32 attempt = 0;; ++attempt) {
+    {
+      locked t(*this);
+      extent_request q{size_bytes, p.align_bytes, p.boundary_bytes, p.iova_contiguous, granule_large, static_cast<u16>(member_)};
+      local_region* view = nullptr;
+      if (const auto place = find_extent(*t, p, q, &view)) {
+        t->put(segment_.member(member_).extents_held, segment_.member(member_).extents_held + 1);
+        if (c != nullptr) {  // until the caller has it, it is nobody's: recovery frees it
+          t->put(segment_.slot(c->slot).inflight_granule, place->granule);
+          t->put(segment_.slot(c->slot).inflight_region_1, view->slot + 1);
+        }
+        t->commit();
+        void* const block = view->base + place->offset_bytes;
+        if (c != nullptr) std::atomic_ref(segment_.slot(c->slot).inflight_region_1).store(0, std::memory_order_relaxed);
+        return block;
+      }
+    }
+    if (!make_room(attempt, p, size_bytes)) break;
+  }
+  return explain(explanation::cause::no_fit, p);
+}
+
+bool local_heap::zero_if_asked(void* block, const placement& p) noexcept {
+  if (!p.zeroed) return true;
+  const local_region* region = address_index::find(block);
+  if (region == nullptr || region->access == touch::none) return false;
+  std::memset(block, 0, p.size_bytes);
+  return true;
+}
+
+void* local_heap::allocate(u64 size_bytes) noexcept {
+  placement p;
+  p.size_bytes = size_bytes;
+  p.align_bytes = 16;
+  if (size_bytes == 0) return explain(explanation::cause::bad_request, p);
+  if (size_bytes <= limits::largest_slab_block_bytes) return allocate_class(class_of(size_bytes), p);
+  return allocate_extent(p, size_bytes);
+}
+
+void* local_heap::allocate(const placement& asked) noexcept {
+  placement p = asked;
+  if (p.align_bytes == 0) p.align_bytes = 64;
+  const bool sane = p.size_bytes != 0 && is_power_of_two(p.align_bytes) && p.align_bytes <= limits::largest_align_bytes &&
+                    (p.boundary_bytes == 0 || (is_power_of_two(p.boundary_bytes) && p.boundary_bytes >= p.size_bytes)) &&
+                    p.size_bytes <= limits::largest_region_bytes;
+  if (!sane) return explain(explanation::cause::bad_request, p);
+  u64 slab_bytes = p.size_bytes;
+  bool from_slab = p.align_bytes <= limits::smallest_page_bytes;
+  if (p.boundary_bytes != 0 || p.iova_contiguous) {
+    // A power-of-two block up to a page lies at a multiple of its size: it crosses no boundary and no page.
+    slab_bytes = std::bit_ceil(std::max<u64>(p.size_bytes, p.align_bytes));
+    from_slab &= slab_bytes <= limits::smallest_page_bytes;
+  }
+  if (!from_slab || slab_bytes > limits::largest_slab_block_bytes) {
+    void* block = allocate_extent(p, p.size_bytes);
+    if (block != nullptr) zero_if_asked(block, p);
+    return block;
+  }
+  const u32 size_class = class_of_aligned(slab_bytes, p.align_bytes);
+  void* block = allocate_class(size_class, p);
+  if (block == nullptr) return nullptr;
+  const local_region* region = address_index::find(block);
+  const bool has_iovas = !p.iova_contiguous || region->iovas.run_count != 0;
+  const bool on_node = p.numa_node == any_node || region->record->numa_node == p.numa_node;
+  if (!has_iovas || !on_node || !zero_if_asked(block, p)) {
+    // The cache gave a block from a region that won't do: take one of our own where it will.
+    void* better = allocate_extent(p, p.size_bytes);
+    if (better == nullptr && has_iovas && zero_if_asked(block, p)) return block;  // the node is a preference only
+    free(block);
+    block = better;
+    if (block != nullptr) zero_if_asked(block, p);
+  }
+  return block;
+}
+
+size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept {
+  const bool small = size_bytes != 0 && size_bytes <= limits::largest_slab_block_bytes;
+  const u32 size_class = small ? class_of(size_bytes) : 0;
+  size_t filled = 0;
+  while (filled < blocks.size()) {
+    if (thread_cache* c = small ? cache_of(index_) : nullptr) {
+      busy_scope busy(*c);
+      if (busy.entered()) {
+        magazine& m = c->magazines[size_class];
+        const u32 n = m.count.load(std::memory_order_relaxed);
+        const u32 taken = static_cast<u32>(std::min<size_t>(n, blocks.size() - filled));
+        for (u32 i = 0; i < taken; ++i) {
+          const u64 entry = m.entries[n - 1 - i];
+          blocks[filled + i] = views_.bases()[entry >> region_shift] + (entry & offset_mask);
+        }
+        compiler_fence();
+        m.count.store(n - taken, std::memory_order_relaxed);  // commit
+        filled += taken;
+      }
+    }
+    if (filled == blocks.size()) break;
+    void* block = allocate(size_bytes);
+    if (block == nullptr) break;
+    blocks[filled++] = block;
+  }
+  return filled;
+}
+
+void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
+  if (block == nullptr) return allocate(size_bytes);
+  if (size_bytes == 0) {
+    free(block);
+    return nullptr;
+  }
+  placement p;
+  p.size_bytes = size_bytes;
+  local_region* region = address_index::find(block);
+  if (region == nullptr || region->heap == nullptr) {
+    report_misuse("reallocate of an address in no heap", block, nullptr);
+    return explain(explanation::cause::bad_request, p);
+  }
+  local_heap& home = *region->heap;  // the block stays in its heap
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  const auto live = home.find_block(*region, offset, false);
+  if (!live || live->kind == block_kind::zone) {
+    report_misuse("reallocate of what is no live block", block, region);
+    return explain(explanation::cause::bad_request, p);
+  }
+  const u64 room = live->size_bytes;
+  if (size_bytes <= room && (size_bytes > room / 2 || (live->kind == block_kind::slab_block && class_of(size_bytes) == live->slab->size_class))) return block;
+  if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes) {
+    locked t(home);
+    if (extents(*region).resize(*t, live->granule, offset + size_bytes, true)) return block;
+  }
+  if (region->access == touch::none) {
+    if (size_bytes <= room) return block;
+    return explain(explanation::cause::no_cpu_access, p);
+  }
+  void* moved = home.allocate(size_bytes);
+  if (moved == nullptr) return nullptr;
+  if (const local_region* to = address_index::find(moved); to == nullptr || to->access == touch::none) {
+    free(moved);
+    return explain(explanation::cause::no_cpu_access, p);
+  }
+  std::memcpy(moved, block, std::min(room, size_bytes));
+  free(block);
+  return moved;
+}
+
+}  // namespace annex::detail

@@ -1,0 +1,401 @@
+// heap/audit.cpp - every invariant, checked against numbers that are not believed.
+//
+// inspect_segment() compares each number with what it may be before it uses it, walks no list further than it can be long,
+// and notes which bytes of the arena belong to whom: a segment it passes is safe to work on, whoever wrote it.
+// Invariants E1-E5 are in extent/extents.hpp, S1-S5 in slab/slab_record.hpp; besides them:
+//   A1  arena: no byte belongs to two chunks, every chunk lies below the top        R1  region records and tables are sane
+//   M1  members and threads: states, counts and links are sane                      Z1  zones: linked, counted, backed
+//   C1  a still thread's magazines hold free blocks of its own slabs, each once
+#include <algorithm>
+#include <cstring>
+#include <unordered_set>
+
+#include "heap/local_heap.hpp"
+#include "heap/pool_table.hpp"
+#include "heap/ring_table.hpp"
+
+namespace annex::detail {
+namespace {
+
+constexpr u32 interior_looks = 4096;  // granules inside an extent that are looked at, from its start: looking costs memory
+
+class inspector {
+ public:
+  inspector(const segment& s, const std::vector<bool>& still, bool locked, audit_report* report) : s_(s), h_(s.header()), still_(still), locked_(locked), report_(*report) {}
+
+  void run() {
+    check_arena();
+    check_members();
+    for (const u32 slot : used_region_slots(s_)) check_region(slot);
+    for (u32 word = 0; word < std::size(h_.free_regions); ++word)
+      if (locked_ && (h_.free_regions[word] & ~h_.used_regions[word]) != 0) broken("R1: regions that do not exist are said to have free memory (word {})", word);
+    check_threads();
+    check_orphans();
+    check_zones();
+    if (locked_ && regions_ != h_.region_count) broken("R1: {} regions exist, the header counts {}", regions_, h_.region_count);
+    if (locked_ && slabs_linked_.size() != slabs_found_) broken("S4: {} slabs exist, {} are in a lane or orphan list", slabs_found_, slabs_linked_.size());
+    check_overlap();
+  }
+
+ private:
+  template <class... Args>
+  void broken(fmt::format_string<Args...> format, Args&&... args) {
+    if (report_.broken.size() < 100) report_.broken.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+  bool gave_up() const { return report_.broken.size() >= 100; }
+
+  // The chunk lies in the arena; its bytes are noted as taken.
+  bool take(chunk_ref ref, u64 bytes, const char* what) {
+    const u64 at = u64{ref} * chunk_unit_bytes;
+    if (ref == 0 || at < h_.arena_at || bytes > h_.arena.top || at > h_.arena.top - bytes) {
+      broken("A1: chunk {} of {} bytes ({}) lies outside the arena [{}, {})", ref, bytes, what, h_.arena_at, h_.arena.top);
+      return false;
+    }
+    taken_.push_back({at, at + bytes, what});
+    return true;
+  }
+
+  void check_arena() {
+    const u64 most = h_.arena.top / chunk_unit_bytes;
+    if (h_.arena.small_top > h_.arena.small_end || h_.arena.small_end > h_.arena.top || h_.arena.small_top % chunk_unit_bytes != 0 ||
+        (h_.arena.small_end != 0 && h_.arena.small_top < h_.arena_at) || h_.arena.top % chunk_unit_bytes != 0)
+      broken("A1: the run for small chunks [{}, {}) is not below the top {}", h_.arena.small_top, h_.arena.small_end, h_.arena.top);
+    else if (h_.arena.small_end > h_.arena.small_top) taken_.push_back({h_.arena.small_top, h_.arena.small_end, "unused run"});
+    auto walk = [&](chunk_ref head, u64 bytes) {
+      u64 steps = 0;
+      for (chunk_ref ref = head; ref != 0; ref = *s_.chunk<chunk_ref>(ref))
+        if (!take(ref, bytes, "free chunk") || ++steps > most) return broken("A1: the list of free chunks of {} bytes does not end", bytes);
+    };
+    for (u32 units = 1; units < std::size(h_.arena.small_free); ++units) walk(h_.arena.small_free[units], units * chunk_unit_bytes);
+    for (u32 i = 0; i < std::size(h_.arena.large_free); ++i) {
+      u64 pages = i + 1;
+      if (i >= 4) {
+        const u32 exponent = (i - 4) / 4 + 2, quarter = (i - 4) % 4;
+        pages = exponent < 40 ? (u64{1} << exponent) + (u64{1} << (exponent - 2)) * (quarter + 1) : ~u64{0} / 8192;
+      }
+      walk(h_.arena.large_free[i], pages * 4 * KiB);
+    }
+    if (h_.arena.small_free[0] != 0) broken("A1: there is a list of empty chunks");
+  }
+
+  void check_members() {
+    for (u32 id = 1; id <= h_.member_records_used; ++id) {
+      const member_record& m = s_.member(id);
+      ++report_.checked;
+      if (m.state.value > member_dead) broken("M1: member {} has state {}", id, m.state.value);
+      if (m.region_claims != 0 && m.state.value != member_free) take(m.region_claims, u64{h_.region_limit} * sizeof(region_claim), "claims");
+    }
+  }
+
+  bool check_iovas(const region_record& r, u32 id) {
+    if (r.iova_run_count == 0) return true;
+    const u64 slices = r.iova_index_shift < 64 ? (r.length_bytes >> r.iova_index_shift) + 2 : 0;
+    if (r.iova_index_shift < 12 || r.iova_index_shift > 63 || u64{r.iova_run_count} > r.length_bytes / r.page_bytes ||
+        !take(r.iova_runs, u64{r.iova_run_count} * sizeof(iova_run), "IOVA runs") || !take(r.iova_order, u64{r.iova_run_count} * 4, "IOVA order") ||
+        !take(r.iova_index, slices * 4, "IOVA index")) {
+      broken("R1: region {} has impossible IOVA tables", id);
+      return false;
+    }
+    const iova_run* runs = s_.chunk<iova_run>(r.iova_runs);
+    const u32* order = s_.chunk<u32>(r.iova_order);
+    const u32* index = s_.chunk<u32>(r.iova_index);
+    for (u32 i = 0; i < r.iova_run_count; ++i) {
+      const u64 end = i + 1 < r.iova_run_count ? runs[i + 1].offset : r.length_bytes;
+      const bool sane = runs[i].offset < end && end <= r.length_bytes && (i != 0 || runs[0].offset == 0) && runs[i].address + (end - runs[i].offset) > runs[i].address && order[i] < r.iova_run_count;
+      if (!sane) { broken("R1: region {} has an impossible IOVA run {}", id, i); return false; }
+    }
+    for (u64 i = 0; i < slices; ++i)
+      if (index[i] >= r.iova_run_count || (i != 0 && index[i] < index[i - 1]) || runs[index[i]].offset > i << r.iova_index_shift) { broken("R1: region {} has an impossible IOVA index", id); return false; }
+    return true;
+  }
+
+  void check_region(u32 slot) {
+    const region_record& r = s_.at<region_record>(h_.regions_at)[slot];
+    const u32 state = r.state.value, id = r.id.value;
+    const bool bit = (h_.free_regions[slot / 64] >> (slot % 64) & 1) != 0;
+    if (state == region_free) return broken("R1: slot {} is marked used but has no region", slot);
+    ++report_.checked;
+    ++regions_;
+    const bool shift_is_known = r.granule_shift == limits::granule_shift || r.granule_shift == limits::small_granule_shift;
+    if (state > region_draining || id == 0 || id % limits::region_slots != slot || !shift_is_known || r.length_bytes == 0 || r.length_bytes > limits::largest_region_bytes ||
+        !is_power_of_two(r.page_bytes) || r.page_bytes < limits::smallest_page_bytes || r.page_bytes > limits::largest_page_bytes || r.length_bytes % r.page_bytes != 0 ||
+        r.granule_count != divide_up(r.length_bytes, u64{1} << r.granule_shift) || r.access > 1 || r.backing > backing_owned || r.align_shift > 63 ||
+        std::memchr(r.path, 0, sizeof r.path) == nullptr || r.adder > h_.member_limit)
+      return broken("R1: the record of region {} in slot {} is impossible (state {}, {} bytes)", id, slot, state, r.length_bytes);
+    if (!take(r.granules, u64{r.granule_count} * sizeof(granule_entry), "granules") || !take(r.extents, u64{r.granule_count} * sizeof(extent_entry), "extents") || !check_iovas(r, id)) return;
+    if (state == region_adding) return;
+    usable_.insert(slot);
+    const auto* g = s_.chunk<granule_entry>(r.granules);
+    const auto* e = s_.chunk<extent_entry>(r.extents);
+    u64 free = 0, live = 0, free_extents = 0;
+    bool before_free = false;
+    for (u32 at = 0; at < r.granule_count && !gave_up();) {
+      const u32 length = e[at].length;
+      ++report_.checked;
+      if (length == 0 || length > r.granule_count - at) return broken("E1: region {}: the extent at granule {} has length {}", id, at, length);
+      const u8 kind = g[at].kind;
+      for (u32 i = 1; i < length && i < interior_looks; ++i) {
+        const u8 inside = g[at + i].kind;
+        const bool right = kind == granule_slab || kind == granule_slab_held ? inside == kind : inside == (kind == granule_free && i == length - 1 ? granule_free : granule_inside);
+        if (!right) { broken("S3: region {}: granule {} inside the extent at {} (kind {}) has kind {}", id, at + i, at, kind, inside); break; }
+      }
+      if (kind == granule_free) {
+        if (before_free) broken("E2: region {}: two free extents touch at granule {}", id, at);
+        if (e[at + length - 1].foot != at) broken("E3: region {}: the foot of the free extent at {} names {}", id, at, e[at + length - 1].foot);
+        free += length;
+        ++free_extents;
+      } else if (kind == granule_slab || kind == granule_slab_held) {
+        ++live;
+        check_slab(r, slot, at, length);
+      } else if (kind == granule_large || kind == granule_zone) {
+        ++live;
+        if (e[at].holder > h_.member_limit || u64{e[at].lead} * 64 >= u64{1} << r.granule_shift) broken("E1: region {}: the extent at {} has holder {} and lead {}", id, at, e[at].holder, e[at].lead);
+        if (kind == granule_zone) zones_backed_.insert(u64{slot} << 32 | at);
+      } else {
+        broken("E1: region {}: the extent at granule {} has kind {}", id, at, kind);
+      }
+      before_free = kind == granule_free;
+      at += length;
+    }
+    if (free != r.free_granules) broken("E5: region {} has {} free granules, its record says {}", id, free, r.free_granules);
+    if (live != r.live_extents) broken("E5: region {} has {} live extents, its record says {}", id, live, r.live_extents);
+    if (locked_ && bit != (state == region_active && free != 0)) broken("E5: region {} with {} free granules is {}said to have free memory", id, free, bit ? "" : "not ");
+    u64 listed = 0;
+    for (u32 bin = 0; bin < extent_bins; ++bin) {
+      u32 previous = no_extent;
+      for (u32 at = r.bins[bin]; at != no_extent; at = e[at].next) {
+        if (at >= r.granule_count || g[at].kind != granule_free || e[at].length == 0 || bin_of(e[at].length) != bin || e[at].previous != previous || ++listed > free_extents)
+          return broken("E3: region {}: bin {} is not a list of free extents of its length", id, bin);
+        previous = at;
+      }
+      const bool marked = (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0;
+      if (marked != (r.bins[bin] != no_extent)) broken("E4: region {}: bin {} is marked {}", id, bin, marked);
+    }
+    for (u32 group = 0; group < extent_bins / 8; ++group)
+      if (((r.bin_groups >> group & 1) != 0) != (r.bin_bits[group] != 0)) broken("E4: region {}: bin group {} is marked wrong", id, group);
+    if (extent_bins / 8 < 64 && (r.bin_groups >> (extent_bins / 8)) != 0) broken("E4: region {}: bin groups beyond the last are marked", id);
+    if (listed != free_extents) broken("E3: region {}: {} free extents, {} in bins", id, free_extents, listed);
+  }
+
+  void check_slab(const region_record& r, u32 slot, u32 at, u32 length) {
+    const auto* g = s_.chunk<granule_entry>(r.granules);
+    const chunk_ref ref = s_.chunk<extent_entry>(r.extents)[at].record;
+    if (!take(ref, sizeof(slab_record), "slab record")) return;
+    taken_.pop_back();
+    auto* slab = s_.chunk<slab_record>(ref);
+    const u32 size_class = slab->size_class;
+    if (size_class == 0 || size_class >= class_count || slab->capacity == 0 || slab->capacity > limits::slab_blocks || slab->words != divide_up(slab->capacity, 64) ||
+        u64{slab->capacity} * class_bytes[size_class] > u64{length} << r.granule_shift || slab->granule != at || slab->region != slot || slab->member > h_.member_limit || slab->member == 0 ||
+        slab->lane >= limits::lanes || (slab->owner != no_owner && slab->owner >= h_.thread_limit) || length > limits::slab_granules ||
+        (u64{at} << r.granule_shift) + u64{slab->capacity} * class_bytes[size_class] > r.length_bytes)
+      return broken("S1: region {}: the slab at granule {} has an impossible record", r.id.value, at);
+    if (!take(ref, slab_record_bytes(slab->words), "slab record")) return;
+    ++slabs_found_;
+    slabs_.insert(ref);
+    for (u32 i = 0; i < length; ++i)
+      if (g[at + i].owner != slab->owner || g[at + i].size_class != size_class || g[at + i].distance != i) { broken("S3: region {}: granule {} does not name its slab's owner and class", r.id.value, at + i); break; }
+    u64 steps = 0;
+    for (chunk_ref held = slab->holdings; held != 0; held = s_.chunk<holding_record>(held)->next) {
+      auto* holding = s_.chunk<holding_record>(held);
+      if (!take(held, holding_record_bytes(slab->words), "holding") || ++steps > h_.member_limit || holding->words != slab->words || holding->member == 0 || holding->member > h_.member_limit)
+        return broken("S5: region {}: the slab at granule {} has an impossible holding", r.id.value, at);
+    }
+    const bool is_still = slab->owner == no_owner ? locked_ : slab->owner < still_.size() && still_[slab->owner];
+    if (!is_still) return;
+    u32 count = 0;
+    u64 summary = 0;
+    for (u32 w = 0; w < slab->words; ++w) {
+      const u64 bits = slab->free_words()[w];
+      if ((bits & ~slab->valid_bits(w)) != 0 || (slab->remote_words()[w].load(std::memory_order_relaxed) & ~slab->valid_bits(w)) != 0) broken("S1: region {}: the slab at granule {} has blocks beyond its capacity", r.id.value, at);
+      if ((bits & held_bits(s_, slab, w)) != 0) broken("S5: region {}: the slab at granule {} has free blocks with a holder", r.id.value, at);
+      count += static_cast<u32>(std::popcount(bits));
+      if (bits != 0) summary |= u64{1} << w;
+    }
+    if (count != slab->free_count || summary != slab->summary) broken("S1: region {}: the slab at granule {} has {} free blocks, its record says {}", r.id.value, at, count, slab->free_count);
+    if (slab->in_partial == 0 && count != 0 && slab->owner != no_owner) broken("S4: region {}: the slab at granule {} has {} free blocks but is in no partial list", r.id.value, at, count);
+  }
+
+  // A list of slabs linked through lane_next; every one must belong here.
+  void check_list(chunk_ref head, u16 owner, u32 lane_or_class, bool orphans) {
+    chunk_ref previous = 0;
+    for (chunk_ref ref = head; ref != 0; ref = s_.chunk<slab_record>(ref)->lane_next) {
+      auto* slab = s_.chunk<slab_record>(ref);
+      if (!slabs_.contains(ref) || slab->owner != owner || slab->lane_previous != previous || (orphans ? slab->size_class : slab->lane) != lane_or_class || !slabs_linked_.insert(ref).second)
+        return broken("S4: the {} list {} of thread {} is not a list of its slabs", orphans ? "orphan" : "lane", lane_or_class, owner);
+      previous = ref;
+    }
+  }
+
+  void check_threads() {
+    std::vector<u64> cached;
+    for (u32 i = 0; i < h_.thread_slots_used && !gave_up(); ++i) {
+      const thread_slot& slot = s_.slot(i);
+      const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
+      if (slot.cache != 0 && !take(slot.cache, sizeof(thread_cache), "thread cache")) continue;
+      if (member == 0) continue;
+      ++report_.checked;
+      if (member > h_.member_limit || s_.member(member).state.value == member_free || slot.inflight_region_1 > h_.region_limit) {
+        broken("M1: thread {} belongs to member {}, which is nobody", i, member);
+        continue;
+      }
+      if (slot.cache == 0) continue;
+      const auto* c = s_.chunk<thread_cache>(slot.cache);
+      if (c->slot != i || c->key == 0) continue;  // claimed, not started
+      if (locked_)
+        for (u32 lane = 0; lane < limits::lanes; ++lane) check_list(c->lanes[lane], static_cast<u16>(i), lane, false);
+      const bool is_still = i < still_.size() && still_[i];
+      for (u32 k = 1; k < class_count; ++k) {
+        const magazine& m = c->magazines[k];
+        const u32 n = m.count.load(std::memory_order_relaxed);
+        if (n > magazine_slots || m.capacity > magazine_slots || m.block_bytes != class_bytes[k] || m.reciprocal != class_reciprocal[k]) { broken("C1: thread {}: the magazine of class {} is impossible", i, k); continue; }
+        if (locked_) check_partial(m, static_cast<u16>(i), k);
+        for (u32 at = 0; at < n; ++at) {
+          const u64 entry = m.entries[at], offset = entry & offset_mask;
+          const u32 region_slot = static_cast<u32>(entry >> region_shift);
+          if (!usable_.contains(region_slot)) { broken("C1: thread {} keeps a block of a region that is not there", i); break; }
+          const region_record& r = s_.at<region_record>(h_.regions_at)[region_slot];
+          const u64 granule = offset >> r.granule_shift;
+          if (granule >= r.granule_count) { broken("C1: thread {} keeps a block behind its region", i); break; }
+          const granule_entry g = s_.chunk<granule_entry>(r.granules)[granule];
+          const chunk_ref ref = g.distance <= granule ? s_.chunk<extent_entry>(r.extents)[granule - g.distance].record : 0;
+          if (!slabs_.contains(ref)) { broken("C1: thread {} keeps a block that is in no slab", i); break; }
+          auto* slab = s_.chunk<slab_record>(ref);
+          const u64 in_slab = offset - (u64{slab->granule} << r.granule_shift);
+          const u32 index = block_index_of(in_slab, class_reciprocal[slab->size_class]);
+          if (slab->size_class != k || index >= slab->capacity || u64{index} * class_bytes[k] != in_slab) { broken("C1: thread {} keeps an address that is no block of class {}", i, k); break; }
+          if (!is_still) continue;
+          if (slab->owner != i || (slab->free_words()[index / 64] >> (index % 64) & 1) != 0) broken("C1: thread {} keeps a block that is {}", i, slab->owner != i ? "not its own" : "free in its slab too");
+          cached.push_back(entry);
+        }
+      }
+    }
+    std::sort(cached.begin(), cached.end());
+    if (std::adjacent_find(cached.begin(), cached.end()) != cached.end()) broken("S2: a block is in two magazines");
+  }
+
+  void check_partial(const magazine& m, u16 owner, u32 size_class) {
+    const bool is_still = owner < still_.size() && still_[owner];
+    if (!is_still) return;  // recovery builds it anew
+    chunk_ref previous = 0;
+    u64 steps = 0;
+    for (chunk_ref ref = m.partial; ref != 0; ref = s_.chunk<slab_record>(ref)->partial_next) {
+      auto* slab = slabs_.contains(ref) ? s_.chunk<slab_record>(ref) : nullptr;
+      if (slab == nullptr || slab->owner != owner || slab->size_class != size_class || slab->partial_previous != previous || slab->in_partial == 0 || ++steps > slabs_found_)
+        return broken("S4: the partial list of class {} of thread {} is not a list of its slabs", size_class, owner);
+      previous = ref;
+    }
+  }
+
+  void check_orphans() {
+    if (!locked_) return;
+    for (u32 k = 0; k < std::size(h_.orphans); ++k) {
+      if ((k == 0 || k >= class_count) && h_.orphans[k] != 0) broken("S4: orphans of class {}, which does not exist", k);
+      else check_list(h_.orphans[k], no_owner, k, true);
+    }
+  }
+
+  void check_zones() {
+    u32 count = 0;
+    for (u32 bucket = 0; bucket < limits::zone_buckets; ++bucket)
+      for (chunk_ref ref = s_.zone_buckets()[bucket]; ref != 0; ref = s_.chunk<zone_record>(ref)->next) {
+        if (!take(ref, sizeof(zone_record), "zone record")) return;
+        auto* z = s_.chunk<zone_record>(ref);
+        ++report_.checked;
+        if (++count > h_.zone_count + (locked_ ? 0 : 1000)) return broken("Z1: more zones than the {} the header counts", h_.zone_count);
+        if (std::memchr(z->name, 0, sizeof z->name) == nullptr || z->type < zone_type::plain || z->type > zone_type::ring) return broken("Z1: a zone record is impossible");
+        if (z->region_slot != no_region) {
+          const region_record* r = usable_.contains(z->region_slot) ? &s_.at<region_record>(h_.regions_at)[z->region_slot] : nullptr;
+          const bool backed = r != nullptr && zones_backed_.erase(u64{z->region_slot} << 32 | z->granule) == 1 && s_.chunk<extent_entry>(r->extents)[z->granule].record == ref &&
+                              z->offset_bytes >> r->granule_shift == z->granule && z->offset_bytes + z->size_bytes <= r->length_bytes &&
+                              z->offset_bytes + z->size_bytes <= u64{z->granule + s_.chunk<extent_entry>(r->extents)[z->granule].length} << r->granule_shift;
+          if (!backed) return broken("Z1: zone \"{}\" is not backed by an extent of its size", z->name);
+        } else if (z->type != zone_type::ring) return broken("Z1: zone \"{}\" has no memory", z->name);
+        if (z->type == zone_type::plain) continue;
+        if (!take(z->table, z->table_bytes, "table") || z->table_bytes < sizeof(pool_table)) return broken("Z1: \"{}\" has an impossible table", z->name);
+        if (z->type == zone_type::pool) check_pool(*z);
+        else check_ring(*z);
+      }
+    if (count != h_.zone_count && locked_) broken("Z1: {} zones exist, the header counts {}", count, h_.zone_count);
+    if (locked_ && !zones_backed_.empty()) broken("Z1: {} extents belong to zones that are not there", zones_backed_.size());
+  }
+
+  void check_pool(const zone_record& z) {
+    auto* pool = s_.chunk<pool_table>(z.table);
+    if (pool->object_count == 0 || pool->words != divide_up(pool->object_count, 64) || z.table_bytes != pool_table_bytes(pool->object_count, h_.thread_limit) || pool->object_bytes == 0 ||
+        pool->object_bytes > z.size_bytes / pool->object_count || pool->cache_objects > pool_cache_slots || pool->first_word > pool->words)
+      return broken("Z1: pool \"{}\" has an impossible table", z.name);
+    u64 in_bits = 0, in_caches = 0;
+    for (u32 w = 0; w < pool->words; ++w) {
+      in_bits += static_cast<u64>(std::popcount(pool->bits()[w]));
+      if ((pool->bits()[w] & ~low_bits(std::min<u32>(64, pool->object_count - w * 64))) != 0) broken("Z1: pool \"{}\" has objects beyond its last", z.name);
+    }
+    if (locked_ && in_bits != pool->in_bits.value) broken("Z1: pool \"{}\" has {} objects in it, its table says {}", z.name, in_bits, pool->in_bits.value);
+    for (u32 i = 0; i < h_.thread_limit; ++i) {
+      const chunk_ref ref = pool->caches()[i];
+      if (ref == 0) continue;
+      if (!take(ref, sizeof(pool_cache), "pool cache")) return;
+      const auto* cache = s_.chunk<pool_cache>(ref);
+      if (cache->count.value > pool_cache_slots || cache->capacity > pool_cache_slots) { broken("Z1: pool \"{}\": the cache of thread {} is impossible", z.name, i); continue; }
+      in_caches += cache->count.value;
+      for (u32 n = 0; n < cache->count.value; ++n)
+        if (cache->entries[n] >= pool->object_count) { broken("Z1: pool \"{}\": thread {} keeps object {} of {}", z.name, i, cache->entries[n], pool->object_count); break; }
+    }
+    if (locked_ && in_bits + in_caches > pool->object_count) broken("Z1: pool \"{}\" has {} free objects of {}", z.name, in_bits + in_caches, pool->object_count);
+  }
+
+  void check_ring(const zone_record& z) {
+    const auto* ring = s_.chunk<ring_table>(z.table);
+    if (z.table_bytes < sizeof(ring_table) || !is_power_of_two(ring->capacity) || ring->capacity > (u64{1} << 32) || z.table_bytes != ring_table_bytes(ring->capacity))
+      return broken("Z1: ring \"{}\" has an impossible table", z.name);
+    for (const ring_taker& taker : ring->takers)
+      if (taker.count.value > in_hand_limit || taker.confirmed.value > in_hand_limit || taker.member.value > h_.member_limit) broken("Z1: ring \"{}\" has an impossible taker", z.name);
+  }
+
+  void check_overlap() {
+    std::sort(taken_.begin(), taken_.end(), [](const piece& a, const piece& b) { return a.begin < b.begin; });
+    for (size_t i = 1; i < taken_.size(); ++i)
+      if (taken_[i].begin < taken_[i - 1].end) return broken("A1: bytes {} to {} belong to a {} and to a {}", taken_[i].begin, taken_[i - 1].end, taken_[i - 1].what, taken_[i].what);
+  }
+
+  struct piece { u64 begin, end; const char* what; };
+  const segment& s_;
+  const segment_header& h_;
+  const std::vector<bool>& still_;
+  const bool locked_;
+  audit_report& report_;
+  std::vector<piece> taken_;
+  std::unordered_set<chunk_ref> slabs_, slabs_linked_;
+  std::unordered_set<u32> usable_;
+  std::unordered_set<u64> zones_backed_;
+  u64 slabs_found_ = 0, regions_ = 0;
+};
+
+}  // namespace
+
+void inspect_segment(const segment& s, const std::vector<bool>& still, bool locked, audit_report* report) { inspector(s, still, locked, report).run(); }
+
+result<audit_report> local_heap::audit() {
+  audit_report report;
+  if (is_read_only() || !ensure_member()) {
+    // Looked at while it moves: a finding counts only if nobody changed the heap meanwhile.
+    for (int tries = 0; tries < 20; ++tries) {
+      const u64 before = segment_.header().lock_sequence.load(std::memory_order_acquire);
+      report = {};
+      inspect_segment(segment_, {}, false, &report);
+      if (report.holds() || (before == segment_.header().lock_sequence.load(std::memory_order_acquire) && before % 2 == 0)) return report;
+    }
+    report.broken.clear();
+    return report;
+  }
+  locked t(*this);
+  recover_dead(*t);
+  frozen_caches frozen = freeze_all(*t);
+  std::vector<bool> still(segment_.header().thread_slots_used, false);
+  for (const thread_cache* c : frozen.caches) still[c->slot] = true;
+  inspect_segment(segment_, still, true, &report);
+  report.exact = frozen.not_still == 0;
+  thaw(frozen);
+  return report;
+}
+
+}  // namespace annex::detail

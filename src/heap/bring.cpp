@@ -1,0 +1,119 @@
+// heap/bring.cpp - getting memory in one call: anonymous, shared, hugepages, files, devices.
+//
+// Order (devices.md): map → bind to the node → populate → read physical addresses → observers → publish. What was mapped
+// here is unmapped again when any step refuses, and on removal.
+#include <cerrno>
+#include <cstring>
+
+#include "heap/local_heap.hpp"
+#include <utility>
+
+#include "platform/os.hpp"
+
+namespace annex::detail {
+namespace {
+
+using source = memory_source::kind;
+
+std::string_view remedy_of(source from, int why) {
+  if (from == source::hugetlb && (why == ENOMEM || why == ENODEV)) return "; reserve hugepages (vm.nr_hugepages), or bring ordinary pages";
+  if (why == EACCES || why == EPERM) return "; check the permissions";
+  if (why == ENOSPC || why == ENOMEM) return "; free memory or bring less";
+  return "";
+}
+
+}  // namespace
+
+result<region_id> local_heap::bring_memory(const memory_source& m) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to bring memory", name_);
+  const u64 huge = m.from == source::hugetlb ? m.page_bytes : 0;
+  if (m.length_bytes == 0 || m.length_bytes > limits::largest_region_bytes) return refuse(errc::bad_length, "{} bytes are no region: bring 1 page to {} bytes", m.length_bytes, limits::largest_region_bytes);
+  if (m.from == source::hugetlb && (!is_power_of_two(huge) || huge < 64 * KiB || huge > limits::largest_page_bytes))
+    return refuse(errc::bad_page_size, "{} is no hugepage size; use 2 MiB or 1 GiB", huge);
+  if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes || m.page_bytes > limits::largest_page_bytes)
+    return refuse(errc::bad_page_size, "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes, limits::smallest_page_bytes, limits::largest_page_bytes);
+  if ((m.from == source::file || m.from == source::device) && m.path.empty()) return refuse(errc::invalid_argument, "a file or device needs a path");
+  if (m.physical_iovas && m.from != source::hugetlb)
+    return refuse(errc::not_supported, "physical addresses are only used as IOVAs for hugepages: the kernel may move other pages at any time, even locked ones; bring hugetlb memory, or give IOVAs of an IOMMU");
+
+  // 1 a descriptor, so that other processes can map it too
+  const bool is_private = has_option(option_private);
+  os::open_result file;
+  std::string owned_path;
+  switch (m.from) {
+    case source::anonymous: break;
+    case source::hugetlb:
+      if (m.path.empty()) {
+        file = os::create_memory_file("annex-hugetlb", huge);
+        break;
+      }
+      [[fallthrough]];
+    case source::shared:
+      if (is_private) {
+        file = os::create_memory_file("annex-memory", huge);
+      } else {
+        // A file of its own next to the segment (or on the given hugetlbfs), so that it outlives every process.
+        owned_path = (m.path.empty() ? directory() : m.path) + fmt::format("/{}.annex.{:016x}", name_, os::random_number());
+        file = os::open_or_create(owned_path.c_str(), segment_.header().file_mode & 0666);
+      }
+      break;
+    case source::file: file = os::open_or_create(m.path.c_str(), segment_.header().file_mode & 0666); break;
+    case source::device: file = os::open_file(m.path.c_str(), true); break;
+  }
+  void* base = nullptr;
+  auto fail = [&](std::unexpected<error> e) -> result<region_id> {
+    if (base != nullptr) os::unmap(base, m.length_bytes);
+    os::close_file(file.fd);
+    if (!owned_path.empty()) os::remove_file(owned_path.c_str());
+    return e;
+  };
+  auto refused = [&](int why, std::string_view doing) {
+    const errc code = why == EACCES || why == EPERM ? errc::permission : why == ENODEV || why == ENOSYS ? errc::not_supported : why == ENOMEM || why == ENOSPC ? errc::out_of_memory : errc::os_failure;
+    return refuse_os(code, why, "can't {} {} bytes ({} byte pages){}{}: {}{}", doing, m.length_bytes, m.page_bytes, m.path.empty() ? "" : " of ", m.path, std::strerror(why), remedy_of(m.from, why));
+  };
+  if (m.from != source::anonymous && file.fd < 0) {
+    owned_path.clear();
+    return fail(refused(file.error, "open"));
+  }
+  if (file.fd >= 0 && m.from != source::device) {
+    os::file_identity identity;
+    if (const int why = os::identify(file.fd, &identity); why != 0) return fail(refused(why, "look at"));
+    if (identity.length_bytes < m.offset_bytes + m.length_bytes)
+      if (const int why = os::set_length(file.fd, m.offset_bytes + m.length_bytes); why != 0) return fail(refused(why, "make"));
+  }
+
+  // 2 mapped, bound, populated
+  const u64 alignment = std::max<u64>(m.page_bytes, m.length_bytes >= 2 * MiB ? 2 * MiB : 0);
+  const auto mapped = file.fd >= 0 ? os::map_file(file.fd, m.offset_bytes, m.length_bytes, true, alignment) : os::map_anonymous(m.length_bytes, 0, !is_private, alignment);
+  if (mapped.address == nullptr) return fail(refused(mapped.error, "map"));
+  base = mapped.address;
+  if (m.numa_node != any_node)
+    if (const int why = os::bind_to_node(base, m.length_bytes, m.numa_node); why != 0)
+      return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, m.numa_node, std::strerror(why), os::node_count()));
+  if (m.from == source::hugetlb || m.physical_iovas)  // a hugepage that is not there is a fault later: better a refusal now
+    if (const int why = os::populate(base, m.length_bytes); why != 0) return fail(refused(why == EFAULT ? ENOMEM : why, "populate"));
+
+  // 3 addresses, and the rest as for any memory
+  std::vector<iova> iovas;
+  if (m.physical_iovas) {
+    std::vector<os::physical_run> runs;
+    if (const int why = os::physical_runs(base, m.length_bytes, m.page_bytes, &runs); why != 0)
+      return fail(refuse_os(errc::permission, why, "physical addresses are hidden: {}; run with CAP_SYS_ADMIN, or use IOVAs of an IOMMU", std::strerror(why)));
+    iovas.resize(m.length_bytes / m.page_bytes);
+    for (const os::physical_run& run : runs)
+      for (u64 at = 0; at < run.bytes; at += m.page_bytes) iovas[(run.offset + at) / m.page_bytes] = iova{run.address + at};
+  }
+  memory_range range{base, m.length_bytes, m.page_bytes, iovas, file.fd, m.offset_bytes, m.numa_node, touch::read_write, fill::keep};
+  auto added = add_memory(range, true, owned_path);
+  if (!added) return fail(std::unexpected(added.error()));
+  os::close_file(std::exchange(file.fd, -1));  // the region has a duplicate
+  if (m.prefault && m.from != source::hugetlb)
+    if (auto touched = prefault(*added, m.threads, m.progress); !touched) {
+      (void)remove_memory(*added, {}, false);
+      return std::unexpected(touched.error());
+    }
+  if (m.prefault && m.from == source::hugetlb && m.progress) m.progress(m.length_bytes, m.length_bytes);
+  return added;
+}
+
+}  // namespace annex::detail

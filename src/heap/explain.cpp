@@ -1,0 +1,102 @@
+// heap/explain.cpp - why an allocation failed: the cause, the figures, who has the memory, and what to do.
+//
+// Kept per thread; written only when an allocation fails, so its cost is the failure's.
+#include <algorithm>
+#include <cstring>
+
+#include "heap/local_heap.hpp"
+
+namespace annex::detail {
+namespace {
+
+thread_local explanation last;
+
+// What stands in the way, most specific first.
+explanation::cause find_cause(local_heap& heap, const placement& p, const heap_stats& s, u64 longest_iova_run, bool any_iova, bool any_attached, bool any_touchable) {
+  using cause = explanation::cause;
+  (void)heap;
+  if (s.region_count == 0) return cause::no_region;
+  if (!any_attached) return cause::not_attached;
+  if (p.zeroed && !any_touchable) return cause::no_cpu_access;
+  if (p.iova_contiguous && !any_iova) return cause::no_addresses;
+  if (p.iova_contiguous && longest_iova_run < p.size_bytes) return cause::contiguity;
+  if (s.largest_free_bytes < p.size_bytes) return cause::no_fit;
+  if (p.iova_contiguous) return cause::contiguity;
+  if (p.boundary_bytes != 0) return cause::boundary;
+  if (p.align_bytes > limits::smallest_page_bytes) return cause::alignment;
+  return cause::no_fit;
+}
+
+}  // namespace
+
+explanation local_heap::last_failure() noexcept { return last; }
+
+void* local_heap::explain(explanation::cause why, const placement& p) noexcept {
+  last = {};
+  last.requested_bytes = p.size_bytes;
+  const heap_stats s = stats();
+  last.free_bytes = s.free_bytes;
+  last.largest_free_bytes = s.largest_free_bytes;
+  last.hole_count = s.hole_count;
+  last.cached_bytes = s.cached_bytes;
+  u64 longest_run = 0;
+  bool any_iova = false, any_attached = false, any_touchable = false;
+  u32 unreachable = 0;
+  for (const u32 slot : used_region_slots(segment_)) {
+    const region_record& r = views_.record(slot);
+    if (r.state.load(std::memory_order_relaxed) != region_active) continue;
+    longest_run = std::max(longest_run, r.longest_run_bytes);
+    any_iova |= r.iova_run_count != 0;
+    const bool here = views_.at(slot).base != nullptr;
+    any_attached |= here;
+    unreachable += !here;
+    any_touchable |= here && static_cast<touch>(r.access) == touch::read_write;
+  }
+  if (why == explanation::cause::no_fit) why = find_cause(*this, p, s, longest_run, any_iova, any_attached, any_touchable);
+  last.why = why;
+
+  // Who holds most, by slab and extent; nobody is stopped for it.
+  for_each_map_piece([&](const map_piece& piece) {
+    if (piece.live_bytes == 0 || piece.use == map_use::free || piece.use == map_use::zone) return;
+    auto* place = std::find_if(std::begin(last.top), std::end(last.top), [&](const auto& h) { return h.who == piece.holder || h.bytes == 0; });
+    if (place == std::end(last.top)) return;
+    place->who = piece.holder;
+    place->bytes += piece.live_bytes;
+  });
+  for (auto& h : last.top)
+    if (const u32 id = static_cast<u32>(h.who); id != 0 && id <= segment_.header().member_limit) h.process_id = static_cast<int>(segment_.member(id).process_id);
+  std::sort(std::begin(last.top), std::end(last.top), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+
+  using cause = explanation::cause;
+  auto write = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    auto end = fmt::format_to_n(last.text, sizeof last.text - 1, format, std::forward<Args>(args)...);
+    *end.out = '\0';
+  };
+  switch (why) {
+    case cause::none: break;
+    case cause::no_region: write("{} bytes: the heap has no memory; add a region", p.size_bytes); break;
+    case cause::not_attached: write("{} bytes: none of the heap's {} regions can be attached here; map them and call attach_memory()", p.size_bytes, unreachable); break;
+    case cause::read_only: write("{} bytes: the heap is attached read-only; attach it writable", p.size_bytes); break;
+    case cause::forked_away: write("{} bytes: a private heap can't be used in a forked child; use a named heap", p.size_bytes); break;
+    case cause::limit:
+      write("{} bytes: no thread slot or metadata left (limits: {} threads, {} bytes of metadata); end idle threads or create the heap with higher limits", p.size_bytes,
+            segment_.header().thread_limit, segment_.header().reserve_bytes);
+      break;
+    case cause::bad_request:
+      write("{} bytes aligned to {} within {}: sizes must not be 0 or above 16 TiB, alignment and boundary powers of two, the boundary at least the size", p.size_bytes, p.align_bytes, p.boundary_bytes);
+      break;
+    case cause::no_cpu_access: write("{} bytes: the bytes would have to be touched, but the memory allows no CPU access; don't ask for zeroing, or copy by its device", p.size_bytes); break;
+    case cause::no_addresses: write("{} IOVA-contiguous bytes: no region of the heap has IOVAs; add memory with an IOVA table", p.size_bytes); break;
+    case cause::contiguity:
+      write("{} IOVA-contiguous bytes aligned to {}: the longest run of IOVAs has {} bytes, the largest hole {}; add memory with longer runs (hugepages), or ask for less", p.size_bytes, p.align_bytes, longest_run, s.largest_free_bytes);
+      break;
+    case cause::alignment: write("{} bytes aligned to {}: the largest of {} holes has {} bytes, none at such an address; ask for less alignment or add memory", p.size_bytes, p.align_bytes, s.hole_count, s.largest_free_bytes); break;
+    case cause::boundary: write("{} bytes within {}: the largest of {} holes has {} bytes, none fits without crossing; ask for a larger boundary or add memory", p.size_bytes, p.boundary_bytes, s.hole_count, s.largest_free_bytes); break;
+    default:
+      write("{} bytes: the largest of {} holes has {} bytes; {} of {} bytes are free, {} cached; most is held by member {} (process {}): {} bytes; free some or add memory", p.size_bytes,
+            s.hole_count, s.largest_free_bytes, s.free_bytes, s.total_bytes, s.cached_bytes, static_cast<u32>(last.top[0].who), last.top[0].process_id, last.top[0].bytes);
+  }
+  return nullptr;
+}
+
+}  // namespace annex::detail

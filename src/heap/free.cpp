@@ -1,0 +1,211 @@
+// heap/free.cpp - from an address back to free memory, and what to say when it is not a live block.
+//
+//   1 address → region → granule      three loads; nothing locked
+//   2 own slab                        magazine; one store commits
+//   3 another thread's or process's   one atomic OR into the slab's remote bitmap commits; then a hint for its owner
+//   4 large block                     heap lock, one transaction
+//
+// If the process dies: before the commit the block is still live (its holder, if dead, can be reaped); after it, free.
+// Between the OR and the hint the owner finds the block at its next full look (refill under pressure, recovery, recall).
+#include <algorithm>
+#include <cstdlib>
+
+#include "heap/registry.hpp"
+#include "platform/os.hpp"
+
+namespace annex::detail {
+
+void local_heap::report_misuse(std::string_view what, const void* block, const local_region* region) noexcept {
+  char report[512];
+  const std::string_view heap = region != nullptr ? std::string_view(name_.empty() ? "(private)" : name_.c_str()) : "(none)";
+  auto end = fmt::format_to_n(report, sizeof report - 1, "annex: {}: {}\n  heap {}, region {}, offset {:#x}; member {} (process {})\n  {}\n", what, block, heap,
+                              region != nullptr ? region->id : 0, region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
+                              member_, os::process_id(), "the program freed or used a block that is not live; a checked heap (heap_options::checked) finds the first such use");
+  *end.out = '\0';
+  const std::string_view text{report, static_cast<size_t>(end.out - report)};
+  if (!has_option(option_refuse_misuse)) stop_program(text);
+  segment_.header().misuse_count.fetch_add(1, std::memory_order_relaxed);
+  log_line(log_level::error, text);
+}
+
+void local_heap::count_doubles(u32 doubles) noexcept {
+  for (; doubles != 0; --doubles) report_misuse("a block was freed twice (found when it came back to its slab)", nullptr, nullptr);
+}
+
+std::optional<local_heap::live_block> local_heap::find_block(local_region& region, u64 offset, bool inside) noexcept {
+  const region_record& r = *region.record;
+  const u32 granule = static_cast<u32>(offset >> region.granule_shift);
+  if (granule >= r.granule_count) return {};
+  const granule_entry g = load_granule(region.granules + granule);
+  live_block found{&region, {}, 0, 0, granule, nullptr, 0};
+  if (g.kind == granule_slab || g.kind == granule_slab_held) {
+    slab_record* slab = slab_at(segment_, region, offset);
+    if (slab == nullptr) return {};
+    const u64 slab_offset = u64{slab->granule} << region.granule_shift;
+    const u32 index = block_index_of(offset - slab_offset, class_reciprocal[slab->size_class]);
+    const u64 begin = slab_offset + u64{index} * class_bytes[slab->size_class];
+    if (index >= slab->capacity || (!inside && begin != offset)) return {};
+    const u64 bit = u64{1} << (index % 64);
+    const u64 gone = std::atomic_ref(slab->free_words()[index / 64]).load(std::memory_order_relaxed) | slab->remote_words()[index / 64].load(std::memory_order_relaxed);
+    if ((gone & bit) != 0) return {};
+    found = {&region, block_kind::slab_block, begin, class_bytes[slab->size_class], slab->granule, slab, index};
+    return found;
+  }
+  if (g.kind == granule_inside && inside) {  // of a large block or a free run: only the walk from the start tells
+    for (u32 at = 0; at < granule && region.extents[at].length != 0; at += region.extents[at].length)
+      if (granule - at < region.extents[at].length) {
+        const u8 kind = load_granule(region.granules + at).kind;
+        if (kind != granule_large && kind != granule_zone) return {};
+        const u64 first = (u64{at} << region.granule_shift) + u64{region.extents[at].lead} * 64;
+        return live_block{&region, kind == granule_large ? block_kind::large : block_kind::zone, first, extents(region).end_of(at) - first, at, nullptr, 0};
+      }
+    return {};
+  }
+  if (g.kind != granule_large && g.kind != granule_zone) return {};
+  const extent_entry& e = region.extents[granule];
+  const u64 begin = (u64{granule} << region.granule_shift) + u64{e.lead} * 64;
+  if (inside ? offset < begin : offset != begin) return {};
+  found.kind = g.kind == granule_large ? block_kind::large : block_kind::zone;
+  found.offset_bytes = begin;
+  found.size_bytes = extents(region).end_of(granule) - begin;
+  return found;
+}
+
+size_t local_heap::usable_size(const void* block) noexcept {
+  local_region* region = address_index::find(block);
+  if (region == nullptr || region->heap == nullptr) return 0;
+  const auto live = region->heap->find_block(*region, static_cast<u64>(static_cast<const char*>(block) - region->base), false);
+  return live ? live->size_bytes : 0;
+}
+
+void local_heap::free(void* block) noexcept {
+  if (block == nullptr) return;
+  local_region* region = this_thread.last_region;
+  if (region == nullptr || static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) [[unlikely]] {
+    region = address_index::find(block);
+    if (region == nullptr || region->heap == nullptr) {
+      // No heap, so no heap's policy: an address annex never handed out is always a mistake of the program.
+      char report[256];
+      auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
+      stop_program({report, static_cast<size_t>(end.out - report)});
+    }
+    this_thread.last_region = region;
+  }
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
+  if (put_cached(*region, offset, g)) [[likely]] return;
+  region->heap->free_in(*region, block);
+}
+
+void local_heap::free_in(local_region& region, void* block) noexcept {
+  if (!ensure_member()) return;  // a private heap in a forked child: its blocks are the parent's
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region.base);
+  const granule_entry g = load_granule(region.granules + (offset >> region.granule_shift));
+  if (g.kind == granule_slab || g.kind == granule_slab_held) return free_slab_block(region, block, offset, g);
+  std::string_view wrong;
+  {
+    locked t(*this);
+    const auto live = find_block(region, offset, false);
+    if (!live) wrong = "free of an address that is no live block";
+    else if (live->kind == block_kind::zone) wrong = "free of a zone: release it by its name";
+    else free_extent(*t, region, live->granule);
+  }
+  if (!wrong.empty()) report_misuse(wrong, block, &region);
+}
+
+void local_heap::free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept {
+  slab_record* slab = slab_at(segment_, region, offset);
+  if (slab == nullptr) return report_misuse("free of an address that is no live block", block, &region);
+  const u64 in_slab = offset - (u64{slab->granule} << region.granule_shift);
+  const u32 index = block_index_of(in_slab, class_reciprocal[slab->size_class]);
+  if (index >= slab->capacity || u64{index} * class_bytes[slab->size_class] != in_slab)
+    return report_misuse("free of an address inside a block", block, &region);
+  thread_cache* c = cache_of(index_);
+  if (c == nullptr || g.owner != c->slot) return free_to_other(region, slab, index, block);
+
+  u32 doubles = 0;
+  bool freed = false, held_empty = false;
+  const u32 size_class = slab->size_class;
+  while (!freed) {
+    c->busy.store(1, std::memory_order_relaxed);
+    compiler_fence();
+    if (c->frozen.load(std::memory_order_acquire) != 0) {  // sync(frozen)
+      c->busy.store(0, std::memory_order_release);
+      { locked wait_for_the_freezer(*this); }
+      if (load_granule(region.granules + (offset >> region.granule_shift)).owner != c->slot) return free_to_other(region, slab, index, block);
+      continue;
+    }
+    magazine& m = c->magazines[size_class];
+    const u64 bit = u64{1} << (index % 64);
+    const u64 entry = u64{region.slot} << region_shift | offset;
+    const u32 n = m.count.load(std::memory_order_relaxed);
+    const bool is_free_already = (slab->free_words()[index / 64] & bit) != 0 || (slab->remote_words()[index / 64].load(std::memory_order_relaxed) & bit) != 0 ||
+                                 (n != 0 && m.entries[n - 1] == entry);
+    if (is_free_already) {
+      c->busy.store(0, std::memory_order_release);
+      return report_misuse("a block was freed twice", block, &region);
+    }
+    if (g.kind == granule_slab_held) {
+      clear_holders(segment_, slab, index / 64, bit);
+      u64 left = 0;
+      for (u32 w = 0; w < slab->words && left == 0; ++w) left |= held_bits(segment_, slab, w);
+      held_empty = left == 0;
+      compiler_fence();
+    }
+    if (c->checked != 0) {
+      free_direct(segment_, *c, slab, index);  // commit
+    } else {
+      if (n >= m.capacity) {
+        if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
+        else flush(segment_, views_, *c, size_class, m.capacity / 2, &doubles);
+      }
+      const u32 top = m.count.load(std::memory_order_relaxed);
+      m.entries[top] = entry;
+      compiler_fence();
+      m.count.store(top + 1, std::memory_order_relaxed);  // commit
+    }
+    compiler_fence();
+    c->busy.store(0, std::memory_order_release);  // sync(busy)
+    freed = true;
+  }
+  if (c->magazines[size_class].empties > 1 || held_empty) {
+    locked t(*this);
+    if (held_empty && slab->owner == c->slot && drop_empty_holdings(*t, slab)) set_owner(*t, region, slab, slab->owner, false);
+    t->commit();
+    release_empty_slabs(*t, *c, size_class, 1);
+  }
+  count_doubles(doubles);
+}
+
+void local_heap::free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept {
+  const u32 word = block / 64;
+  const u64 bit = u64{1} << (block % 64);
+  if (has_option(option_checked) && (std::atomic_ref(slab->free_words()[word]).load(std::memory_order_relaxed) & bit) != 0)
+    return report_misuse("a block was freed twice", address, &region);
+  // sync(remote free): release: our use of the block is over before its owner takes it; acquire: the owner's collect before us
+  const u64 before = slab->remote_words()[word].fetch_or(bit, std::memory_order_acq_rel);  // commit
+  if ((before & bit) != 0) return report_misuse("a block was freed twice", address, &region);
+  if (before != 0) return;  // whoever set the first bit of the word has left the hint
+  u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
+  for (int look = 0; look < 2 && owner != no_owner && owner < segment_.header().thread_limit; ++look) {
+    const u32 lane = slab->lane % limits::lanes;
+    shared_word<u64>& hint = segment_.slot(owner).hints[lane / 64];
+    const u64 lane_bit = u64{1} << (lane % 64);
+    if ((hint.load(std::memory_order_relaxed) & lane_bit) == 0) hint.fetch_or(lane_bit, std::memory_order_acq_rel);  // sync(hint)
+    const u16 now = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
+    if (now == owner) break;
+    owner = now;
+  }
+}
+
+void local_heap::free_extent(transaction& t, local_region& region, u32 granule) noexcept {
+  const u32 holder = region.extents[granule].holder;
+  extents(region).free(t, granule);
+  if (holder != 0 && holder <= segment_.header().member_limit && segment_.member(holder).extents_held > 0) {
+    t.put(segment_.member(holder).extents_held, segment_.member(holder).extents_held - 1);
+    release_member_if_done(t, holder);
+  }
+  t.commit();
+}
+
+}  // namespace annex::detail

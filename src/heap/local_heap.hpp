@@ -1,0 +1,232 @@
+// heap/local_heap.hpp - one attached heap in this process: the parts under a name.
+//
+//   allocate.cpp    sizes → magazine, slab, extent           memory.cpp      add, remove, drain, attach
+//   free.cpp        address → magazine, remote bitmap, extent bring.cpp       ways to get memory
+//   recovery.cpp    the dead, the frozen, the orphans         zones.cpp       names
+//   lifecycle.cpp   create, attach, close, destroy            statistics.cpp  audit.cpp  explain.cpp
+//
+// Locks of this process, in this order: memory_mutex_ (regions come and go; held during observers' callbacks),
+// service_mutex_ (threads without a cache share one thread slot), the heap lock (shared, outlives its holder).
+#pragma once
+#include <annex/heap.hpp>
+
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "cache/thread_cache.hpp"
+#include "observer/observer_list.hpp"
+
+namespace annex {
+
+struct pool_table;
+
+/// What a zone record says; pools and rings are zones with tables of their own.
+enum class zone_type : u32 { plain = 1, pool = 2, ring = 3 };
+struct zone_record {
+  chunk_ref next;
+  zone_type type;
+  u32 region_slot, granule;   // no memory (rings): region_slot = no_region
+  u64 offset_bytes, size_bytes;
+  chunk_ref table;            // of a pool or ring
+  u32 padding;
+  u64 table_bytes;
+  char name[limits::zone_name_bytes];
+};
+static_assert(sizeof(zone_record) == 112);
+inline constexpr u32 no_region = ~u32{0};
+
+namespace detail {
+
+class local_heap {
+ public:
+  // ---- lifecycle.cpp
+  static result<local_heap*> create(std::string_view name, const heap_options& options, bool is_private);
+  static result<local_heap*> attach(std::string_view name, const attach_options& options);
+  static result<void> destroy(std::string_view name);
+  static result<std::vector<heap_summary>> list();
+  static local_heap* of(const heap& h) noexcept { return h.internal(); }
+  void close() noexcept;
+  void become_child() noexcept;   // in a forked child: leave the parent's identity alone
+  /// False: a private heap in a child, or no member record left for the child.
+  bool ensure_member() noexcept;
+
+  const segment& seg() const noexcept { return segment_; }
+  const std::string& name() const noexcept { return name_; }
+  u32 index() const noexcept { return index_; }
+  u32 self() const noexcept { return member_; }
+  bool is_read_only() const noexcept { return !segment_.writable(); }
+  bool has_option(segment_option option) const noexcept { return (segment_.header().options & option) != 0; }
+  region_views& views() noexcept { return views_; }
+  heap_id id() const noexcept { return heap_id{segment_.header().heap_id}; }
+
+  /// The heap lock in this thread's name, and what its last holder left undone made good.
+  class locked {
+   public:
+    explicit locked(local_heap& h) noexcept;
+    transaction& operator*() noexcept { return *transaction_; }
+    transaction* operator->() noexcept { return &*transaction_; }
+
+   private:
+    std::unique_lock<std::mutex> service_;
+    std::optional<transaction> transaction_;
+  };
+
+  // ---- allocate.cpp
+  void* allocate(u64 size_bytes) noexcept;
+  void* allocate(const placement& p) noexcept;
+  size_t allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept;
+  void* reallocate(void* block, u64 size_bytes) noexcept;
+  thread_cache* make_cache() noexcept;
+
+  // ---- free.cpp
+  static void free(void* block) noexcept;
+  static size_t usable_size(const void* block) noexcept;
+  struct live_block { local_region* region; block_kind kind; u64 offset_bytes, size_bytes; u32 granule; slab_record* slab; u32 index; };
+  /// The live block that begins at this byte (inside: or contains it).
+  std::optional<live_block> find_block(local_region& region, u64 offset, bool inside) noexcept;
+  void report_misuse(std::string_view what, const void* block, const local_region* region) noexcept;
+
+  // ---- recovery.cpp
+  void recover_dead(transaction& t) noexcept;
+  size_t recover() noexcept;
+  result<size_t> reap(u32 member);
+  void repair_frozen(transaction& t) noexcept;
+  void leave_thread(thread_cache* c) noexcept;
+  void trim_all(bool recall_everything) noexcept;
+  void trim_own() noexcept;
+  struct frozen_caches { std::vector<thread_cache*> caches; u32 not_still = 0; };
+  frozen_caches freeze_all(transaction& t) noexcept;
+  void thaw(frozen_caches& frozen) noexcept;
+  void make_orphans(transaction& t, thread_cache& c, u32 region_slot_or_all) noexcept;
+  void release_empty_orphans(transaction& t) noexcept;
+  slab_record* adopt(transaction& t, u32 size_class, thread_cache& c) noexcept;
+  void release_empty_slabs(transaction& t, thread_cache& c, u32 size_class, u32 keep) noexcept;
+  void release_member_if_done(transaction& t, u32 member) noexcept;
+  void free_extent(transaction& t, local_region& region, u32 granule) noexcept;
+  void count_doubles(u32 doubles) noexcept;
+  void for_each_pool(const std::function<void(pool_table&)>& visit) noexcept;
+  /// A pool needs its objects back from the caches of every thread.
+  void recall_pool(pool_table& pool) noexcept;
+  void take_pool_object_back(transaction& t, pool_table& pool, u32 object) noexcept;
+
+  // ---- memory.cpp
+  result<region_id> add_memory(const memory_range& range, bool mapped_by_annex, const std::string& owned_path);
+  result<void> remove_memory(region_id id, std::chrono::nanoseconds deadline, bool wait);
+  result<void> cancel_drain(region_id id);
+  result<void> attach_memory(region_id id, void* base);
+  result<void> detach_memory(region_id id);
+  result<void> prefault(region_id id, unsigned threads, const std::function<void(u64, u64)>& progress);
+  void synchronize() noexcept;
+  /// Attaches what can be attached automatically; true when anything new came.
+  bool attach_more() noexcept;
+  result<local_region*> ensure_attached(u32 slot);
+  result<observation> observe(observer& who);
+  result<lease> hold(region_id id);
+  void give_back_lease(u32 slot) noexcept;
+  void end_observation(observer* who) noexcept;
+  region_view view_for_observers(const local_region& region) const;
+  region_claim* claims() noexcept;
+  void note_observers() noexcept;
+
+  // ---- bring.cpp
+  result<region_id> bring_memory(const memory_source& source);
+
+  // ---- zones.cpp
+  struct zone_table { zone_type type = zone_type::plain; u64 bytes = 0; };
+  result<zone> reserve_zone(std::string_view name, const placement& p, zone_table table, chunk_ref* table_ref,
+                            const std::function<void(transaction&, zone_record&, void*)>& fill_table);
+  result<zone_record*> find_zone_record(std::string_view name, zone_type type) noexcept;
+  result<zone> find_zone(std::string_view name, zone_type type);
+  result<void> release_zone(std::string_view name, zone_type type);
+  zone zone_of(const zone_record& z) noexcept;
+  void release_pool_caches(transaction& t, const zone_record& z) noexcept;
+
+  // ---- addresses
+  void* address_of(iova address) noexcept;
+  handle handle_of(const void* p) const noexcept;
+  result<void*> resolve(handle h);
+
+  // ---- statistics.cpp
+  heap_stats stats() noexcept;
+  void for_each_region(const std::function<void(const region_summary&)>& visit);
+  void for_each_zone(const std::function<void(const zone_summary&)>& visit);
+  result<void> for_each_block(const std::function<void(const block_summary&)>& visit);
+  void for_each_map_piece(const std::function<void(const map_piece&)>& visit);
+  std::vector<member_summary> members();
+
+  // ---- audit.cpp
+  result<audit_report> audit();
+
+  // ---- explain.cpp
+  void* explain(explanation::cause why, const placement& p) noexcept;
+  static explanation last_failure() noexcept;
+
+ private:
+  friend class locked;
+  local_heap() = default;
+  ~local_heap() = default;
+  static result<local_heap*> open_segment(int fd, std::string_view name, const attach_options& options, bool created);
+  bool join() noexcept;
+  void close_regions() noexcept;
+  void start_watcher();
+  void stop_watcher() noexcept;
+
+  void* allocate_class(u32 size_class, const placement& p) noexcept;
+  void* allocate_extent(const placement& p, u64 size_bytes) noexcept;
+  std::optional<extent_place> find_extent(transaction& t, const placement& p, extent_request& q, local_region** where) noexcept;
+  bool make_room(u32 attempt, const placement& p, u64 size_bytes) noexcept;
+  slab_record* slab_of(const local_region& region, u32 granule) const noexcept;
+  void* take_block(thread_cache& c, u32 size_class) noexcept;
+  bool add_slab(thread_cache& c, u32 size_class) noexcept;
+  bool zero_if_asked(void* block, const placement& p) noexcept;
+  lock_identity identity(std::unique_lock<std::mutex>& service) noexcept;
+  void free_in(local_region& region, void* block) noexcept;
+  void free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
+  void free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept;
+  void recover_thread(transaction& t, u32 slot, bool dead) noexcept;
+  void recover_member(transaction& t, u32 member) noexcept;
+  size_t free_held_by(transaction& t, u32 member, u32* skipped) noexcept;
+  void repair_cache(thread_cache& c) noexcept;
+  void return_pool_objects(transaction& t, u32 slot) noexcept;
+
+  result<local_region*> attach_slot(u32 slot, void* base_by_hand);
+  void detach_view(local_region& view) noexcept;
+  bool has_live_blocks(transaction& t, u32 slot, frozen_caches* frozen) noexcept;
+  result<void> check_removable(u32 slot);
+  std::string who_holds(u32 slot);
+  void free_region(transaction& t, u32 slot) noexcept;
+
+  segment segment_;
+  std::string name_, path_;
+  u32 index_ = 0;
+  u32 member_ = 0;
+  u16 service_slot_ = no_owner;
+  std::mutex service_mutex_;
+  std::mutex memory_mutex_;
+  attach_policy policy_ = attach_policy::automatic;
+  bool forked_ = false;
+  region_views views_;
+  observer_list observers_;
+  std::atomic<u32> seen_epoch_{0};
+  std::thread watcher_;
+  std::atomic<bool> watcher_stop_{false};
+
+  // IOVA → region: ordered by lowest IOVA, with the highest so far, rebuilt when regions came or went.
+  struct bus_span { u64 lowest, highest, highest_so_far; u32 slot; };
+  std::vector<bus_span> bus_spans_;
+  u32 bus_epoch_ = ~u32{0};
+  std::mutex bus_mutex_;
+};
+
+/// Name rules: 1 to 31 of [A-Za-z0-9_.-], no leading dot.
+result<void> check_heap_name(std::string_view name);
+result<void> check_zone_name(std::string_view name);
+std::string segment_path(std::string_view name);
+
+/// Checks a segment nobody vouches for: every number in it is compared with what it may be before it is used. One sentence
+/// per broken invariant. still: threads whose caches do not move; locked: nobody changes anything else.
+void inspect_segment(const segment& s, const std::vector<bool>& still, bool locked, audit_report* report);
+
+}  // namespace detail
+}  // namespace annex

@@ -1,0 +1,819 @@
+// heap/memory.cpp - regions come and go: added, attached by other processes, drained, removed.
+//
+//   add      check → reserve the address range here → record (adding) → observers → zero → publish (active)
+//            a death up to publishing: recovery frees the record; nothing was ever handed out
+//   attach   map by fd or path, or checked by hand → observers → base set: from here on blocks come from it
+//   drain    draining (no extent is cut from it any more) → caches recalled, its slabs made orphans (no thread hands
+//            out their blocks) → wait until nothing is live → observers begin, finish → record freed → unmapped
+//            a death while draining: the region stays draining until the next drain, remove or cancel
+// Observers are called with memory_mutex_ held and no other lock.
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "heap/registry.hpp"
+#include "platform/os.hpp"
+
+namespace annex {
+
+struct observation::state {
+  detail::local_heap* heap;
+  observer* who;
+};
+observation::observation(observation&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
+observation& observation::operator=(observation&& other) noexcept {
+  if (this != &other) {
+    end();
+    state_ = std::exchange(other.state_, nullptr);
+  }
+  return *this;
+}
+observation::~observation() { end(); }
+void observation::end() noexcept {
+  if (state_ == nullptr) return;
+  state_->heap->end_observation(state_->who);
+  delete std::exchange(state_, nullptr);
+}
+
+lease::lease(lease&& other) noexcept : heap_(std::exchange(other.heap_, nullptr)), region_slot_(other.region_slot_) {}
+lease& lease::operator=(lease&& other) noexcept {
+  if (this != &other) {
+    give_back();
+    heap_ = std::exchange(other.heap_, nullptr);
+    region_slot_ = other.region_slot_;
+  }
+  return *this;
+}
+lease::~lease() { give_back(); }
+void lease::give_back() noexcept {
+  if (heap_ != nullptr) static_cast<detail::local_heap*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
+}
+
+namespace detail {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+// An observer that is told of a removal nobody waits for (close, detach by another's removal) gets this long.
+constexpr std::chrono::seconds detach_time{10};
+constexpr u64 widest_common_alignment = 1 * GiB;  // what other processes align their mapping to, at most
+
+u8 alignment_shift_of(const void* base) noexcept {
+  const u64 lowest = reinterpret_cast<u64>(base) & -reinterpret_cast<u64>(base);
+  return static_cast<u8>(log2_floor(std::min(lowest, widest_common_alignment)));
+}
+
+result<void> check_range(const memory_range& m) {
+  if (m.base == nullptr) return refuse(errc::invalid_argument, "the base is null; give the address the memory has in this process");
+  if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes || m.page_bytes > limits::largest_page_bytes)
+    return refuse(errc::bad_page_size, "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes, limits::smallest_page_bytes, limits::largest_page_bytes);
+  if (m.length_bytes == 0 || m.length_bytes % m.page_bytes != 0 || m.length_bytes > limits::largest_region_bytes)
+    return refuse(errc::bad_length, "{} bytes are no region: use 1 or more whole pages of {} bytes, up to {} bytes", m.length_bytes, m.page_bytes, limits::largest_region_bytes);
+  if (reinterpret_cast<u64>(m.base) % m.page_bytes != 0)
+    return refuse(errc::bad_alignment, "base {} is no multiple of the page size {}", m.base, m.page_bytes);
+  if (!m.page_iovas.empty() && m.page_iovas.size() != m.length_bytes / m.page_bytes)
+    return refuse(errc::bad_iova, "{} IOVAs for {} pages; give one per page of {} bytes, or none", m.page_iovas.size(), m.length_bytes / m.page_bytes, m.page_bytes);
+  if (m.access == touch::none && m.contents == fill::zero)
+    return refuse(errc::no_cpu_access, "zeroing was asked for memory the CPU may not touch; zero it by its device, and add it with fill::keep");
+  return {};
+}
+
+result<void> check_mapped(const void* base, u64 bytes, touch access) {
+  if (access == touch::none) return {};
+  const os::mapping_check check = os::check_mapping(base, bytes);
+  if (!check.mapped) return refuse(errc::not_mapped, "[{}, +{}) is not all mapped in this process; map it first, or declare touch::none", base, bytes);
+  if (!check.readable || !check.writable) return refuse(errc::not_writable, "[{}, +{}) is not all readable and writable; change its protection, or declare touch::none", base, bytes);
+  return {};
+}
+
+// Runs work over [base, base + bytes) in pieces, on several threads; the first error stops them all.
+int in_parallel(char* base, u64 bytes, u64 piece, unsigned threads, const std::function<int(char*, u64)>& work, const std::function<void(u64, u64)>& progress) {
+  const u64 pieces = divide_up(bytes, piece);
+  threads = static_cast<unsigned>(std::min<u64>(threads != 0 ? threads : os::processor_count(), pieces));
+  std::atomic<u64> next{0}, done{0};
+  std::atomic<int> why{0};
+  std::mutex progress_mutex;
+  auto run = [&] {
+    for (u64 i = next.fetch_add(1); i < pieces && why.load() == 0; i = next.fetch_add(1)) {
+      const u64 length = std::min(piece, bytes - i * piece);
+      if (const int failed = work(base + i * piece, length); failed != 0) why.store(failed);
+      const u64 so_far = done.fetch_add(length) + length;
+      if (progress) {
+        std::lock_guard guard(progress_mutex);
+        progress(so_far, bytes);
+      }
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (unsigned i = 1; i < threads; ++i) helpers.emplace_back(run);
+  run();
+  for (std::thread& helper : helpers) helper.join();
+  return why.load();
+}
+
+void zero_range(char* base, u64 bytes) {
+  in_parallel(base, bytes, 16 * MiB, 0, [](char* at, u64 n) { std::memset(at, 0, n); return 0; }, {});
+}
+
+}  // namespace
+
+region_view local_heap::view_for_observers(const local_region& v) const {
+  const region_record& r = *v.record;
+  region_view view{id(), region_id{v.id}, v.base, r.length_bytes, r.page_bytes, v.fd, r.fd_offset, r.numa_node, v.access, {}};
+  for (u32 i = 0; i < v.iovas.run_count; ++i)
+    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset, iova{v.iovas.runs[i].address}});
+  return view;
+}
+
+// What this member does with each region; made on first use. Null: no metadata left.
+region_claim* local_heap::claims() noexcept {
+  member_record& m = segment_.member(member_);
+  if (m.region_claims == 0) {
+    locked t(*this);
+    if (m.region_claims == 0) {
+      const chunk_ref ref = allocate_chunk(*t, u64{segment_.header().region_limit} * sizeof(region_claim));
+      if (ref == 0) return nullptr;
+      t->put(m.region_claims, ref);
+    }
+  }
+  return segment_.chunk<region_claim>(m.region_claims);
+}
+
+result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(check_range(m));
+  ANNEX_TRY(check_mapped(m.base, m.length_bytes, m.access));
+  if (m.numa_node != any_node && m.access == touch::read_write) {
+    const int node = os::node_of(m.base);
+    if (node >= 0 && node != m.numa_node) return refuse(errc::wrong_node, "the memory lies on NUMA node {}, not {}; bind it before it is touched", node, m.numa_node);
+  }
+  auto tables = make_iova_tables(m.page_iovas, m.page_bytes);
+  if (!tables) return std::unexpected(tables.error());
+
+  std::lock_guard guard(memory_mutex_);
+  ANNEX_TRY(address_index::reserve(m.base, m.length_bytes));
+  auto undo = [&](std::unexpected<error> e) -> result<region_id> {
+    address_index::leave(m.base);
+    return e;
+  };
+  region_claim* const my_claims = claims();
+  segment_header& h = segment_.header();
+  const u8 shift = m.length_bytes < limits::small_region_bytes ? limits::small_granule_shift : limits::granule_shift;
+  const u64 granules = divide_up(m.length_bytes, u64{1} << shift);
+  const int fd = m.fd >= 0 ? os::duplicate(m.fd) : -1;
+  os::file_identity file;
+  if (m.fd >= 0 && (fd < 0 || os::identify(fd, &file) != 0)) {
+    os::close_file(fd);
+    return undo(refuse_os(errc::invalid_argument, errno, "descriptor {} can't be used: {}", m.fd, std::strerror(errno)));
+  }
+  auto drop_fd = [&](std::unexpected<error> e) {
+    os::close_file(fd);
+    return undo(e);
+  };
+
+  // 1 the record, its tables, and what they say; state adding
+  u32 slot = no_region, id = 0;
+  std::optional<error> refused;
+  {
+    locked t(*this);
+    u32 candidate = h.next_region_id;
+    for (u32 tries = 0; tries < h.region_limit + limits::region_slots; ++tries, ++candidate) {
+      if (candidate == 0 || candidate % limits::region_slots >= h.region_limit) continue;
+      if (views_.record(candidate % limits::region_slots).state.load(std::memory_order_relaxed) == region_free) { id = candidate; break; }
+    }
+    for (const u32 other : used_region_slots(segment_)) {  // the same file, the same IOVAs?
+      if (id == 0 || refused) break;
+      const region_record& o = views_.record(other);
+      if (o.state.load(std::memory_order_relaxed) == region_free) continue;
+      const bool same_file = fd >= 0 && o.backing != backing_none && o.device == file.device && o.inode == file.inode &&
+                             m.fd_offset < o.fd_offset + o.length_bytes && o.fd_offset < m.fd_offset + m.length_bytes;
+      if (same_file) refused = make_error(errc::region_overlap, 0, "bytes {} to {} of this file are region {} of the heap already", o.fd_offset, o.fd_offset + o.length_bytes, o.id.value);
+      if (o.iova_run_count == 0 || tables->runs.empty() || tables->lowest > o.highest_iova || o.lowest_iova > tables->highest) continue;
+      local_region& view = views_.at(other);
+      for (size_t i = 0; i < tables->runs.size() && !refused; ++i) {
+        const u64 begin = tables->runs[i].address, bytes = (i + 1 < tables->runs.size() ? tables->runs[i + 1].offset : m.length_bytes) - tables->runs[i].offset;
+        const bool clash = view.iovas.offset_of(begin) || view.iovas.offset_of(begin + bytes - 1) ||
+                           std::any_of(view.iovas.runs, view.iovas.runs + view.iovas.run_count, [&](const iova_run& r) { return r.address - begin < bytes; });
+        if (clash) refused = make_error(errc::iova_overlap, 0, "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own", begin, begin + bytes, o.id.value);
+      }
+    }
+    if (id == 0) refused = make_error(errc::limit_reached, 0, "\"{}\" has its limit of {} regions; remove one, add larger ones, or create it with a higher region_limit", name_, h.region_limit);
+    if (my_claims == nullptr) refused = make_error(errc::limit_reached, 0, "\"{}\" has no metadata left (metadata_limit_bytes {}, or the annex directory is full)", name_, h.reserve_bytes);
+    if (!refused) {
+      slot = id % limits::region_slots;
+      region_record& r = views_.record(slot);
+      const u32 runs = static_cast<u32>(tables->runs.size());
+      auto chunk = [&](u64 bytes) { return bytes != 0 ? allocate_chunk(*t, bytes) : chunk_ref{0}; };
+      const chunk_ref granule_table = chunk(granules * sizeof(granule_entry)), extent_table = chunk(granules * sizeof(extent_entry));
+      const chunk_ref run_table = chunk(runs * sizeof(iova_run)), order = chunk(runs * sizeof(u32)), index = chunk(tables->index.size() * sizeof(u32));
+      if (granule_table == 0 || extent_table == 0 || (runs != 0 && (run_table == 0 || order == 0 || index == 0))) {
+        t->roll_back();
+        refused = make_error(errc::limit_reached, 0, "\"{}\" has no metadata left for {} granules and {} IOVA runs (metadata_limit_bytes {}, or the annex directory is full)",
+                             name_, granules, runs, h.reserve_bytes);
+      } else {
+        r.length_bytes = m.length_bytes;  // the record is free: nobody reads it before its state says otherwise
+        r.page_bytes = m.page_bytes;
+        r.adder_base = reinterpret_cast<u64>(m.base);
+        r.device = file.device;
+        r.inode = file.inode;
+        r.fd_offset = m.fd_offset;
+        r.adder = member_;
+        r.adder_process = os::process_id();
+        r.adder_fd_plus_1 = static_cast<u32>(fd + 1);
+        r.numa_node = m.numa_node;
+        r.align_shift = alignment_shift_of(m.base);
+        r.granule_shift = shift;
+        r.access = static_cast<u8>(m.access);
+        r.backing = fd < 0 ? backing_none : owned_path.empty() ? backing_foreign : backing_owned;
+        r.granule_count = static_cast<u32>(granules);
+        r.free_granules = 0;
+        r.granules = granule_table;
+        r.extents = extent_table;
+        r.iova_runs = run_table;
+        r.iova_order = order;
+        r.iova_index = index;
+        r.iova_run_count = runs;
+        r.iova_index_shift = tables->index_shift;
+        r.lowest_iova = tables->lowest;
+        r.highest_iova = tables->highest;
+        r.longest_run_bytes = tables->longest_run_bytes;
+        r.cancel_drain.store(0, std::memory_order_relaxed);
+        r.live_extents = 0;
+        std::memset(r.path, 0, sizeof r.path);
+        const std::string path = fd >= 0 ? os::path_of(fd) : "";
+        if (path.size() < sizeof r.path) path.copy(r.path, sizeof r.path - 1);
+        t->put(h.next_region_id, id + 1);
+        t->put(h.used_regions[slot / 64], h.used_regions[slot / 64] | u64{1} << (slot % 64));
+        t->put(r.id, id);
+        t->put(r.state, region_adding);
+        t->put(h.region_count, h.region_count + 1);
+      }
+    }
+  }
+  if (refused) return drop_fd(std::unexpected(*refused));
+  region_record& r = views_.record(slot);
+  std::copy(tables->runs.begin(), tables->runs.end(), segment_.chunk<iova_run>(r.iova_runs));
+  std::copy(tables->order.begin(), tables->order.end(), segment_.chunk<u32>(r.iova_order));
+  std::copy(tables->index.begin(), tables->index.end(), segment_.chunk<u32>(r.iova_index));
+
+  local_region& view = views_.at(slot);
+  view.fd = fd;
+  view.mapped_by_annex = mapped_by_annex;
+  view.joining = true;
+  views_.set_base(view, m.base);
+  address_index::enter(&view);
+
+  // 2 everybody agrees
+  if (auto agreed = observers_.agree(view_for_observers(view)); !agreed) {
+    {
+      locked t(*this);
+      free_region(*t, slot);
+    }
+    address_index::leave(m.base);
+    views_.drop(slot);
+    os::close_file(fd);
+    return std::unexpected(agreed.error());
+  }
+  if (m.contents == fill::zero) zero_range(static_cast<char*>(m.base), m.length_bytes);
+
+  // 3 published
+  {
+    locked t(*this);
+    t->put(r.state, region_active);
+    extents(view).make_free(*t);
+    my_claims[slot].region.store(id, std::memory_order_relaxed);
+    my_claims[slot].fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
+    my_claims[slot].leases.store(0, std::memory_order_relaxed);
+    my_claims[slot].attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_release);
+    view.joining = false;
+    t->put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
+    t->commit();  // the region exists
+  }
+  os::wake_all(&h.region_epoch.value);
+  return region_id{id};
+}
+
+// Under the heap lock: the record and its tables go. One transaction.
+void local_heap::free_region(transaction& t, u32 slot) noexcept {
+  segment_header& h = segment_.header();
+  region_record& r = views_.record(slot);
+  const u64 granules = r.granule_count;
+  free_chunk(t, r.granules, granules * sizeof(granule_entry));
+  free_chunk(t, r.extents, granules * sizeof(extent_entry));
+  free_chunk(t, r.iova_runs, u64{r.iova_run_count} * sizeof(iova_run));
+  free_chunk(t, r.iova_order, u64{r.iova_run_count} * sizeof(u32));
+  if (r.iova_index != 0) free_chunk(t, r.iova_index, ((r.length_bytes >> r.iova_index_shift) + 2) * sizeof(u32));
+  const u64 bit = u64{1} << (slot % 64);
+  if ((h.free_regions[slot / 64] & bit) != 0) t.put(h.free_regions[slot / 64], h.free_regions[slot / 64] & ~bit);
+  t.put(h.used_regions[slot / 64], h.used_regions[slot / 64] & ~bit);
+  t.put(h.region_count, h.region_count - 1);
+  t.put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
+  t.put(r.state, region_free);
+  t.commit();
+}
+
+// Recalls what caches keep of the region and takes its slabs from their threads; true when anything in it is live.
+bool local_heap::has_live_blocks(transaction& t, u32 slot, frozen_caches* frozen) noexcept {
+  u32 doubles = 0;
+  for (thread_cache* c : frozen->caches) {
+    flush_region(segment_, views_, *c, slot, &doubles);
+    make_orphans(t, *c, slot);
+  }
+  release_empty_orphans(t);
+  return views_.record(slot).live_extents != 0;
+}
+
+std::string local_heap::who_holds(u32 slot) {
+  std::string who;
+  u64 blocks = 0, bytes = 0;
+  std::vector<std::pair<u32, u64>> holders;
+  const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
+  (void)for_each_block([&](const block_summary& b) {
+    if (static_cast<u64>(b.where) >> limits::handle_offset_bits != (id & 0xfffff)) return;
+    ++blocks;
+    bytes += b.size_bytes;
+    const u32 member = static_cast<u32>(b.holder);
+    auto found = std::find_if(holders.begin(), holders.end(), [&](const auto& h) { return h.first == member; });
+    if (found == holders.end()) holders.emplace_back(member, b.size_bytes);
+    else found->second += b.size_bytes;
+  });
+  who = fmt::format("{} blocks, {} bytes", blocks, bytes);
+  for (size_t i = 0; i < holders.size() && i < 3; ++i)
+    who += holders[i].first == 0 ? fmt::format("; {} bytes in zones", holders[i].second)
+                                 : fmt::format("; {} bytes held by member {} (process {})", holders[i].second, holders[i].first, segment_.member(holders[i].first).process_id);
+  return who;
+}
+
+// Leases anywhere, and observers of other processes.
+result<void> local_heap::check_removable(u32 slot) {
+  const segment_header& h = segment_.header();
+  const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
+  for (u32 m = 1; m <= h.member_records_used; ++m) {
+    const member_record& member = segment_.member(m);
+    if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+    const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[slot];
+    if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, member_)) continue;
+    if (const u32 leases = claim.leases.load(std::memory_order_acquire); leases != 0)
+      return refuse(errc::leased, "region {} is held by {} leases of process {}; end them first", id, leases, member.process_id);
+    if (m != member_ && (claim.attached.load(std::memory_order_acquire) & claim_observed) != 0)
+      return refuse(errc::observed_elsewhere, "observers of process {} have not let go of region {}; they do so when that process runs, drain with a longer deadline", member.process_id, id);
+  }
+  return {};
+}
+
+result<void> local_heap::remove_memory(region_id region, std::chrono::nanoseconds patience, bool wait) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to remove memory", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  const u32 id = static_cast<u32>(region);
+  const auto deadline = clock::now() + patience;
+  region_record* record = views_.find(id);
+  if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  const u32 slot = id % limits::region_slots;
+  segment_header& h = segment_.header();
+  auto set_state = [&](transaction& t, region_state state) {
+    t.put(record->state, state);
+    u64& word = h.free_regions[slot / 64];
+    const u64 bit = u64{1} << (slot % 64);
+    const bool usable = state == region_active && record->free_granules != 0;
+    if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
+    t.put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
+    t.commit();
+  };
+  u32 cancels = 0;
+  {
+    locked t(*this);
+    if (views_.find(id) != record) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+    cancels = record->cancel_drain.load(std::memory_order_relaxed);
+    set_state(*t, region_draining);
+  }
+  os::wake_all(&h.region_epoch.value);
+  auto serve_again = [&](std::unexpected<error> e) -> result<void> {
+    locked t(*this);
+    if (views_.find(id) == record) set_state(*t, region_active);
+    return e;
+  };
+  for (u64 pause_ns = 100'000;; pause_ns = std::min<u64>(pause_ns * 2, 20'000'000)) {
+    bool live = false;
+    u32 not_still = 0;
+    {
+      locked t(*this);
+      if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
+      recover_dead(*t);
+      frozen_caches frozen = freeze_all(*t);
+      not_still = frozen.not_still;
+      live = has_live_blocks(*t, slot, &frozen);
+      thaw(frozen);
+    }
+    result<void> removable = live ? result<void>{} : check_removable(slot);
+    if (!live && removable) break;
+    if (record->cancel_drain.load(std::memory_order_acquire) != cancels)
+      return serve_again(refuse(errc::canceled, "draining region {} was canceled; it serves again", id));
+    if (!wait || clock::now() >= deadline) {
+      if (!live && !wait) return serve_again(std::unexpected(removable.error()));
+      if (!live) return serve_again(std::unexpected(removable.error()));
+      const std::string who = who_holds(slot);
+      if (!wait) return serve_again(refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
+      return serve_again(refuse(errc::deadline_passed, "region {} still has {}{}; it serves again", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
+    }
+    os::sleep_ns(std::min<u64>(pause_ns, static_cast<u64>(std::max<i64>(1, std::chrono::nanoseconds(deadline - clock::now()).count()))));
+  }
+
+  std::lock_guard guard(memory_mutex_);
+  local_region& view = views_.at(slot);
+  if (view.base != nullptr)
+    if (auto done = observers_.let_go(view_for_observers(view), wait ? deadline : clock::now() + detach_time); !done) {
+      (void)observers_.agree(view_for_observers(view));
+      return serve_again(std::unexpected(done.error()));
+    }
+  std::string owned;
+  {
+    locked t(*this);
+    if (record->live_extents != 0) return refuse(errc::blocks_live, "region {} is in use again", id);
+    if (record->backing == backing_owned) owned = record->path;
+    free_region(*t, slot);  // commit: the region is gone
+  }
+  os::wake_all(&h.region_epoch.value);
+  if (!owned.empty()) os::remove_file(owned.c_str());
+  if (view.base != nullptr) {
+    view.observed_removal = true;
+    detach_view(view);
+  }
+  views_.drop(slot);
+  return {};
+}
+
+result<void> local_heap::cancel_drain(region_id region) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only", name_);
+  region_record* record = views_.find(static_cast<u32>(region));
+  if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, static_cast<u32>(region));
+  record->cancel_drain.fetch_add(1, std::memory_order_release);
+  // A drainer that died left the region draining: then this is what makes it serve again.
+  locked t(*this);
+  if (record->state.load(std::memory_order_relaxed) == region_draining) {
+    t->put(record->state, region_active);
+    u64& word = segment_.header().free_regions[record->id.value % limits::region_slots / 64];
+    if (record->free_granules != 0) t->put(word, word | u64{1} << (record->id.value % limits::region_slots % 64));
+  }
+  return {};
+}
+
+// Unmaps a region here and forgets it. Under memory_mutex_.
+void local_heap::detach_view(local_region& view) noexcept {
+  char* const base = view.base;
+  const u64 length = view.length_bytes;
+  if (base == nullptr) return;
+  if (!view.observed_removal && !observers_.empty()) (void)observers_.let_go(view_for_observers(view), clock::now() + detach_time);
+  address_index::leave(base);
+  if (member_ != 0 && !is_read_only() && segment_.member(member_).region_claims != 0) {
+    region_claim& claim = segment_.chunk<region_claim>(segment_.member(member_).region_claims)[view.slot];
+    if (claim.region.load(std::memory_order_relaxed) == view.id) {
+      claim.attached.store(0, std::memory_order_release);
+      claim.fd_plus_1.store(0, std::memory_order_relaxed);
+      claim.region.store(0, std::memory_order_release);
+    }
+  }
+  views_.set_base(view, nullptr);
+  if (view.mapped_by_annex) os::unmap(base, length);
+  os::close_file(std::exchange(view.fd, -1));
+}
+
+// Maps a region here, or takes the base the caller mapped it at. Under memory_mutex_.
+result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
+  local_region& view = views_.at(slot);
+  const region_record& r = *view.record;
+  const u32 id = view.id;
+  if (view.base != nullptr) return refuse(errc::already_attached, "region {} is attached at {} already", id, static_cast<void*>(view.base));
+  void* base = by_hand;
+  int fd = -1;
+  if (by_hand != nullptr) {
+    if (reinterpret_cast<u64>(by_hand) % r.page_bytes != 0 || reinterpret_cast<u64>(by_hand) % limits::smallest_page_bytes != 0)
+      return refuse(errc::bad_alignment, "base {} is no multiple of the region's page size {}", by_hand, r.page_bytes);
+    ANNEX_TRY(check_mapped(by_hand, r.length_bytes, static_cast<touch>(r.access)));
+  } else {
+    if (r.backing == backing_none)
+      return refuse(errc::cannot_attach, "region {} was added as plain memory of process {}, without a descriptor; map it here and call attach_memory(region, base)", id, r.adder_process);
+    auto try_file = [&](os::open_result file) {
+      os::file_identity identity;
+      if (file.fd >= 0 && fd < 0 && os::identify(file.fd, &identity) == 0 && identity.device == r.device && identity.inode == r.inode) fd = file.fd;
+      else os::close_file(file.fd);
+    };
+    char path[limits::path_bytes];
+    std::memcpy(path, r.path, sizeof path);
+    path[sizeof path - 1] = '\0';
+    if (path[0] == '/') try_file(os::open_file(path, !is_read_only()));
+    if (fd < 0 && r.adder_fd_plus_1 != 0) try_file(os::open_of_process(static_cast<int>(r.adder_process), static_cast<int>(r.adder_fd_plus_1) - 1));
+    for (u32 m = 1; m <= segment_.header().member_records_used && fd < 0; ++m) {  // whoever else has it open
+      const member_record& member = segment_.member(m);
+      if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+      const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[slot];
+      if (claim.region.load(std::memory_order_acquire) == id && claim.fd_plus_1.load(std::memory_order_relaxed) != 0)
+        try_file(os::open_of_process(static_cast<int>(member.process_id), static_cast<int>(claim.fd_plus_1.load(std::memory_order_relaxed)) - 1));
+    }
+    if (fd < 0)
+      return refuse(errc::cannot_attach, "no way to region {}'s memory: {} can't be opened and no member that has it is within reach; map it here and call attach_memory(region, base)",
+                    id, path[0] == '/' ? path : "its descriptor");
+    os::file_identity identity;
+    if (os::identify(fd, &identity) == 0 && identity.length_bytes != 0 && identity.length_bytes < r.fd_offset + r.length_bytes) {
+      os::close_file(fd);
+      return refuse(errc::wrong_memory, "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", id, identity.length_bytes, r.fd_offset + r.length_bytes);
+    }
+    const auto mapped = os::map_file(fd, r.fd_offset, r.length_bytes, !is_read_only(), std::max(u64{1} << std::min<u8>(r.align_shift, 30), r.page_bytes));
+    if (mapped.address == nullptr) {
+      os::close_file(fd);
+      return refuse_os(errc::cannot_attach, mapped.error, "region {} ({} bytes) can't be mapped: {}", id, r.length_bytes, std::strerror(mapped.error));
+    }
+    base = mapped.address;
+  }
+  auto undo = [&](std::unexpected<error> e) -> result<local_region*> {
+    if (by_hand == nullptr) os::unmap(base, r.length_bytes);
+    os::close_file(fd);
+    return e;
+  };
+  if (auto reserved = address_index::reserve(base, r.length_bytes); !reserved) return undo(std::unexpected(reserved.error()));
+  view.fd = fd;
+  view.mapped_by_annex = by_hand == nullptr;
+  view.joining = true;
+  views_.set_base(view, base);
+  address_index::enter(&view);
+  if (auto agreed = observers_.agree(view_for_observers(view)); !agreed) {
+    address_index::leave(base);
+    views_.set_base(view, nullptr);
+    view.fd = -1;
+    view.joining = false;
+    return undo(std::unexpected(agreed.error()));
+  }
+  if (!is_read_only()) {
+    if (region_claim* const mine = claims(); mine != nullptr) {
+      mine[slot].leases.store(0, std::memory_order_relaxed);
+      mine[slot].fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
+      mine[slot].attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_relaxed);
+      mine[slot].region.store(id, std::memory_order_release);
+    }
+  }
+  view.joining = false;
+  return &view;
+}
+
+result<void> local_heap::attach_memory(region_id region, void* base) {
+  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  std::lock_guard guard(memory_mutex_);
+  const u32 id = static_cast<u32>(region);
+  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  auto attached = attach_slot(id % limits::region_slots, base);
+  return attached ? result<void>{} : std::unexpected(attached.error());
+}
+
+result<void> local_heap::detach_memory(region_id region) {
+  std::lock_guard guard(memory_mutex_);
+  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
+  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  local_region& view = views_.at(slot);
+  if (view.base == nullptr) return refuse(errc::not_attached, "region {} is not attached in this process", id);
+  if (!is_read_only())
+    if (const region_claim* mine = claims(); mine != nullptr && mine[slot].region.load(std::memory_order_relaxed) == id && mine[slot].leases.load(std::memory_order_relaxed) != 0)
+      return refuse(errc::leased, "region {} is held by a lease of this process; end it first", id);
+  if (auto done = observers_.let_go(view_for_observers(view), clock::now() + detach_time); !done) return done;
+  view.observed_removal = true;
+  if (!is_read_only()) {  // no thread of this process hands out its blocks any more
+    locked t(*this);
+    frozen_caches frozen = freeze_all(*t);
+    std::erase_if(frozen.caches, [&](thread_cache* c) {
+      if (c->member == member_) return false;
+      c->frozen.store(0, std::memory_order_release);
+      return true;
+    });
+    has_live_blocks(*t, slot, &frozen);
+    thaw(frozen);
+  }
+  detach_view(view);
+  views_.drop(slot);
+  return {};
+}
+
+result<local_region*> local_heap::ensure_attached(u32 slot) {
+  if (local_region& view = views_.at(slot); view.base != nullptr && !view.joining) return &view;
+  if (policy_ == attach_policy::manual) return refuse(errc::not_attached, "region {} is not attached here, and this heap attaches by hand only", views_.record(slot).id.value);
+  if (is_inside_callback()) return refuse(errc::not_attached, "region {} is not attached yet, and an observer's callback can't attach it", views_.record(slot).id.value);
+  std::lock_guard guard(memory_mutex_);
+  if (local_region& view = views_.at(slot); view.base != nullptr && !view.joining) return &view;
+  return attach_slot(slot, nullptr);
+}
+
+bool local_heap::attach_more() noexcept {
+  if (policy_ == attach_policy::manual || is_inside_callback()) return false;
+  bool any = false;
+  for (const u32 slot : used_region_slots(segment_)) {
+    const region_record& r = views_.record(slot);
+    if (r.state.load(std::memory_order_acquire) != region_active || r.backing == backing_none) continue;
+    if (views_.at(slot).base == nullptr) any |= ensure_attached(slot).has_value();
+  }
+  return any;
+}
+
+void local_heap::synchronize() noexcept {
+  const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire);
+  if (is_inside_callback()) return;
+  std::unique_lock guard(memory_mutex_, std::try_to_lock);
+  if (!guard) return;  // somebody is at it
+  const bool watched = !observers_.empty();
+  u32 slots = views_.local_slots();
+  for (const u32 slot : used_region_slots(segment_)) slots = std::max(slots, slot + 1);
+  for (u32 slot = 0; slot < slots; ++slot) {
+    local_region* view = views_.existing(slot);
+    const region_record& r = views_.record(slot);
+    const u32 state = r.state.load(std::memory_order_acquire);
+    if (view != nullptr && view->base != nullptr && !view->joining) {
+      const bool gone = state == region_free || state == region_adding || r.id.load(std::memory_order_relaxed) != view->id;
+      // A drainer in another process waits for our observers; it has made sure, or will, that nothing is live.
+      const bool leave = state == region_draining && watched && r.live_extents == 0;
+      if (gone || leave) {
+        detach_view(*view);
+        views_.drop(slot);
+      }
+    } else if (watched && state == region_active && policy_ == attach_policy::automatic && r.backing != backing_none) {
+      (void)attach_slot(slot, nullptr);  // so that devices know it before it is used here
+    }
+  }
+  for (local_region* old : views_.take_retired()) {
+    detach_view(*old);
+    address_index::discard_region(old);
+  }
+  seen_epoch_.store(epoch, std::memory_order_relaxed);
+}
+
+void local_heap::close_regions() noexcept {
+  for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
+    local_region* view = views_.existing(slot);
+    if (view == nullptr) continue;
+    detach_view(*view);
+    if (this_thread.last_region == view) this_thread.last_region = nullptr;
+    views_.drop(slot);
+  }
+}
+
+// ---- observers and leases -------------------------------------------------------------------------------------------------
+
+// Observers must be told even if this process never calls annex again: a thread waits for changes of the region table.
+void local_heap::start_watcher() {
+  if (watcher_.joinable()) return;
+  watcher_stop_ = false;
+  watcher_ = std::thread([this] {
+    const shared_word<u32>& epoch = segment_.header().region_epoch;
+    while (!watcher_stop_.load()) {
+      const u32 seen = epoch.load(std::memory_order_acquire);
+      synchronize();
+      if (seen == seen_epoch_.load() || epoch.load(std::memory_order_acquire) == seen) os::wait_on(&epoch.value, seen, 5'000'000);
+    }
+  });
+}
+
+void local_heap::stop_watcher() noexcept {
+  if (!watcher_.joinable()) return;
+  watcher_stop_ = true;
+  os::wake_all(&segment_.header().region_epoch.value);
+  watcher_.join();
+}
+
+void local_heap::note_observers() noexcept {
+  if (is_read_only()) return;
+  region_claim* const mine = claims();
+  if (mine == nullptr) return;
+  const u16 bits = static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
+  for (u32 slot = 0; slot < views_.local_slots(); ++slot)
+    if (const local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr && mine[slot].region.load(std::memory_order_relaxed) == view->id)
+      mine[slot].attached.store(bits, std::memory_order_release);
+}
+
+result<observation> local_heap::observe(observer& who) {
+  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (policy_ == attach_policy::automatic) attach_more();
+  {
+    std::lock_guard guard(memory_mutex_);
+    std::vector<region_view> told;
+    for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
+      const local_region* view = views_.existing(slot);
+      if (view == nullptr || view->base == nullptr) continue;
+      region_view region = view_for_observers(*view);
+      if (auto agreed = observer_list::ask(who, region); !agreed) {
+        while (!told.empty()) {
+          (void)observer_list::dismiss(who, told.back(), clock::now() + detach_time);
+          told.pop_back();
+        }
+        return std::unexpected(agreed.error());
+      }
+      told.push_back(std::move(region));
+    }
+    observers_.append(&who);
+    note_observers();
+  }
+  if (!has_option(option_private) && !is_read_only()) start_watcher();
+  return observation(new observation::state{this, &who});
+}
+
+void local_heap::end_observation(observer* who) noexcept {
+  std::lock_guard guard(memory_mutex_);
+  observers_.erase(who);
+  for (u32 slot = views_.local_slots(); slot-- > 0;) {
+    const local_region* view = views_.existing(slot);
+    if (view != nullptr && view->base != nullptr && !forked_) (void)observer_list::dismiss(*who, view_for_observers(*view), clock::now() + detach_time);
+  }
+  note_observers();
+}
+
+result<lease> local_heap::hold(region_id region) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
+  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  ANNEX_TRY(ensure_attached(slot));
+  region_claim* const mine = claims();
+  locked t(*this);
+  if (views_.find(id) == nullptr || mine == nullptr || mine[slot].region.load(std::memory_order_relaxed) != id)
+    return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
+  mine[slot].leases.fetch_add(1, std::memory_order_acq_rel);
+  lease held;
+  held.heap_ = this;
+  held.region_slot_ = slot;
+  return held;
+}
+
+void local_heap::give_back_lease(u32 slot) noexcept {
+  if (forked_ || member_ == 0 || segment_.member(member_).region_claims == 0) return;
+  segment_.chunk<region_claim>(segment_.member(member_).region_claims)[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
+}
+
+result<void> local_heap::prefault(region_id region, unsigned threads, const std::function<void(u64, u64)>& progress) {
+  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
+  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  auto attached = ensure_attached(slot);
+  if (!attached) return refuse(errc::not_attached, "region {} is not attached here: {}", id, attached.error().message().substr(0, 150));
+  local_region& view = **attached;
+  const region_record& r = *view.record;
+  if (view.access == touch::none) return refuse(errc::no_cpu_access, "region {} was added as memory the CPU may not touch", id);
+  const u64 piece = std::max<u64>(16 * MiB, r.page_bytes);
+  if (const int why = in_parallel(view.base, r.length_bytes, piece, threads, [](char* at, u64 n) { return os::populate(at, n); }, progress); why != 0)
+    return refuse_os(errc::out_of_memory, why, "the machine has no memory for all of region {} ({} bytes): {}; free hugepages or memory, or add less", id, r.length_bytes, std::strerror(why));
+  if (r.numa_node != any_node)
+    for (u64 at = 0; at < r.length_bytes; at += std::max<u64>(r.page_bytes, 2 * MiB))
+      if (const int node = os::node_of(view.base + at); node >= 0 && node != r.numa_node)
+        return refuse(errc::wrong_node, "the page at offset {} of region {} lies on node {}, not {}", at, id, node, r.numa_node);
+  return {};
+}
+
+// ---- addresses ----------------------------------------------------------------------------------------------------------------
+
+void* local_heap::address_of(iova address) noexcept {
+  const u64 wanted = static_cast<u64>(address);
+  std::lock_guard guard(bus_mutex_);
+  if (const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire); epoch != bus_epoch_) {
+    bus_epoch_ = epoch;
+    bus_spans_.clear();
+    for (const u32 slot : used_region_slots(segment_)) {
+      const region_record& r = views_.record(slot);
+      if (r.state.load(std::memory_order_acquire) >= region_active && r.iova_run_count != 0) bus_spans_.push_back({r.lowest_iova, r.highest_iova, 0, slot});
+    }
+    std::sort(bus_spans_.begin(), bus_spans_.end(), [](const bus_span& a, const bus_span& b) { return a.lowest < b.lowest; });
+    u64 highest = 0;
+    for (bus_span& s : bus_spans_) s.highest_so_far = highest = std::max(highest, s.highest);
+  }
+  auto span = std::upper_bound(bus_spans_.begin(), bus_spans_.end(), wanted, [](u64 a, const bus_span& s) { return a < s.lowest; });
+  while (span != bus_spans_.begin()) {
+    --span;
+    if (span->highest_so_far < wanted) break;  // nothing further down reaches so high
+    if (span->highest < wanted) continue;
+    local_region& view = views_.at(span->slot);
+    if (view.base == nullptr) continue;
+    if (const auto offset = view.iovas.offset_of(wanted)) return view.base + *offset;
+  }
+  return nullptr;
+}
+
+handle local_heap::handle_of(const void* p) const noexcept {
+  const local_region* region = address_index::find(p);
+  if (region == nullptr || region->heap != this) return null_handle;
+  return handle{u64{region->id & 0xfffff} << limits::handle_offset_bits | static_cast<u64>(static_cast<const char*>(p) - region->base)};
+}
+
+result<void*> local_heap::resolve(handle h) {
+  const u64 word = static_cast<u64>(h), offset = word & low_bits(limits::handle_offset_bits);
+  const u32 id_bits = static_cast<u32>(word >> limits::handle_offset_bits), slot = id_bits % limits::region_slots;
+  if (h == null_handle || id_bits == 0 || slot >= views_.slots()) return refuse(errc::foreign_handle, "{:#x} is no handle of heap \"{}\"", word, name_);
+  const region_record& r = views_.record(slot);
+  const u32 id = r.id.load(std::memory_order_acquire);
+  if (r.state.load(std::memory_order_acquire) < region_active || (id & 0xfffff) != id_bits)
+    return refuse(errc::stale_handle, "the region of handle {:#x} has been removed", word);
+  if (offset >= r.length_bytes) return refuse(errc::foreign_handle, "handle {:#x} points behind region {} of {} bytes", word, id, r.length_bytes);
+  auto attached = ensure_attached(slot);
+  if (!attached) return std::unexpected(attached.error());
+  local_region& view = **attached;
+  const bool live = find_block(view, offset, true).has_value();
+  if (!live) return refuse(errc::stale_handle, "the block of handle {:#x} has been freed", word);
+  return view.base + offset;
+}
+
+}  // namespace detail
+}  // namespace annex

@@ -1,0 +1,444 @@
+// heap/recovery.cpp - taking back what the dead left, and what the living keep, without waiting for either.
+//
+//   dead member   its threads' caches → slabs; slabs: empty → region, else → orphans (or freed, with reclaim_dead);
+//                 half-added regions undone; leases and claims dropped; record freed when it holds nothing
+//   frozen thread recall: set frozen, process barrier, wait until not busy, stand in for it, clear frozen
+//   orphans       slabs whose blocks outlive their thread; adopted by the next thread that needs the class
+//
+// Everything here runs under the heap lock, in transactions of bounded size, and is idempotent: if the one who recovers
+// dies, the next one begins again. A dead thread's slot is freed last, by one store.
+#include <algorithm>
+
+#include "heap/local_heap.hpp"
+#include "heap/pool_table.hpp"
+#include "platform/os.hpp"
+
+namespace annex::detail {
+namespace {
+
+constexpr u64 patience_ns = 50'000'000;  // with a thread that is in the middle of an operation: it may be stopped
+
+constexpr u32 every_region = ~u32{0};
+
+}  // namespace
+
+// ---- frozen threads ----------------------------------------------------------------------------------------------------
+
+local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
+  frozen_caches frozen;
+  segment_header& h = segment_.header();
+  const bool barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
+  for (u32 i = 0; i < h.thread_slots_used; ++i) {
+    const thread_slot& slot = segment_.slot(i);
+    if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
+    auto* c = segment_.chunk<thread_cache>(slot.cache);
+    if (c->slot != i || (i != t.slot() && !barrier)) { frozen.not_still += i != t.slot(); continue; }
+    if (i != t.slot()) c->frozen.store(1, std::memory_order_relaxed);
+    frozen.caches.push_back(c);
+  }
+  if (frozen.caches.empty()) return frozen;
+  if (barrier) os::process_barrier();
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const u64 until = os::now_ns() + patience_ns;
+  std::erase_if(frozen.caches, [&](thread_cache* c) {
+    for (int spins = 0; c->busy.load(std::memory_order_acquire) != 0; ++spins) {  // sync(busy)
+      if (spins < 1000) continue;
+      if (os::now_ns() > until) {
+        c->frozen.store(0, std::memory_order_release);
+        ++frozen.not_still;
+        return true;
+      }
+      os::yield();
+    }
+    return false;
+  });
+  return frozen;
+}
+
+void local_heap::thaw(frozen_caches& frozen) noexcept {
+  for (thread_cache* c : frozen.caches) c->frozen.store(0, std::memory_order_release);  // sync(frozen)
+  frozen.caches.clear();
+}
+
+// The freezer died: whatever it did in a cache's name is completed by giving everything back.
+void local_heap::repair_frozen(transaction& t) noexcept {
+  segment_header& h = segment_.header();
+  bool any = false;
+  for (u32 i = 0; i < h.thread_slots_used; ++i) {
+    const thread_slot& slot = segment_.slot(i);
+    if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
+    auto* c = segment_.chunk<thread_cache>(slot.cache);
+    if (c->frozen.load(std::memory_order_relaxed) == 0) continue;
+    if (!any) os::process_barrier();
+    any = true;
+    // Busy means that the freezer never came to stand in for it.
+    if (c->busy.load(std::memory_order_acquire) == 0) repair_cache(*c);
+    c->frozen.store(0, std::memory_order_release);
+  }
+  t.commit();
+}
+
+// From the truth (lanes, bitmaps, magazines) to the indexes (counts, partial lists), and every magazine emptied.
+void local_heap::repair_cache(thread_cache& c) noexcept {
+  for (u32 i = 1; i < class_count; ++i) c.magazines[i].partial = c.magazines[i].empties = 0;
+  for (chunk_ref lane : c.lanes)
+    for (chunk_ref ref = lane; ref != 0;) {
+      auto* slab = segment_.chunk<slab_record>(ref);
+      ref = slab->lane_next;
+      slab->in_partial = 0;
+      recount(slab);
+      if (slab->free_count == 0) continue;
+      add_partial(segment_, c, slab);
+      if (slab->free_count == slab->capacity) ++c.magazines[slab->size_class].empties;
+    }
+  u32 already_free = 0;  // both places may have had it (rule R2): no mistake of the program
+  for (u32 i = 1; i < class_count; ++i) flush(segment_, views_, c, i, 0, &already_free);
+}
+
+// ---- slabs without owner -----------------------------------------------------------------------------------------------------
+
+void local_heap::make_orphans(transaction& t, thread_cache& c, u32 only_region) noexcept {
+  segment_header& h = segment_.header();
+  for (chunk_ref& lane : c.lanes)
+    for (chunk_ref ref = lane; ref != 0;) {
+      auto* slab = segment_.chunk<slab_record>(ref);
+      ref = slab->lane_next;
+      if (only_region != every_region && slab->region != only_region) continue;
+      local_region& region = views_.at(slab->region);
+      u32 doubles = 0;
+      collect(segment_, slab, &doubles);
+      recount(slab);
+      if (slab->in_partial != 0) remove_partial(segment_, c, slab);
+      if (slab->free_count == slab->capacity) {
+        if (c.magazines[slab->size_class].empties > 0) --c.magazines[slab->size_class].empties;
+        drop_empty_holdings(t, slab);
+        release_slab(t, region, slab, &lane);
+      } else {
+        unlink_slab(t, &lane, slab);
+        set_owner(t, region, slab, no_owner, false);
+        link_slab(t, &h.orphans[slab->size_class], slab);
+        t.put(segment_.member(slab->member).slabs_orphaned, segment_.member(slab->member).slabs_orphaned + 1);
+      }
+      t.commit();
+    }
+}
+
+void local_heap::release_empty_orphans(transaction& t) noexcept {
+  segment_header& h = segment_.header();
+  for (u32 size_class = 1; size_class < class_count; ++size_class)
+    for (chunk_ref ref = h.orphans[size_class]; ref != 0;) {
+      auto* slab = segment_.chunk<slab_record>(ref);
+      ref = slab->lane_next;
+      u32 doubles = 0;
+      collect(segment_, slab, &doubles);
+      recount(slab);
+      if (slab->free_count != slab->capacity) continue;
+      const u32 member = slab->member;
+      drop_empty_holdings(t, slab);
+      release_slab(t, views_.at(slab->region), slab, &h.orphans[size_class]);
+      t.put(segment_.member(member).slabs_orphaned, segment_.member(member).slabs_orphaned - 1);
+      release_member_if_done(t, member);
+      t.commit();
+    }
+}
+
+slab_record* local_heap::adopt(transaction& t, u32 size_class, thread_cache& c) noexcept {
+  segment_header& h = segment_.header();
+  int looks = 0;
+  for (chunk_ref ref = h.orphans[size_class]; ref != 0 && looks < 16; ++looks) {
+    auto* slab = segment_.chunk<slab_record>(ref);
+    ref = slab->lane_next;
+    local_region& region = views_.at(slab->region);
+    if (region.base == nullptr || region.joining || region.record->state.load(std::memory_order_relaxed) != region_active) continue;
+    u32 doubles = 0;
+    collect(segment_, slab, &doubles);
+    recount(slab);
+    if (slab->free_count == 0) continue;
+    const u32 before = slab->member;
+    drop_empty_holdings(t, slab);
+    if (before != member_ && slab->free_count != slab->capacity && !add_holding(t, slab)) continue;
+    unlink_slab(t, &h.orphans[size_class], slab);
+    t.put(segment_.member(before).slabs_orphaned, segment_.member(before).slabs_orphaned - 1);
+    t.put(slab->member, static_cast<u16>(member_));
+    slab->in_partial = 0;
+    set_owner(t, region, slab, c.slot, slab->holdings != 0);
+    if (before != member_) release_member_if_done(t, before);
+    return slab;
+  }
+  return nullptr;
+}
+
+void local_heap::release_empty_slabs(transaction& t, thread_cache& c, u32 size_class, u32 keep) noexcept {
+  magazine& m = c.magazines[size_class];
+  for (chunk_ref ref = m.partial; ref != 0 && m.empties > keep;) {
+    auto* slab = segment_.chunk<slab_record>(ref);
+    ref = slab->partial_next;
+    if (slab->free_count != slab->capacity) continue;
+    remove_partial(segment_, c, slab);
+    --m.empties;
+    drop_empty_holdings(t, slab);
+    release_slab(t, views_.at(slab->region), slab, &c.lanes[slab->lane % limits::lanes]);
+    t.commit();
+  }
+}
+
+// ---- recall ----------------------------------------------------------------------------------------------------------------------
+
+void local_heap::trim_all(bool recall_everything) noexcept {
+  if (is_read_only() || !ensure_member()) return;
+  u32 doubles = 0;
+  {
+    locked t(*this);
+    recover_dead(*t);
+    frozen_caches frozen = recall_everything ? freeze_all(*t) : frozen_caches{};
+    for (thread_cache* c : frozen.caches) {
+      for (u32 i = 1; i < class_count; ++i) flush(segment_, views_, *c, i, 0, &doubles);
+      collect_lanes(segment_, *c, true, &doubles);
+      for (u32 i = 1; i < class_count; ++i) release_empty_slabs(*t, *c, i, 0);
+    }
+    thaw(frozen);
+    release_empty_orphans(*t);
+  }
+  if (doubles != 0) {  // whose mistake it was is not known: count and say it, don't stop a bystander
+    segment_.header().misuse_count.fetch_add(doubles, std::memory_order_relaxed);
+    log(log_level::error, "{} blocks of heap {} had been freed twice", doubles, name_);
+  }
+}
+
+void local_heap::trim_own() noexcept {
+  if (is_read_only() || !ensure_member()) return;
+  locked t(*this);
+  frozen_caches frozen = freeze_all(*t);
+  u32 doubles = 0;
+  for (thread_cache* c : frozen.caches) {
+    if (c->member != member_) continue;
+    for (u32 i = 1; i < class_count; ++i) flush(segment_, views_, *c, i, 0, &doubles);
+    collect_lanes(segment_, *c, true, &doubles);
+    for (u32 i = 1; i < class_count; ++i) release_empty_slabs(*t, *c, i, 0);
+  }
+  thaw(frozen);
+}
+
+// The pool's zone is being released: its caches go with it, in the same transaction or before.
+void local_heap::release_pool_caches(transaction& t, const zone_record& z) noexcept {
+  auto* pool = segment_.chunk<pool_table>(z.table);
+  for (u32 i = 0; i < segment_.header().thread_limit; ++i)
+    if (const chunk_ref cache = pool->caches()[i]; cache != 0) {
+      t.put(pool->caches()[i], 0);
+      free_chunk(t, cache, sizeof(pool_cache));
+      t.commit();
+    }
+}
+
+void local_heap::recall_pool(pool_table& pool) noexcept {
+  locked t(*this);
+  recover_dead(*t);
+  frozen_caches frozen = freeze_all(*t);
+  for (const thread_cache* c : frozen.caches)
+    if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0) flush_pool_cache(*t, pool, *segment_.chunk<pool_cache>(cache), 0);
+  thaw(frozen);
+}
+
+// ---- threads and members that are gone ----------------------------------------------------------------------------------------------
+
+void local_heap::leave_thread(thread_cache* c) noexcept {
+  if (forked_ || is_read_only()) return;
+  locked t(*this);
+  recover_thread(*t, c->slot, false);
+}
+
+void local_heap::for_each_pool(const std::function<void(pool_table&)>& visit) noexcept {
+  if (segment_.header().zone_count == 0) return;
+  for (u32 bucket = 0; bucket < limits::zone_buckets; ++bucket)
+    for (chunk_ref ref = segment_.zone_buckets()[bucket]; ref != 0; ref = segment_.chunk<zone_record>(ref)->next)
+      if (const auto* zone = segment_.chunk<zone_record>(ref); zone->type == zone_type::pool) visit(*segment_.chunk<pool_table>(zone->table));
+}
+
+void local_heap::return_pool_objects(transaction& t, u32 slot) noexcept {
+  for_each_pool([&](pool_table& pool) {
+    if (const chunk_ref cache = pool.caches()[slot]; cache != 0) flush_pool_cache(t, pool, *segment_.chunk<pool_cache>(cache), 0);
+  });
+}
+
+void local_heap::recover_thread(transaction& t, u32 index, bool dead) noexcept {
+  thread_slot& slot = segment_.slot(index);
+  const u64 state = slot.state.load(std::memory_order_acquire);
+  const u32 member = member_of_state(state);
+  if (member == 0) return;
+  return_pool_objects(t, index);
+  if (slot.cache != 0 && segment_.chunk<thread_cache>(slot.cache)->slot == index) {
+    auto& c = *segment_.chunk<thread_cache>(slot.cache);
+    repair_cache(c);
+    make_orphans(t, c, every_region);
+    c.key = 0;
+    c.frozen.store(0, std::memory_order_relaxed);
+    c.busy.store(0, std::memory_order_relaxed);
+    if (segment_.member(member).threads > 0) t.put(segment_.member(member).threads, segment_.member(member).threads - 1);
+  }
+  if (slot.inflight_region_1 != 0 && slot.inflight_region_1 <= segment_.header().region_limit) {  // its caller never saw it
+    local_region& region = views_.at(slot.inflight_region_1 - 1);
+    const u32 granule = slot.inflight_granule;
+    t.put(slot.inflight_region_1, 0);
+    if (region.record->state.load(std::memory_order_relaxed) >= region_active && granule < region.record->granule_count &&
+        region.granules[granule].kind == granule_large && region.extents[granule].holder == member)
+      free_extent(t, region, granule);
+  }
+  for (auto& hint : slot.hints) hint.store(0, std::memory_order_relaxed);
+  if (dead) segment_.header().recovered_threads.fetch_add(1, std::memory_order_relaxed);
+  t.commit();
+  slot.state.store(state >> 16 << 16, std::memory_order_release);  // sync(slot): the next owner sees all of it
+}
+
+void local_heap::release_member_if_done(transaction& t, u32 id) noexcept {
+  if (id == 0 || id > segment_.header().member_limit) return;
+  member_record& m = segment_.member(id);
+  if (m.state.load(std::memory_order_relaxed) == member_dead && m.extents_held == 0 && m.holdings == 0 && m.slabs_orphaned == 0 && m.pool_objects_held == 0) t.put(m.state, member_free);
+}
+
+// The member is gone or leaves; its threads have been recovered.
+void local_heap::recover_member(transaction& t, u32 id) noexcept {
+  segment_header& h = segment_.header();
+  member_record& m = segment_.member(id);
+  for (const u32 slot : used_region_slots(segment_)) {
+    const region_record& r = views_.record(slot);
+    if (r.state.load(std::memory_order_relaxed) == region_adding && r.adder == id) free_region(t, slot);
+  }
+  if (m.region_claims != 0) {
+    const chunk_ref claims = m.region_claims;
+    t.put(m.region_claims, 0);
+    free_chunk(t, claims, u64{h.region_limit} * sizeof(region_claim));
+  }
+  u32 objects = 0;
+  for_each_pool([&](pool_table& pool) {
+    const u16* const holders = pool.holders(h.thread_limit);
+    objects += static_cast<u32>(std::count(holders, holders + pool.object_count, static_cast<u16>(id)));
+  });
+  t.put(m.pool_objects_held, objects);
+  t.put(m.threads, 0);
+  t.put(m.state, member_dead);
+  release_member_if_done(t, id);
+  t.commit();
+}
+
+void local_heap::recover_dead(transaction& t) noexcept {
+  segment_header& h = segment_.header();
+  bool any = false;
+  for (u32 id = 1; id <= h.member_records_used; ++id) {
+    if (segment_.member(id).state.load(std::memory_order_acquire) != member_live || !is_member_gone(segment_, id, member_)) continue;
+    log(log_level::info, "member {} (process {}) of heap {} is dead: taking its caches back", id, segment_.member(id).process_id, name_);
+    for (u32 i = 0; i < h.thread_slots_used; ++i)
+      if (member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)) == id) recover_thread(t, i, true);
+    recover_member(t, id);
+    any = true;
+    if (has_option(option_reclaim_dead) && segment_.member(id).state.load(std::memory_order_relaxed) == member_dead) free_held_by(t, id, nullptr);
+  }
+  if (any) release_empty_orphans(t);
+}
+
+size_t local_heap::recover() noexcept {
+  if (is_read_only() || !ensure_member()) return 0;
+  const segment_header& h = segment_.header();
+  size_t dead = 0;
+  for (u32 id = 1; id <= h.member_records_used; ++id)
+    dead += segment_.member(id).state.load(std::memory_order_acquire) == member_live && is_member_gone(segment_, id, member_);
+  if (dead == 0) return 0;
+  locked t(*this);
+  recover_dead(*t);
+  return dead;
+}
+
+// One object of a dead member, into the pool. One transaction.
+void local_heap::take_pool_object_back(transaction& t, pool_table& pool, u32 object) noexcept {
+  u16& holder = pool.holders(segment_.header().thread_limit)[object];
+  member_record& m = segment_.member(holder);
+  t.put(pool.bits()[object / 64], pool.bits()[object / 64] | u64{1} << (object % 64));
+  t.put(pool.in_bits, pool.in_bits.load(std::memory_order_relaxed) + 1);
+  if (object / 64 < pool.first_word) t.put(pool.first_word, object / 64);
+  if (m.pool_objects_held > 0) t.put(m.pool_objects_held, m.pool_objects_held - 1);
+  t.put(holder, 0);
+  t.commit();
+}
+
+// Frees every block a dead member holds. Returns how many; *skipped counts slabs whose owner could not be held still.
+size_t local_heap::free_held_by(transaction& t, u32 id, u32* skipped) noexcept {
+  segment_header& h = segment_.header();
+  frozen_caches frozen = freeze_all(t);
+  auto cache_of_owner = [&](u16 owner) -> thread_cache* {
+    for (thread_cache* c : frozen.caches)
+      if (c->slot == owner) return c;
+    return nullptr;
+  };
+  size_t freed = 0;
+  for (const u32 region_slot : used_region_slots(segment_)) {
+    if (views_.record(region_slot).state.load(std::memory_order_relaxed) < region_active) continue;
+    local_region& region = views_.at(region_slot);
+    for (u32 granule = 0, next = 0, before = 0; granule < region.record->granule_count; before = granule, granule = next) {
+      next = granule + region.extents[granule].length;
+      const granule_entry g = region.granules[granule];
+      if (g.kind == granule_large && region.extents[granule].holder == id) {
+        free_extent(t, region, granule);
+        ++freed;
+        if (region.granules[before].kind == granule_free) granule = before;  // merged with it
+        next = granule;
+        continue;
+      }
+      if (g.kind != granule_slab && g.kind != granule_slab_held) continue;
+      slab_record* slab = segment_.chunk<slab_record>(region.extents[granule].record);
+      thread_cache* owner = slab->owner == no_owner ? nullptr : cache_of_owner(slab->owner);
+      if (slab->owner != no_owner && owner == nullptr) {
+        if (skipped != nullptr && slab->holdings != 0) ++*skipped;
+        continue;
+      }
+      u32 doubles = 0;
+      if (owner != nullptr) for (u32 i = 1; i < class_count; ++i) if (i == slab->size_class) flush(segment_, views_, *owner, i, 0, &doubles);
+      collect(segment_, slab, &doubles);
+      for (u32 w = 0; w < slab->words; ++w) {
+        u64 theirs = 0;
+        for (chunk_ref ref = slab->holdings; ref != 0; ref = segment_.chunk<holding_record>(ref)->next)
+          if (segment_.chunk<holding_record>(ref)->member == id) theirs |= segment_.chunk<holding_record>(ref)->bits()[w];
+        if (slab->member == id && slab->owner == no_owner) theirs |= slab->valid_bits(w) & ~slab->free_words()[w] & ~held_bits(segment_, slab, w);
+        if (theirs == 0) continue;
+        freed += static_cast<size_t>(std::popcount(theirs & ~slab->free_words()[w]));
+        clear_holders(segment_, slab, w, theirs);
+        compiler_fence();
+        slab->free_words()[w] |= theirs;
+      }
+      recount(slab);
+      if (drop_empty_holdings(t, slab) && owner != nullptr && g.kind == granule_slab_held) set_owner(t, region, slab, slab->owner, false);
+      t.commit();
+      if (owner != nullptr) repair_cache(*owner);
+    }
+  }
+  thaw(frozen);
+  release_empty_orphans(t);
+  for_each_pool([&](pool_table& pool) {
+    u16* const holders = pool.holders(h.thread_limit);
+    for (u32 object = 0; object < pool.object_count; ++object) {
+      if (holders[object] != id) continue;
+      take_pool_object_back(t, pool, object);
+      ++freed;
+    }
+  });
+  // What is left of its record: orphan slabs that hold nothing of it any more belong to nobody now.
+  release_member_if_done(t, id);
+  t.commit();
+  return freed;
+}
+
+result<size_t> local_heap::reap(u32 id) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to reap", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
+  const segment_header& h = segment_.header();
+  if (id == 0 || id > h.member_records_used || segment_.member(id).state.load(std::memory_order_acquire) == member_free)
+    return refuse(errc::invalid_argument, "\"{}\" has no member {}; `annex who` lists them", name_, id);
+  if (!is_member_gone(segment_, id, member_))
+    return refuse(errc::invalid_argument, "member {} (process {}) of \"{}\" is alive; only the dead are reaped", id, segment_.member(id).process_id, name_);
+  locked t(*this);
+  recover_dead(*t);
+  u32 skipped = 0;
+  const size_t freed = free_held_by(*t, id, &skipped);
+  if (skipped != 0) log(log_level::warn, "{} slabs were not searched, because their threads are in the middle of an operation; reap again", skipped);
+  return freed;
+}
+
+}  // namespace annex::detail

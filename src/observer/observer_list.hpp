@@ -1,0 +1,38 @@
+// observer/observer_list.hpp - the observers of one heap in one process, asked in order, undone in reverse.
+//
+// Threads: the list is copied before anyone is called, so callbacks may allocate, free and look up. The caller keeps
+// other changes of the heap's regions away meanwhile.
+#pragma once
+#include <memory>
+#include <mutex>
+
+#include <annex/observer.hpp>
+
+#include "base/failure.hpp"
+
+namespace annex {
+
+class observer_list {
+ public:
+  void append(observer* who);
+  void erase(observer* who);
+  bool empty() const;
+
+  /// All must agree; after a refusal those that had agreed are told to let go again. Errors: vetoed.
+  result<void> agree(const region_view& region);
+  /// begin for all, then finish for all. Errors: deadline_passed, naming the observer; those before it have let go.
+  result<void> let_go(const region_view& region, std::chrono::steady_clock::time_point deadline);
+
+  static result<void> ask(observer& who, const region_view& region);
+  static result<void> dismiss(observer& who, const region_view& region, std::chrono::steady_clock::time_point deadline);
+
+ private:
+  std::vector<observer*> copy() const;
+  mutable std::mutex mutex_;
+  std::vector<observer*> observers_;
+};
+
+/// True while this thread is inside a callback of an observer.
+bool is_inside_callback() noexcept;
+
+}  // namespace annex

@@ -1,0 +1,78 @@
+// platform/linux/process.cpp - who we are, time, barriers across processes, sleeping on a word.
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "platform/os.hpp"
+
+namespace annex::os {
+
+u32 process_id() { return static_cast<u32>(::getpid()); }
+u32 thread_id() { return static_cast<u32>(::gettid()); }
+
+u64 start_time(u32 process) {
+  char path[64];
+  std::snprintf(path, sizeof path, "/proc/%u/stat", process);
+  FILE* file = std::fopen(path, "re");
+  if (file == nullptr) return 0;
+  char text[1024] = {};
+  const size_t n = std::fread(text, 1, sizeof text - 1, file);
+  std::fclose(file);
+  const char* after_name = n > 0 ? std::strrchr(text, ')') : nullptr;  // the program's name may hold anything but this
+  if (after_name == nullptr) return 0;
+  const char* field = after_name + 1;
+  for (int i = 0; i < 20 && field != nullptr; ++i) field = std::strchr(field + 1, ' ');
+  return field != nullptr ? std::strtoull(field, nullptr, 10) : 0;
+}
+
+std::string program_name() { return program_invocation_short_name; }
+
+u64 random_number() {
+  u64 number = 0;
+  if (::getrandom(&number, sizeof number, 0) != sizeof number) number = now_ns() ^ (u64{process_id()} << 32);
+  return number;
+}
+
+u64 now_ns() {
+  timespec t{};
+  ::clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<u64>(t.tv_sec) * 1'000'000'000 + static_cast<u64>(t.tv_nsec);
+}
+
+void yield() { ::sched_yield(); }
+
+void sleep_ns(u64 ns) {
+  const timespec t{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+  ::nanosleep(&t, nullptr);
+}
+
+unsigned processor_count() {
+  const unsigned n = std::thread::hardware_concurrency();
+  return n > 0 ? n : 1;
+}
+
+void at_fork_in_child(void (*handler)()) { ::pthread_atfork(nullptr, nullptr, handler); }
+
+bool prepare_process_barrier() { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0; }
+bool process_barrier() { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0; }
+
+void wait_on(const u32* word, u32 expected, u64 ns) {
+  const timespec t{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+  ::syscall(SYS_futex, word, FUTEX_WAIT, expected, &t, nullptr, 0);
+}
+
+void wake_all(const u32* word) { ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
+
+}  // namespace annex::os

@@ -1,0 +1,145 @@
+// region/address_index.cpp - see address_index.hpp.
+#include "region/address_index.hpp"
+
+#include <array>
+#include <map>
+#include <mutex>
+#include <new>
+
+#include "base/report.hpp"
+#include "platform/os.hpp"
+
+namespace annex::address_index {
+namespace {
+
+constexpr u32 root_shift = 30, middle_shift = 21, leaf_shift = 12;
+constexpr u32 address_bits = 47;
+constexpr u64 is_table = 1;
+
+struct table { std::array<shared_word<u64>, 512> entries{}; };
+
+struct reservation { u64 end; local_region* region; };
+
+struct index_state {
+  shared_word<u64>* root = nullptr;
+  std::mutex mutex;
+  std::map<u64, reservation> ranges;      // by base
+  std::vector<local_region*> unused;
+
+  index_state() {
+    const auto space = os::reserve((u64{1} << (address_bits - root_shift)) * sizeof *root, true);
+    ANNEX_ENSURE(space.address != nullptr);
+    root = static_cast<shared_word<u64>*>(space.address);
+  }
+};
+
+// Never destroyed: threads may still free blocks while the program ends.
+index_state& state() noexcept {
+  static index_state& only = *new index_state;
+  return only;
+}
+shared_word<u64>* root_of_index = nullptr;  // so that find() needs no initialization guard
+
+local_region* region_in(u64 entry) noexcept { return reinterpret_cast<local_region*>(entry); }
+table* table_in(u64 entry) noexcept { return reinterpret_cast<table*>(entry & ~is_table); }
+
+// Stores value over [begin, end) in a level whose entries span 2^shift bytes; the level begins at level_base.
+void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin, u64 end, u64 value) {
+  const u64 span = u64{1} << shift;
+  for (u64 at = align_down(begin, span); at < end; at += span) {
+    shared_word<u64>& entry = entries[(at - level_base) >> shift];
+    if (at >= begin && at + span <= end && (entry.load(std::memory_order_relaxed) & is_table) == 0) {
+      entry.store(value, std::memory_order_release);  // sync(index): the region's fields are seen by who finds it
+      continue;
+    }
+    u64 word = entry.load(std::memory_order_relaxed);
+    if ((word & is_table) == 0) {
+      table* made = new table;  // the entry was empty or not entirely ours: ranges never share a page
+      word = reinterpret_cast<u64>(made) | is_table;
+      entry.store(word, std::memory_order_release);
+    }
+    const u64 from = at > begin ? at : begin, to = at + span < end ? at + span : end;
+    fill_level(table_in(word)->entries.data(), shift - 9, at, from, to, value);
+  }
+}
+
+void fill(u64 begin, u64 end, u64 value) {
+  if (end > u64{1} << address_bits) return;  // found through the ordered map
+  fill_level(state().root, root_shift, 0, begin, end, value);
+}
+
+}  // namespace
+
+local_region* find(const void* address) noexcept {
+  const u64 at = reinterpret_cast<u64>(address);
+  if (root_of_index == nullptr) return nullptr;
+  if ((at >> address_bits) != 0) [[unlikely]] {
+    index_state& s = state();
+    std::lock_guard guard(s.mutex);
+    auto after = s.ranges.upper_bound(at);
+    if (after == s.ranges.begin()) return nullptr;
+    const reservation& r = std::prev(after)->second;
+    return at < r.end ? r.region : nullptr;
+  }
+  u64 entry = root_of_index[at >> root_shift].load(std::memory_order_acquire);  // sync(index)
+  if ((entry & is_table) != 0) {
+    entry = table_in(entry)->entries[(at >> middle_shift) & 511].load(std::memory_order_acquire);  // sync(index)
+    if ((entry & is_table) != 0) entry = table_in(entry)->entries[(at >> leaf_shift) & 511].load(std::memory_order_acquire);  // sync(index)
+  }
+  return region_in(entry);
+}
+
+result<void> reserve(const void* base, u64 length_bytes) {
+  const u64 begin = reinterpret_cast<u64>(base);
+  u64 end = 0;
+  if (add_overflows(begin, length_bytes, &end))
+    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", length_bytes, base);
+  index_state& s = state();
+  std::lock_guard guard(s.mutex);
+  root_of_index = s.root;
+  auto next = s.ranges.upper_bound(begin);
+  auto clash = s.ranges.end();
+  if (next != s.ranges.end() && next->first < end) clash = next;
+  if (next != s.ranges.begin() && std::prev(next)->second.end > begin) clash = std::prev(next);
+  if (clash != s.ranges.end())
+    return refuse(errc::region_overlap, "[{:#x}, {:#x}) overlaps [{:#x}, {:#x}), which is a region of a heap in this process; remove or detach that one first",
+                  begin, end, clash->first, clash->second.end);
+  s.ranges.emplace(begin, reservation{end, nullptr});
+  return {};
+}
+
+void enter(local_region* region) noexcept {
+  index_state& s = state();
+  std::lock_guard guard(s.mutex);
+  const u64 begin = reinterpret_cast<u64>(region->base);
+  s.ranges.at(begin).region = region;
+  fill(begin, begin + region->length_bytes, reinterpret_cast<u64>(region));
+}
+
+void leave(const void* base) noexcept {
+  index_state& s = state();
+  std::lock_guard guard(s.mutex);
+  auto found = s.ranges.find(reinterpret_cast<u64>(base));
+  if (found == s.ranges.end()) return;
+  if (found->second.region != nullptr) fill(found->first, found->second.end, 0);
+  s.ranges.erase(found);
+}
+
+local_region* make_region() {
+  index_state& s = state();
+  std::lock_guard guard(s.mutex);
+  if (s.unused.empty()) return new local_region;
+  local_region* region = s.unused.back();
+  s.unused.pop_back();
+  region->~local_region();
+  return new (region) local_region;
+}
+
+void discard_region(local_region* region) noexcept {
+  index_state& s = state();
+  std::lock_guard guard(s.mutex);
+  region->length_bytes = 0;
+  s.unused.push_back(region);
+}
+
+}  // namespace annex::address_index

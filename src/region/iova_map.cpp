@@ -1,0 +1,81 @@
+// region/iova_map.cpp - see iova_map.hpp.
+#include "region/iova_map.hpp"
+
+#include <algorithm>
+#include <numeric>
+
+namespace annex {
+
+u32 iova_map::run_at(u64 offset) const noexcept {
+  if (run_count <= 1) return 0;
+  const u64 slice = offset >> index_shift;
+  u32 low = index[slice], high = index[slice + 1];  // the run is in [low, high]
+  while (low < high) {
+    const u32 middle = low + (high - low + 1) / 2;
+    if (runs[middle].offset <= offset) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+std::optional<iova_map::place> iova_map::at(u64 offset) const noexcept {
+  if (run_count == 0) return {};
+  const u32 run = run_at(offset);
+  return place{runs[run].address + (offset - runs[run].offset), end_of(run) - offset, runs[run].offset};
+}
+
+std::optional<u64> iova_map::offset_of(u64 address) const noexcept {
+  const u32* end = order + run_count;
+  const u32* after = std::upper_bound(order, end, address, [&](u64 a, u32 run) { return a < runs[run].address; });
+  if (after == order) return {};
+  const u32 run = after[-1];
+  const u64 offset = runs[run].offset + (address - runs[run].address);
+  return offset < end_of(run) ? std::optional(offset) : std::nullopt;
+}
+
+result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_bytes) {
+  iova_tables t;
+  const u64 length = page_iovas.size() * page_bytes;
+  for (size_t page = 0; page < page_iovas.size(); ++page) {
+    const u64 address = static_cast<u64>(page_iovas[page]);
+    u64 end = 0;
+    if (add_overflows(address, page_bytes - 1, &end) || end == ~u64{0})
+      return refuse(errc::bad_iova, "page {} has IOVA {:#x}, which with {} bytes passes the end of the address space; give every page a real IOVA, or leave the table empty",
+                    page, address, page_bytes);
+    if (address % 64 != 0) return refuse(errc::bad_iova, "page {} has IOVA {:#x}, which is no multiple of 64", page, address);
+    if (!t.runs.empty()) {
+      const iova_run& last = t.runs.back();
+      if (last.address + (page * page_bytes - last.offset) == address) continue;
+    }
+    t.runs.push_back({page * page_bytes, address});
+  }
+  const u32 count = static_cast<u32>(t.runs.size());
+  auto end_of = [&](u32 run) { return run + 1 < count ? t.runs[run + 1].offset : length; };
+  t.order.resize(count);
+  std::iota(t.order.begin(), t.order.end(), 0u);
+  std::sort(t.order.begin(), t.order.end(), [&](u32 a, u32 b) { return t.runs[a].address < t.runs[b].address; });
+  for (u32 i = 0; i < count; ++i) {
+    const u32 run = t.order[i];
+    const u64 bytes = end_of(run) - t.runs[run].offset;
+    t.longest_run_bytes = std::max(t.longest_run_bytes, bytes);
+    if (i + 1 < count && t.runs[t.order[i + 1]].address < t.runs[run].address + bytes)
+      return refuse(errc::iova_overlap, "IOVA {:#x} is given to the pages at offsets {:#x} and {:#x}; every page needs its own",
+                    t.runs[t.order[i + 1]].address, t.runs[run].offset, t.runs[t.order[i + 1]].offset);
+  }
+  if (count == 0) return t;
+  const u32 last = t.order.back();
+  t.lowest = t.runs[t.order.front()].address;
+  t.highest = t.runs[last].address + (end_of(last) - t.runs[last].offset) - 1;
+  t.index_shift = log2_floor(page_bytes);
+  while ((length >> t.index_shift) > u64{count} * 2) ++t.index_shift;
+  const u64 slices = (length >> t.index_shift) + 2;
+  t.index.resize(slices);
+  u32 run = 0;
+  for (u64 slice = 0; slice < slices; ++slice) {
+    while (run + 1 < count && t.runs[run + 1].offset <= slice << t.index_shift) ++run;
+    t.index[slice] = run;
+  }
+  return t;
+}
+
+}  // namespace annex

@@ -1,0 +1,46 @@
+// region/iova_map.hpp - offset → IOVA and IOVA → offset, over runs instead of pages.
+//
+//   runs   | 0: A | 5p: B | 6p: C | …         sorted by offset; a run ends where the next begins
+//   index  one entry per 2^shift bytes: the last run that begins at or before it; about one run per entry
+//   order  the runs' numbers sorted by IOVA
+//
+// A contiguous table is one run whatever its page count. Immutable once published: lookups take no lock.
+#pragma once
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <annex/types.hpp>
+
+#include "base/failure.hpp"
+#include "region/region_record.hpp"
+
+namespace annex {
+
+/// The map as one process sees it.
+struct iova_map {
+  const iova_run* runs = nullptr;
+  const u32* index = nullptr;
+  const u32* order = nullptr;
+  u32 run_count = 0, index_shift = 0;
+  u64 length_bytes = 0;
+
+  struct place { u64 address, contiguous_bytes, run_offset; };
+  std::optional<place> at(u64 offset) const noexcept;
+  std::optional<u64> offset_of(u64 address) const noexcept;
+  u32 run_at(u64 offset) const noexcept;
+  u64 end_of(u32 run) const noexcept { return run + 1 < run_count ? runs[run + 1].offset : length_bytes; }
+};
+
+/// The tables of a map before they are copied into the segment.
+struct iova_tables {
+  std::vector<iova_run> runs;
+  std::vector<u32> order, index;
+  u32 index_shift = 0;
+  u64 lowest = 0, highest = 0, longest_run_bytes = 0;  // highest: last byte
+};
+
+/// Errors: bad_iova (an address wraps around), iova_overlap (two pages share one).
+result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_bytes);
+
+}  // namespace annex

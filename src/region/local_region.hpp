@@ -1,0 +1,36 @@
+// region/local_region.hpp - a region as this process sees it: where it lies and how to get at its metadata.
+#pragma once
+#include "region/iova_map.hpp"
+
+namespace annex {
+
+namespace detail { class local_heap; }
+
+/// Objects are never returned to the system, so a stale pointer to one may be read; length_bytes is 0 when it is not in use.
+struct alignas(64) local_region {
+  char* base = nullptr;
+  u64 length_bytes = 0;
+  granule_entry* granules = nullptr;   // in the segment
+  u32 granule_shift = 0;
+  u32 heap_index = 0;                  // of the thread's cache
+  detail::local_heap* heap = nullptr;
+  u32 slot = 0, id = 0;
+  u64 heap_id = 0;
+  extent_entry* extents = nullptr;
+  region_record* record = nullptr;
+  iova_map iovas;
+  int fd = -1;
+  touch access = touch::read_write;
+  bool mapped_by_annex = false;
+  bool joining = false;                // observers are being asked: not to be allocated from yet
+  bool observed_removal = false;
+};
+
+/// The granule's word in one load: the fields belong together.
+inline granule_entry load_granule(const granule_entry* entry) noexcept {
+  u64 word;
+  __atomic_load(reinterpret_cast<const u64*>(entry), &word, __ATOMIC_RELAXED);  // relaxed: a live block's slab does not change kind
+  return std::bit_cast<granule_entry>(word);
+}
+
+}  // namespace annex

@@ -1,0 +1,102 @@
+// shared/arena.cpp - see arena.hpp.
+#include "shared/arena.hpp"
+
+#include <cerrno>
+#include <cstring>
+
+#include "platform/os.hpp"
+
+namespace annex {
+namespace {
+
+constexpr u64 largest_small_bytes = 2 * KiB;
+constexpr u64 page = 4 * KiB;
+constexpr u64 small_run_bytes = 64 * KiB;
+constexpr u64 grow_bytes = 256 * KiB;
+constexpr u64 backed_at_once_bytes = 1 * MiB;  // larger chunks are sparse
+
+struct free_chunk_link { chunk_ref next; };
+
+// Four sizes per doubling of pages; the class and its size.
+struct large_class { u32 index; u64 bytes; };
+large_class large_class_of(u64 bytes) noexcept {
+  const u64 pages = divide_up(bytes, page);
+  if (pages <= 4) return {static_cast<u32>(pages - 1), pages * page};
+  const u32 exponent = log2_floor(pages - 1);
+  const u32 quarter = static_cast<u32>((pages - 1) >> (exponent - 2)) & 3;
+  return {4 + (exponent - 2) * 4 + quarter, ((u64{1} << exponent) + (u64{1} << (exponent - 2)) * (quarter + 1)) * page};
+}
+
+// Cuts from the arena's end. Backed: touching it can't fail later.
+u64 cut(transaction& t, u64 bytes, bool backed) noexcept {
+  const segment& s = t.seg();
+  arena_lists& a = s.header().arena;
+  const u64 at = a.top;
+  if (bytes > s.header().reserve_bytes || at > s.header().reserve_bytes - bytes) return 0;
+  if (at + bytes > a.file_bytes) {
+    u64 longer = at + bytes;
+    if (longer - a.file_bytes < grow_bytes) longer = a.file_bytes + grow_bytes;
+    longer = align_up(longer, page);
+    if (longer > s.header().reserve_bytes) longer = s.header().reserve_bytes;
+    if (os::set_length(s.fd(), longer) != 0) return 0;
+    t.put(a.file_bytes, longer);
+  }
+  if (backed) {
+    const int why = os::allocate_range(s.fd(), at, bytes);
+    if (why == ENOSPC || why == ENOMEM || why == EDQUOT) return 0;
+  }
+  t.put(a.top, at + bytes);
+  return at;
+}
+
+}  // namespace
+
+chunk_ref allocate_chunk(transaction& t, u64 bytes) noexcept {
+  const segment& s = t.seg();
+  arena_lists& a = s.header().arena;
+  if (bytes <= largest_small_bytes) {
+    const u32 units = static_cast<u32>(divide_up(bytes, chunk_unit_bytes));
+    chunk_ref& head = a.small_free[units];
+    if (head != 0) {
+      const chunk_ref ref = head;
+      auto* link = s.chunk<free_chunk_link>(ref);
+      t.put(head, link->next);
+      t.put(link->next, 0);
+      std::memset(s.chunk<char>(ref), 0, units * chunk_unit_bytes);
+      return ref;
+    }
+    const u64 need = units * chunk_unit_bytes;
+    if (a.small_end - a.small_top < need) {
+      const u64 run = cut(t, small_run_bytes, true);
+      if (run == 0) return 0;
+      t.put(a.small_top, run);
+      t.put(a.small_end, run + small_run_bytes);
+    }
+    const u64 at = a.small_top;
+    t.put(a.small_top, at + need);
+    std::memset(s.base() + at, 0, need);  // an undone transaction may have written here
+    return static_cast<chunk_ref>(at / chunk_unit_bytes);
+  }
+  const large_class size = large_class_of(bytes);
+  chunk_ref& head = a.large_free[size.index];
+  if (head != 0) {
+    const chunk_ref ref = head;
+    auto* link = s.chunk<free_chunk_link>(ref);
+    t.put(head, link->next);
+    t.put(link->next, 0);  // the undo puts the link back even after the chunk was cleared
+    if (os::punch_hole(s.fd(), u64{ref} * chunk_unit_bytes, size.bytes) != 0) std::memset(s.chunk<char>(ref), 0, size.bytes);
+    return ref;
+  }
+  return static_cast<chunk_ref>(cut(t, size.bytes, size.bytes <= backed_at_once_bytes) / chunk_unit_bytes);
+}
+
+void free_chunk(transaction& t, chunk_ref ref, u64 bytes) noexcept {
+  if (ref == 0) return;
+  const segment& s = t.seg();
+  arena_lists& a = s.header().arena;
+  chunk_ref& head = bytes <= largest_small_bytes ? a.small_free[divide_up(bytes, chunk_unit_bytes)] : a.large_free[large_class_of(bytes).index];
+  t.put(s.chunk<free_chunk_link>(ref)->next, head);
+  t.put(head, ref);
+}
+
+}  // namespace annex

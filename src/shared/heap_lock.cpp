@@ -1,0 +1,105 @@
+// shared/heap_lock.cpp - see heap_lock.hpp.
+#include "shared/heap_lock.hpp"
+
+#include <cstring>
+
+#include "platform/os.hpp"
+
+namespace annex {
+namespace {
+
+constexpr int spins_before_sleep = 200;
+constexpr u64 look_again_ns = 2'000'000;
+
+}  // namespace
+
+// Old values back in reverse. Bounds are checked: a damaged journal must not write elsewhere.
+void undo_journal(const segment& s) noexcept {
+  journal& j = s.log();
+  u32 n = j.count.load(std::memory_order_relaxed);
+  if (n > limits::journal_entries) n = 0;
+  while (n-- > 0) {
+    const journal_entry& e = j.entries[n];
+    const u64 bytes = e.offset_and_bytes & 15, offset = e.offset_and_bytes >> 4;
+    if (bytes <= 8 && offset + bytes <= s.header().arena.file_bytes) std::memcpy(s.base() + offset, &e.old_value, bytes);
+    compiler_fence();
+  }
+  // What was cut from the arena and written without a log is handed out again, and must be zero then.
+  const arena_lists& a = s.header().arena;
+  if (j.count.load(std::memory_order_relaxed) != 0 && a.top < a.file_bytes) os::punch_hole(s.fd(), a.top, a.file_bytes - a.top);
+  compiler_fence();
+  j.count.store(0, std::memory_order_relaxed);
+  compiler_fence();
+}
+
+transaction::transaction(const segment& s, lock_identity who) noexcept : segment_(s), who_(who) {
+  shared_word<u32>& lock = s.header().lock;
+  const u32 mine = u32{who.slot} + 1;
+  u32 seen = 0;
+  // sync(heap lock): acquire pairs with the release in the destructor, or with the kernel's exit path of a dead holder
+  if (!lock.compare_exchange(seen, mine, std::memory_order_acquire)) {
+    for (int spins = 0;;) {
+      const u32 holder = seen & ~lock_waiters;
+      if (holder == 0) {
+        if (lock.compare_exchange(seen, mine | (seen & lock_waiters), std::memory_order_acquire)) break;
+        continue;
+      }
+      if (++spins < spins_before_sleep) {
+        __builtin_ia32_pause();
+        seen = lock.load(std::memory_order_relaxed);
+        continue;
+      }
+      const bool known = holder - 1 < s.header().thread_limit;
+      const u32 member = known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
+      if (is_member_gone(s, member, who.member)) {
+        if (lock.compare_exchange(seen, mine | (seen & lock_waiters), std::memory_order_acquire)) {
+          stole_ = true;
+          break;
+        }
+        continue;
+      }
+      if ((seen & lock_waiters) == 0 && !lock.compare_exchange(seen, seen | lock_waiters, std::memory_order_relaxed)) continue;
+      os::wait_on(&lock.value, holder | lock_waiters, look_again_ns);
+      seen = lock.load(std::memory_order_relaxed);
+    }
+  }
+  shared_word<u64>& sequence = s.header().lock_sequence;
+  sequence.store(sequence.load(std::memory_order_relaxed) | 1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);  // sync(sequence): readers see it odd before any change
+  if (stole_) {
+    undo_journal(s);
+    s.header().lock_steals.fetch_add(1, std::memory_order_relaxed);
+    log_line(log_level::info, "took the heap lock over from a dead member");
+  }
+}
+
+transaction::~transaction() {
+  commit();
+  shared_word<u64>& sequence = segment_.header().lock_sequence;
+  sequence.store(sequence.load(std::memory_order_relaxed) + 1, std::memory_order_release);  // sync(sequence): even again
+  // sync(heap lock): release: the next holder sees all of it
+  if ((segment_.header().lock.exchange(0, std::memory_order_release) & lock_waiters) != 0) os::wake_all(&segment_.header().lock.value);
+}
+
+void transaction::log(const void* word, u32 bytes) noexcept {
+  journal& j = segment_.log();
+  const u32 n = j.count.load(std::memory_order_relaxed);
+  ANNEX_ENSURE(n < limits::journal_entries);
+  journal_entry& e = j.entries[n];
+  e.offset_and_bytes = segment_.offset_of(word) << 4 | bytes;
+  e.old_value = 0;
+  std::memcpy(&e.old_value, word, bytes);
+  compiler_fence();
+  j.count.store(n + 1, std::memory_order_relaxed);
+  compiler_fence();
+}
+
+void transaction::commit() noexcept {
+  compiler_fence();
+  segment_.log().count.store(0, std::memory_order_relaxed);
+  compiler_fence();
+}
+
+void transaction::roll_back() noexcept { undo_journal(segment_); }
+
+}  // namespace annex

@@ -1,0 +1,71 @@
+// shared/heap_lock.hpp - the one lock of a heap, which outlives its holder, and the transactions under it.
+//
+// Everything that takes more than one store to change (extents, slab lists, tables) is changed inside a transaction:
+//
+//   put(word, value):  entry[n] = {where, old};  fence;  n = n + 1;  fence;  word = value
+//   commit:            fence;  n = 0                        <- this store commits
+//   unlock:            lock = 0
+//   steal:             lock: dead → me;  for i = n-1 … 0: word_i = old_i;  fence;  n = 0
+//
+//   killed between …            then
+//   lock and first put          n = 0: nothing to undo
+//   entry and n + 1             the entry does not count; nothing changed yet
+//   n + 1 and word = value      undo writes the old value over itself
+//   two puts                    undone in reverse: as before the transaction
+//   last put and n = 0          undone: it never happened; its caller is dead
+//   n = 0 and unlock            it happened; the next one steals a clean lock
+//   inside undo                 n is unchanged until the end; undo is idempotent: the next stealer repeats it
+//
+// The fences are for the compiler only (base/shared_word.hpp). A waiter never waits for the dead: it asks the kernel
+// whether the holder lives before it sleeps, and every few milliseconds after.
+// One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it.
+#pragma once
+#include "base/report.hpp"
+#include "shared/liveness.hpp"
+
+namespace annex {
+
+/// Undoes the transaction that a dead holder left open, if any. For the one who has the lock, or is alone with the segment.
+void undo_journal(const segment& s) noexcept;
+
+/// Who takes the lock: a thread slot of this process's member.
+struct lock_identity { u16 slot; u32 member; };
+
+class transaction {
+ public:
+  /// Waits for the lock. stole() tells whether the last holder was dead.
+  transaction(const segment& s, lock_identity who) noexcept;
+  ~transaction();
+  transaction(const transaction&) = delete;
+  transaction& operator=(const transaction&) = delete;
+
+  /// Changes a word of the segment, to be undone if this process dies before commit().
+  template <class T>
+  void put(T& word, std::type_identity_t<T> value) noexcept {
+    static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+    log(&word, sizeof(T));
+    word = value;
+    compiler_fence();
+  }
+  template <class T>
+  void put(shared_word<T>& word, std::type_identity_t<T> value) noexcept {
+    log(&word, sizeof(T));
+    word.store(value, std::memory_order_release);  // sync(published): readers without the lock acquire it
+  }
+  /// Everything put so far has happened. The lock is kept; a new transaction begins.
+  void commit() noexcept;
+  /// Everything put since the last commit has not happened.
+  void roll_back() noexcept;
+  bool stole() const noexcept { return stole_; }
+  const segment& seg() const noexcept { return segment_; }
+  u16 slot() const noexcept { return who_.slot; }
+  u32 member() const noexcept { return who_.member; }
+
+ private:
+  void log(const void* word, u32 bytes) noexcept;
+  const segment& segment_;
+  lock_identity who_;
+  bool stole_ = false;
+};
+
+}  // namespace annex

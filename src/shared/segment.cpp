@@ -1,0 +1,42 @@
+// shared/segment.cpp - where the tables lie, and the number that tells layouts apart.
+#include "shared/segment.hpp"
+
+#include <cstddef>
+#include <iterator>
+
+namespace annex {
+
+table_plan plan_tables(u32 member_limit, u32 thread_limit, u32 region_limit) noexcept {
+  constexpr u64 region_record_bytes = 2048;  // asserted in region/region_record.hpp
+  constexpr u64 page = 4 * KiB;
+  table_plan plan{};
+  plan.members_at = align_up(sizeof(segment_header), page);
+  plan.threads_at = align_up(plan.members_at + u64{member_limit} * sizeof(member_record), page);
+  plan.regions_at = align_up(plan.threads_at + u64{thread_limit} * sizeof(thread_slot), page);
+  plan.zone_buckets_at = align_up(plan.regions_at + u64{region_limit} * region_record_bytes, page);
+  plan.journal_at = align_up(plan.zone_buckets_at + u64{limits::zone_buckets} * sizeof(u32), page);
+  plan.arena_at = align_up(plan.journal_at + sizeof(journal), page);
+  return plan;
+}
+
+std::vector<u32> used_region_slots(const segment& s) {
+  std::vector<u32> slots;
+  const segment_header& h = s.header();
+  for (u32 word = 0; word < std::size(h.used_regions); ++word)
+    for (u64 bits = std::atomic_ref(const_cast<u64&>(h.used_regions[word])).load(std::memory_order_acquire); bits != 0; bits &= bits - 1)
+      if (const u32 slot = word * 64 + static_cast<u32>(std::countr_zero(bits)); slot < h.region_limit) slots.push_back(slot);
+  return slots;
+}
+
+u64 layout_hash() noexcept {
+  u64 hash = 0xcbf29ce484222325;  // FNV-1a over what a change of layout changes
+  auto mix = [&](u64 value) { hash = (hash ^ value) * 0x100000001b3; };
+  for (u64 value : {u64{layout_major}, u64{sizeof(segment_header)}, u64{offsetof(segment_header, lock)}, u64{offsetof(segment_header, arena)},
+                    u64{offsetof(segment_header, orphans)}, u64{sizeof(member_record)}, u64{sizeof(thread_slot)}, u64{sizeof(journal)},
+                    u64{sizeof(region_claim)}, u64{limits::lanes}, u64{limits::region_slots}, u64{limits::zone_buckets},
+                    u64{limits::granule_shift}, u64{limits::slab_blocks}, u64{limits::largest_slab_block_bytes}})
+    mix(value);
+  return hash;
+}
+
+}  // namespace annex
