@@ -196,6 +196,7 @@ struct memory_source {
   int numa_node = any_node;              ///< bound before the first touch
   bool prefault = false;                 ///< touch every page now; refused when the machine is short
   unsigned threads = 0;                  ///< for prefault; 0: one per CPU
+  std::span<const iova> page_iovas{};    ///< as in memory_range: of an IOMMU domain, say; or empty
   bool physical_iovas = false;           ///< IOVAs from /proc/self/pagemap; needs privilege, and hugetlb pages
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};
 };

@@ -94,7 +94,7 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
     if (const int why = os::populate(base, m.length_bytes); why != 0) return fail(refused(why == EFAULT ? ENOMEM : why, "populate"));
 
   // 3 addresses, and the rest as for any memory
-  std::vector<iova> iovas;
+  std::vector<iova> iovas(m.page_iovas.begin(), m.page_iovas.end());
   if (m.physical_iovas) {
     std::vector<os::physical_run> runs;
     if (const int why = os::physical_runs(base, m.length_bytes, m.page_bytes, &runs); why != 0)

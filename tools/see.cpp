@@ -1,0 +1,91 @@
+// tools/see.cpp - map, who, check, reap.
+#include <unistd.h>
+
+#include "map_drawing.hpp"
+#include "output.hpp"
+
+namespace annex::tool {
+namespace {
+
+nlohmann::json json_of(const member_summary& m) {
+  return {{"id", static_cast<unsigned>(m.id)}, {"process", m.process_id}, {"program", m.program}, {"alive", m.alive}, {"threads", m.threads},
+          {"cached_bytes", m.cached_bytes}, {"held_blocks", m.held_blocks}, {"held_bytes", m.held_bytes}};
+}
+
+void map(session& s, const std::string& name, unsigned width) {
+  const auto opened = heap::attach(name, {.read_only = true, .regions = attach_policy::manual});
+  if (!opened) return refuse(s, opened.error());
+  const auto members = opened->members();
+  const auto drawn = draw(*opened, width);
+  if (!s.json) {
+    fmt::print("{}", text_map(drawn, members, ::isatty(STDOUT_FILENO) != 0));
+    return;
+  }
+  nlohmann::json j{{"regions", nlohmann::json::array()}, {"members", nlohmann::json::array()}};
+  for (const drawn_region& d : drawn) {
+    nlohmann::json cells = nlohmann::json::array();
+    for (const map_cell& c : d.cells) cells.push_back({{"live", c.live}, {"cached", c.cached}, {"free", c.free}, {"holder", static_cast<unsigned>(c.holder)}});
+    j["regions"].push_back({{"id", static_cast<unsigned>(d.region.id)}, {"cell_bytes", d.cell_bytes}, {"cells", cells}});
+  }
+  for (const member_summary& m : members) j["members"].push_back(json_of(m));
+  print(j);
+}
+
+void who(session& s, const std::string& name) {
+  const auto opened = heap::attach(name, {.read_only = true, .regions = attach_policy::manual});
+  if (!opened) return refuse(s, opened.error());
+  nlohmann::json all = nlohmann::json::array();
+  if (!s.json) fmt::print("{:>6} {:>8} {:<16} {:<6} {:>7} {:>10} {:>8} {:>10}\n", "MEMBER", "PROCESS", "PROGRAM", "STATE", "THREADS", "CACHED", "BLOCKS", "HELD");
+  for (const member_summary& m : opened->members()) {
+    if (s.json) all.push_back(json_of(m));
+    else fmt::print("{:>6} {:>8} {:<16} {:<6} {:>7} {:>10} {:>8} {:>10}\n", static_cast<unsigned>(m.id), m.process_id, m.program, m.alive ? "alive" : "dead", m.threads, bytes_text(m.cached_bytes), m.held_blocks, bytes_text(m.held_bytes));
+  }
+  if (s.json) print(all);
+}
+
+void check(session& s, const std::string& name) {
+  auto opened = heap::attach(name, {.regions = attach_policy::manual});
+  if (!opened) return refuse(s, opened.error());
+  const auto report = opened->audit();
+  if (!report) return refuse(s, report.error());
+  if (!report->holds()) s.exit = exit_refused;
+  if (s.json) return print({{"holds", report->holds()}, {"exact", report->exact}, {"checked", report->checked}, {"broken", report->broken}});
+  fmt::print("{} objects of \"{}\" checked{}: {}.\n", report->checked, name, report->exact ? "" : " (a stopped thread's cache was left out)", report->holds() ? "every invariant holds" : fmt::format("{} invariants are broken", report->broken.size()));
+  for (const std::string& sentence : report->broken) fmt::print("  {}\n", sentence);
+}
+
+void reap(session& s, const std::string& name, unsigned only) {
+  auto opened = heap::attach(name, {.regions = attach_policy::manual});
+  if (!opened) return refuse(s, opened.error());
+  nlohmann::json all = nlohmann::json::array();
+  for (const member_summary& m : opened->members()) {
+    if (m.alive ? static_cast<unsigned>(m.id) != only : only != 0 && static_cast<unsigned>(m.id) != only) continue;
+    const auto freed = opened->reap(m.id);
+    if (!freed) return refuse(s, freed.error());
+    if (s.json) all.push_back({{"member", static_cast<unsigned>(m.id)}, {"process", m.process_id}, {"freed_blocks", *freed}, {"freed_bytes", m.held_bytes}});
+    else fmt::print("Freed {} blocks ({}) of member {} (process {}, {}), which is dead.\n", *freed, bytes_text(m.held_bytes), static_cast<unsigned>(m.id), m.process_id, m.program);
+  }
+  if (s.json) print(all);
+}
+
+}  // namespace
+
+void add_see_commands(CLI::App& app, session& s) {
+  struct arguments { std::string name; unsigned width = 1024, member = 0; };
+  auto a = std::make_shared<arguments>();
+  auto command = [&](const char* verb, const char* help) {
+    CLI::App* made = app.add_subcommand(verb, help);
+    made->add_option("name", a->name, "The heap")->required();
+    return made;
+  };
+  CLI::App* map_command = command("map", "Draw what is used, cached and free, and whose it is");
+  map_command->add_option("--cells", a->width, "Most marks per region")->capture_default_str()->check(CLI::Range(1, 1 << 20));
+  map_command->callback([&s, a] { map(s, a->name, a->width); });
+  command("who", "Show the members and what they hold")->callback([&s, a] { who(s, a->name); });
+  command("check", "Check every invariant of a heap")->callback([&s, a] { check(s, a->name); });
+  CLI::App* reap_command = command("reap", "Free the blocks of dead members");
+  reap_command->add_option("--member", a->member, "Only this one, see annex who");
+  reap_command->callback([&s, a] { reap(s, a->name, a->member); });
+}
+
+}  // namespace annex::tool
