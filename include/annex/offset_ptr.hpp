@@ -55,9 +55,9 @@ class offset_ptr {
   U& operator[](difference_type i) const noexcept { return get()[i]; }
   explicit operator bool() const noexcept { return distance_ != null_distance; }
 
-  static offset_ptr pointer_to(reference object) noexcept
-    requires(!std::is_void_v<T>)
-  { return offset_ptr(std::addressof(object)); }
+  template <class U>
+    requires std::is_same_v<U, T>
+  static offset_ptr pointer_to(U& object) noexcept { return offset_ptr(std::addressof(object)); }
 
   offset_ptr& operator+=(difference_type n) noexcept { set(get() + n); return *this; }
   offset_ptr& operator-=(difference_type n) noexcept { set(get() - n); return *this; }

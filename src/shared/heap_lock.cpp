@@ -69,7 +69,7 @@ transaction::transaction(const segment& s, lock_identity who) noexcept : segment
   if (stole_) {
     undo_journal(s);
     s.header().lock_steals.fetch_add(1, std::memory_order_relaxed);
-    log_line(log_level::info, "took the heap lock over from a dead member");
+    annex::log(log_level::info, "took the heap lock over from a dead member");
   }
 }
 

@@ -1,0 +1,209 @@
+// tests/placement_test.cpp - alignment, boundary, IOVA contiguity, zeroing, and refusing fast what cannot be.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <random>
+
+#include "support.hpp"
+
+namespace annex {
+namespace {
+
+using placing = in_own_directory;
+
+TEST_F(placing, every_alignment_from_one_to_a_gigabyte) {
+  heap h = heap_with(0);
+  mapped_memory m(std::size_t{4} << 30, PROT_NONE);
+  memory_range r = m.range();
+  r.access = touch::none;
+  must(h.add_memory(r));
+  for (std::size_t align = 1; align <= std::size_t{1} << 30; align *= 2)
+    for (const std::size_t size : {std::size_t{1}, std::size_t{100}, std::size_t{5000}, std::size_t{200000}}) {
+      void* block = h.allocate({.size_bytes = size, .align_bytes = align});
+      ASSERT_NE(block, nullptr) << align << ": " << heap::last_failure().message();
+      EXPECT_EQ(reinterpret_cast<u64>(block) % align, 0u);
+      EXPECT_GE(heap::usable_size(block), size);
+      heap::free(block);
+    }
+  h.trim();
+  EXPECT_EQ(h.stats().free_bytes, std::size_t{4} << 30);
+  expect_sound(h);
+}
+
+TEST_F(placing, alignment_holds_in_a_region_that_begins_anywhere) {
+  heap h = heap_with(0);
+  mapped_memory m(64 << 20);
+  memory_range r = m.range();
+  r.base = m.data() + 12288;  // only a page's alignment
+  r.length_bytes -= 12288;
+  must(h.add_memory(r));
+  std::vector<void*> blocks;
+  for (std::size_t align = 4096; align <= 4 << 20; align *= 2) {
+    void* block = h.allocate({.size_bytes = 300000, .align_bytes = align});
+    ASSERT_NE(block, nullptr);
+    EXPECT_EQ(reinterpret_cast<u64>(block) % align, 0u);
+    EXPECT_GE(heap::usable_size(block), 300000u);
+    std::memset(block, 1, heap::usable_size(block));
+    blocks.push_back(block);
+  }
+  expect_sound(h);
+  heap::free_bulk(blocks);
+  expect_sound(h);
+}
+
+TEST_F(placing, a_boundary_is_not_crossed) {
+  heap h = heap_with(512 << 20);
+  std::mt19937 random(7);
+  for (int i = 0; i < 2000; ++i) {
+    const std::size_t boundary = std::size_t{64} << (random() % 14), size = 1 + random() % boundary;
+    auto* block = static_cast<char*>(h.allocate({.size_bytes = size, .boundary_bytes = boundary}));
+    ASSERT_NE(block, nullptr) << size << " within " << boundary << ": " << heap::last_failure().message();
+    const u64 first = reinterpret_cast<u64>(block), last = first + size - 1;
+    EXPECT_EQ(first / boundary, last / boundary);
+    if (i % 3 != 0) heap::free(block);
+  }
+  EXPECT_EQ(h.allocate({.size_bytes = 100, .boundary_bytes = 64}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::bad_request);
+  EXPECT_EQ(h.allocate({.size_bytes = 10, .boundary_bytes = 100}), nullptr);
+  EXPECT_EQ(h.allocate({.size_bytes = 10, .align_bytes = 48}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::bad_request);
+}
+
+// A table of runs of random lengths in random places.
+std::vector<iova> scattered(std::size_t pages, std::size_t longest, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<iova> table;
+  std::vector<std::size_t> lengths;
+  for (std::size_t total = 0; total < pages;) {
+    const std::size_t length = std::min<std::size_t>(1 + random() % longest, pages - total);
+    lengths.push_back(length);
+    total += length;
+  }
+  std::vector<std::size_t> order(lengths.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::shuffle(order.begin(), order.end(), random);
+  std::vector<u64> start(lengths.size());
+  u64 next = 0x40000000;
+  for (const std::size_t i : order) {
+    start[i] = next;
+    next += (lengths[i] + 1) * 4096;  // a gap, so that runs never join by accident
+  }
+  for (std::size_t i = 0; i < lengths.size(); ++i)
+    for (std::size_t page = 0; page < lengths[i]; ++page) table.push_back(iova{start[i] + page * 4096});
+  return table;
+}
+
+TEST_F(placing, contiguous_means_that_every_page_follows) {
+  heap h = heap_with(0);
+  mapped_memory m(64 << 20);
+  const auto table = scattered(m.size() / 4096, 40, 3);
+  memory_range r = m.range();
+  r.page_iovas = table;
+  must(h.add_memory(r));
+  std::mt19937 random(5);
+  std::vector<void*> blocks;
+  for (int i = 0; i < 3000; ++i) {
+    const std::size_t size = 1 + random() % 100000, align = std::size_t{64} << (random() % 8);
+    auto* block = static_cast<char*>(h.allocate({.size_bytes = size, .align_bytes = align, .iova_contiguous = true}));
+    if (block == nullptr) break;
+    const u64 first = static_cast<u64>(*heap::locate(block)->bus_address);
+    EXPECT_EQ(first % align, 0u);
+    EXPECT_GE(heap::locate(block)->contiguous_bytes, size);
+    for (std::size_t at = 0; at < size; at += 4096) ASSERT_EQ(static_cast<u64>(*heap::locate(block + at)->bus_address), first + at);
+    blocks.push_back(block);
+  }
+  EXPECT_GT(blocks.size(), 500u);
+  heap::free_bulk(blocks);
+  h.trim();
+  expect_sound(h);
+}
+
+TEST_F(placing, every_byte_translates_both_ways) {
+  heap h = heap_with(0);
+  mapped_memory m(16 << 20);
+  const auto table = scattered(m.size() / 4096, 5, 11);
+  memory_range r = m.range();
+  r.page_iovas = table;
+  must(h.add_memory(r));
+  for (std::size_t offset = 0; offset < m.size(); offset += 509) {
+    const location l = *heap::locate(m.data() + offset);
+    const u64 expected = static_cast<u64>(table[offset / 4096]) + offset % 4096;
+    ASSERT_EQ(static_cast<u64>(*l.bus_address), expected);
+    ASSERT_EQ(h.address_of(iova{expected}), m.data() + offset);
+    std::size_t run = 4096 - offset % 4096;
+    for (std::size_t page = offset / 4096 + 1; page < table.size() && static_cast<u64>(table[page]) == static_cast<u64>(table[page - 1]) + 4096; ++page) run += 4096;
+    ASSERT_EQ(l.contiguous_bytes, run);
+  }
+  EXPECT_EQ(h.address_of(iova{0x3fffffff}), nullptr);
+  EXPECT_EQ(h.address_of(no_iova), nullptr);
+}
+
+TEST_F(placing, a_hopeless_request_fails_fast_and_says_why) {
+  heap h = heap_with(0);
+  mapped_memory m(256 << 20, PROT_NONE);
+  std::vector<iova> table;
+  for (std::size_t page = 0; page < m.size() / 4096; ++page) table.push_back(iova{0x100000000 + (page + page / 255) * 4096});  // runs of 255 pages
+  memory_range r = m.range();
+  r.page_iovas = table;
+  r.access = touch::none;
+  must(h.add_memory(r));
+  EXPECT_NE(h.allocate({.size_bytes = 255 * 4096, .iova_contiguous = true}), nullptr);
+  const auto began = std::chrono::steady_clock::now();
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(h.allocate({.size_bytes = 256 * 4096, .iova_contiguous = true}), nullptr);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::milliseconds(500));
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::contiguity);
+  EXPECT_NE(heap::last_failure().message().find(std::to_string(255 * 4096)), std::string_view::npos);
+}
+
+TEST_F(placing, without_iovas_nothing_is_contiguous) {
+  heap h = heap_with(1 << 20);
+  EXPECT_EQ(h.allocate({.size_bytes = 64, .iova_contiguous = true}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::no_addresses);
+  mapped_memory m(1 << 20);
+  std::vector<iova> table;
+  for (u64 i = 0; i < 256; ++i) table.push_back(iova{(i + 1) * 4096});
+  memory_range r = m.range();
+  r.page_iovas = table;
+  must(h.add_memory(r));
+  for (const std::size_t size : {std::size_t{64}, std::size_t{3000}, std::size_t{100000}}) {
+    void* block = h.allocate({.size_bytes = size, .iova_contiguous = true});
+    ASSERT_NE(block, nullptr);
+    EXPECT_TRUE(heap::locate(block)->bus_address.has_value());
+  }
+}
+
+TEST_F(placing, zeroed_is_zero_and_refused_where_nothing_may_be_touched) {
+  heap h = heap_with(4 << 20);
+  for (const std::size_t size : {std::size_t{100}, std::size_t{70000}}) {
+    void* dirty = h.allocate(size);
+    std::memset(dirty, 9, size);
+    heap::free(dirty);
+    auto* clean = static_cast<unsigned char*>(h.allocate({.size_bytes = size, .zeroed = true}));
+    EXPECT_TRUE(std::all_of(clean, clean + size, [](unsigned char c) { return c == 0; }));
+  }
+  heap untouchable = heap_with(0);
+  mapped_memory m(1 << 20, PROT_NONE);
+  memory_range r = m.range();
+  r.access = touch::none;
+  must(untouchable.add_memory(r));
+  EXPECT_EQ(untouchable.allocate({.size_bytes = 100, .zeroed = true}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::no_cpu_access);
+  EXPECT_EQ(untouchable.allocate({.size_bytes = 100000, .zeroed = true}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::no_cpu_access);
+  void* block = untouchable.allocate(100000);
+  EXPECT_EQ(untouchable.reallocate(block, 500000), block) << "in place needs no copy";
+  void* wall = untouchable.allocate(100000);
+  EXPECT_EQ(untouchable.reallocate(block, 900000), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::no_cpu_access);
+  heap::free(block);
+  heap::free(wall);
+}
+
+TEST_F(placing, a_node_is_a_preference) {
+  heap h = heap_with(1 << 20);
+  EXPECT_NE(h.allocate({.size_bytes = 100, .numa_node = 0}), nullptr);
+  EXPECT_NE(h.allocate({.size_bytes = 100000, .numa_node = 5}), nullptr) << "another node serves when the one asked for has nothing";
+}
+
+}  // namespace
+}  // namespace annex

@@ -1,0 +1,136 @@
+// tests/pool_test.cpp - objects of one size: caches, bulk, processes, the dead.
+#include <algorithm>
+#include <set>
+#include <thread>
+
+#include "support.hpp"
+
+namespace annex {
+namespace {
+
+using pools = in_own_directory;
+
+TEST_F(pools, give_every_object_once_and_take_all_back) {
+  heap h = heap_with(4 << 20);
+  raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 200, .object_count = 1000}));
+  EXPECT_EQ(p.object_count(), 1000u);
+  EXPECT_EQ(p.object_bytes(), 256u);
+  EXPECT_EQ(p.free_count(), 1000u);
+  std::set<void*> objects;
+  while (void* object = p.take()) {
+    EXPECT_EQ(reinterpret_cast<u64>(object) % 64, 0u);
+    EXPECT_TRUE(objects.insert(object).second);
+  }
+  EXPECT_EQ(objects.size(), 1000u);
+  EXPECT_EQ(p.free_count(), 0u);
+  EXPECT_EQ(refused(raw_pool::release(h, "p")), errc::blocks_live);
+  for (void* object : objects) p.give(object);
+  EXPECT_EQ(p.free_count(), 1000u);
+  expect_sound(h);
+  must(raw_pool::release(h, "p"));
+  EXPECT_EQ(h.stats().free_bytes, 4u << 20);
+  expect_sound(h);
+}
+
+TEST_F(pools, refuse_bad_options_and_other_kinds) {
+  heap h = heap_with(1 << 20);
+  for (const pool_options& o : {pool_options{.object_bytes = 0, .object_count = 1}, pool_options{.object_bytes = 1, .object_count = 0}, pool_options{.object_bytes = 1, .object_count = 1, .align_bytes = 3},
+                                pool_options{.object_bytes = 1, .object_count = 1, .cache_objects = 513}, pool_options{.object_bytes = 1, .object_count = 1u << 31},
+                                pool_options{.object_bytes = ~std::size_t{0} / 2, .object_count = 1u << 30}})
+    EXPECT_EQ(refused(raw_pool::create(h, "p", o)), errc::invalid_argument);
+  must(h.reserve_zone("z", {.size_bytes = 100}));
+  EXPECT_EQ(refused(raw_pool::open(h, "z")), errc::wrong_kind);
+  EXPECT_EQ(refused(raw_pool::release(h, "z")), errc::wrong_kind);
+  EXPECT_EQ(refused(raw_pool::open(h, "nobody")), errc::no_such_zone);
+  EXPECT_EQ(refused(raw_pool::release(h, "nobody")), errc::no_such_zone);
+  must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 10}));
+  EXPECT_EQ(refused(h.find_zone("p")), errc::wrong_kind);
+  EXPECT_EQ(refused(h.release_zone("p")), errc::wrong_kind);
+  EXPECT_EQ(refused(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 10})), errc::zone_exists);
+  EXPECT_EQ(refused(raw_pool::create(h, "q", {.object_bytes = 64, .object_count = 100000})), errc::out_of_memory);
+}
+
+TEST_F(pools, work_in_bulk_and_without_caches) {
+  heap h = heap_with(4 << 20);
+  for (const unsigned cache : {0u, 1u, 32u, 512u}) {
+    raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 5000, .cache_objects = cache}));
+    std::vector<void*> objects(6000);
+    EXPECT_EQ(p.take(objects), 5000u);
+    EXPECT_EQ(p.take(objects), 0u);
+    objects.resize(5000);
+    p.give(objects);
+    EXPECT_EQ(p.free_count(), 5000u);
+    expect_sound(h);
+    must(raw_pool::release(h, "p"));
+  }
+}
+
+TEST_F(pools, know_when_an_object_comes_back_twice_or_is_none) {
+  heap h = heap_with(1 << 20, {.on_misuse = misuse_policy::refuse});
+  raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 100}));
+  void* object = p.take();
+  p.give(object);
+  p.give(object);
+  EXPECT_EQ(h.stats().misuse_count, 1u);
+  void* other = p.take();
+  p.give(static_cast<char*>(other) + 8);
+  p.give(&other);
+  EXPECT_EQ(h.stats().misuse_count, 3u);
+  void* const same[2] = {other, other};
+  p.give(same);
+  EXPECT_EQ(h.stats().misuse_count, 4u);
+  EXPECT_EQ(p.free_count(), 100u);
+  expect_sound(h);
+}
+
+TEST_F(pools, serve_threads_that_give_what_others_took) {
+  heap h = heap_with(1 << 20);
+  pool<std::pair<long, long>> p = must(pool<std::pair<long, long>>::create(h, "pairs", 2000));
+  std::vector<std::thread> threads;
+  std::atomic<std::pair<long, long>*> slots[256] = {};
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 50000; ++i) {
+        auto* made = p.take(long{t}, long{i});
+        if (made == nullptr) continue;
+        if (auto* old = slots[(i * 7 + t) % 256].exchange(made)) p.give(old);
+      }
+    });
+  for (std::thread& t : threads) t.join();
+  for (auto& slot : slots)
+    if (auto* left = slot.exchange(nullptr)) p.give(left);
+  EXPECT_EQ(p.raw().free_count(), 2000u);
+  expect_sound(h);
+}
+
+TEST_F(pools, get_back_what_a_killed_process_kept) {
+  heap h = heap_with(4 << 20, {}, "a");
+  raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 1000}));
+  child_process child([] {
+    heap mine = must(heap::attach("a"));
+    raw_pool pool = must(raw_pool::open(mine, "p"));
+    std::vector<void*> objects(300);
+    if (pool.take(objects) != 300) return 1;
+    pool.give({objects.data(), 200});  // 200 in its cache, 100 in its hands
+    ::kill(::getpid(), SIGKILL);
+    return 0;
+  });
+  EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
+  std::vector<void*> objects(1000);
+  EXPECT_EQ(p.take(objects), 900u) << "its cache comes back by itself";
+  objects.resize(900);
+  p.give(objects);
+  member_id dead{};
+  for (const member_summary& m : h.members())
+    if (!m.alive) {
+      dead = m.id;
+      EXPECT_EQ(m.held_blocks, 100u);
+    }
+  EXPECT_EQ(must(h.reap(dead)), 100u);
+  EXPECT_EQ(p.free_count(), 1000u);
+  EXPECT_EQ(h.members().size(), 1u);
+  expect_sound(h);
+}
+
+}  // namespace
+}  // namespace annex
