@@ -83,7 +83,8 @@ class ANNEX_PUBLIC heap {
   /// Frees a block of any heap, allocated by any thread or process. nullptr is ignored.
   static void free(void* block) noexcept;
   static void free_bulk(std::span<void* const> blocks) noexcept;
-  /// How many bytes a block really has; 0 for what is no live block.
+  /// How many bytes a block really has; 0 for what is no live block (a small block freed a moment ago may still have its
+  /// size, while a cache keeps it).
   static std::size_t usable_size(const void* block) noexcept;
   /// Why this thread's last allocation returned nullptr.
   static explanation last_failure() noexcept;

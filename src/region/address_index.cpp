@@ -24,7 +24,8 @@ struct index_state {
   shared_word<u64>* root = nullptr;
   std::mutex mutex;
   std::map<u64, reservation> ranges;      // by base
-  std::vector<local_region*> unused;
+  std::vector<local_region*> all_regions, unused;
+  std::vector<table*> tables;             // the levels point to each other with marked words: this is the plain list
 
   index_state() {
     const auto space = os::reserve((u64{1} << (address_bits - root_shift)) * sizeof *root, true);
@@ -43,6 +44,8 @@ shared_word<u64>* root_of_index = nullptr;  // so that find() needs no initializ
 local_region* region_in(u64 entry) noexcept { return reinterpret_cast<local_region*>(entry); }
 table* table_in(u64 entry) noexcept { return reinterpret_cast<table*>(entry & ~is_table); }
 
+table* new_table();
+
 // Stores value over [begin, end) in a level whose entries span 2^shift bytes; the level begins at level_base.
 void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin, u64 end, u64 value) {
   const u64 span = u64{1} << shift;
@@ -54,13 +57,18 @@ void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin,
     }
     u64 word = entry.load(std::memory_order_relaxed);
     if ((word & is_table) == 0) {
-      table* made = new table;  // the entry was empty or not entirely ours: ranges never share a page
+      table* made = new_table();  // the entry was empty or not entirely ours: ranges never share a page
       word = reinterpret_cast<u64>(made) | is_table;
       entry.store(word, std::memory_order_release);
     }
     const u64 from = at > begin ? at : begin, to = at + span < end ? at + span : end;
     fill_level(table_in(word)->entries.data(), shift - 9, at, from, to, value);
   }
+}
+
+table* new_table() {
+  state().tables.push_back(new table);
+  return state().tables.back();
 }
 
 void fill(u64 begin, u64 end, u64 value) {
@@ -128,7 +136,10 @@ void leave(const void* base) noexcept {
 local_region* make_region() {
   index_state& s = state();
   std::lock_guard guard(s.mutex);
-  if (s.unused.empty()) return new local_region;
+  if (s.unused.empty()) {
+    s.all_regions.push_back(new local_region);
+    return s.all_regions.back();
+  }
   local_region* region = s.unused.back();
   s.unused.pop_back();
   region->~local_region();

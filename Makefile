@@ -1,0 +1,46 @@
+# annex: the front door. Everything behind it is CMake with presets, which work alone too.
+#
+#   make demo     installs what is missing, builds, runs the main job on real packets
+#   make test     installs what is missing, builds, runs every fast test
+#   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
+#   make fuzz     fuzzes for FUZZ_SECONDS (60) a target                                      make bench   measures
+#   make format   make install   make clean
+
+.PHONY: all demo test asan tsan fuzz bench format install clean packages
+FUZZ_SECONDS ?= 60
+JOBS := $(shell nproc)
+
+all: packages
+	cmake --preset dev >/dev/null && cmake --build --preset dev
+
+packages:
+	@./cmake/install-packages base
+
+demo: all
+	build/dev/tools/annex demo --html build/demo.html
+
+test: all
+	ctest --preset dev -j $(JOBS)
+
+asan tsan: packages
+	cmake --preset $@ >/dev/null && cmake --build --preset $@
+	ANNEX_MODEL_OPERATIONS=200000 ctest --preset $@ -j $(JOBS)
+
+fuzz:
+	@./cmake/install-packages base fuzz
+	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
+	@for target in api_sequence corrupt_segment packet_parser; do \
+	  build/fuzz/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -print_final_stats=1 fuzz/corpus/$$target || exit 1; done
+
+bench: packages
+	cmake --preset release >/dev/null && cmake --build --preset release
+	build/release/bench/bench_pairs
+
+format:
+	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
+
+install: packages
+	cmake --preset release >/dev/null && cmake --build --preset release && cmake --install build/release
+
+clean:
+	rm -rf build
