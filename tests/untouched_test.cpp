@@ -49,6 +49,7 @@ TEST_F(untouched, allocate_free_zones_pools_and_removal_touch_no_byte) {
       }
     }
     std::thread([&] { heap::free_bulk(blocks); }).join();
+    h.trim();
     void* aligned = h.allocate({.size_bytes = 100000, .align_bytes = 1 << 20});
     EXPECT_EQ(h.reallocate(aligned, 200000), aligned);
     heap::free(aligned);

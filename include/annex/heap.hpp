@@ -43,7 +43,7 @@ class ANNEX_PUBLIC heap {
   // ---- memory --------------------------------------------------------------------------------------------------------
   /// Adds memory: all or nothing. Errors: invalid_argument, bad_alignment, bad_page_size, bad_length, bad_iova,
   /// iova_overlap, region_overlap, not_mapped, not_writable, no_cpu_access (zeroing untouchable memory), wrong_node,
-  /// vetoed, limit_reached, read_only, os_failure. Cost: O(IOVA runs), not O(bytes), unless zeroing is asked for.
+  /// vetoed, limit_reached, read_only, forked_away. Cost: O(IOVA runs), not O(bytes), unless zeroing is asked for.
   result<region_id> add_memory(const memory_range&);
   /// Makes or opens memory, then adds it; removing unmaps it. Errors: those of add_memory, not_supported, permission.
   result<region_id> bring_memory(const memory_source&);

@@ -177,7 +177,7 @@ void raw_pool::give(std::span<void* const> objects) noexcept {
       detail::local_heap::locked t(*heap_);
       if (holders[foreign] != 0) heap_->take_pool_object_back(*t, table, foreign);
     }
-    if (access.cache->count.load(std::memory_order_relaxed) > capacity || capacity == 0) {
+    if (access.cache->count.load(std::memory_order_relaxed) >= capacity) {
       detail::local_heap::locked t(*heap_);
       flush_pool_cache(*t, table, *access.cache, table.cache_objects / 2);
     }
