@@ -21,7 +21,7 @@ slab_record* slab_of(const segment& s) {
   return nullptr;
 }
 thread_cache* cache(const segment& s) {
-  for (u32 i = 0; i < s.header().thread_slots_used; ++i)
+  for (u32 i = 0; i < s.header().thread_slots_used.value; ++i)
     if (s.slot(i).cache != 0) return s.chunk<thread_cache>(s.slot(i).cache);
   return nullptr;
 }

@@ -91,6 +91,7 @@ TEST_F(refusals, observers_of_a_stopped_process_keep_a_region) {
   });
   ASSERT_TRUE(wait_until([&] { return *ready == 1; }));
   child.kill_now(SIGSTOP);
+  ::waitpid(child.id(), nullptr, WUNTRACED);  // all of its threads have stopped
   EXPECT_EQ(refused(h.remove_memory(region_id{1})), errc::observed_elsewhere);
   EXPECT_EQ(refused(h.drain_memory(region_id{1}, 50ms)), errc::observed_elsewhere);
   EXPECT_NE(h.allocate(100), nullptr);

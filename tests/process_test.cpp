@@ -272,6 +272,7 @@ TEST_F(processes, a_stopped_process_is_not_dead_and_stops_nobody) {
   });
   ASSERT_TRUE(wait_until([&] { return w->ready == 1; }));
   child.kill_now(SIGSTOP);
+  ::waitpid(child.id(), nullptr, WUNTRACED);
   EXPECT_EQ(h.recover(), 0u);
   for (int i = 0; i < 1000; ++i) ASSERT_NE(h.allocate(100), nullptr);
   const auto blocked = h.remove_memory(region_id{1});

@@ -30,4 +30,10 @@ struct shared_word {
   std::atomic_ref<T> ref() const noexcept { return std::atomic_ref<T>(const_cast<T&>(value)); }
 };
 
+/// A store that is neither torn nor merged: for plain words that others may look at, or find after our death.
+template <class T>
+void store_word(T& word, std::type_identity_t<T> value) noexcept {
+  __atomic_store(&word, &value, __ATOMIC_RELAXED);  // relaxed: who needs an order has a fence or the heap lock
+}
+
 }  // namespace annex

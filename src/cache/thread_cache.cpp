@@ -23,7 +23,7 @@ bool set_free(const segment& s, thread_cache& c, slab_record* slab, u32 block) n
   u64& word = slab->free_words()[block / 64];
   const u64 bit = u64{1} << (block % 64);
   if ((word & bit) != 0) return false;
-  const_cast<volatile u64&>(word) = word | bit;
+  store_word(word, word | bit);
   slab->summary |= u64{1} << (block / 64);
   ++slab->free_count;
   if (slab->in_partial == 0) add_partial(s, c, slab);
@@ -113,7 +113,7 @@ bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
       m.count.store(n, std::memory_order_relaxed);  // now in both: the union counts (rule R2)
       compiler_fence();
       const u64 left = slab->free_words()[w] & ~taken;
-      const_cast<volatile u64&>(slab->free_words()[w]) = left;
+      store_word(slab->free_words()[w], left);
       if (left == 0) slab->summary &= ~(u64{1} << w);
       if (slab->free_count == slab->capacity && m.empties > 0) --m.empties;
       slab->free_count -= count;
@@ -132,7 +132,7 @@ u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept {
   const u32 bit = static_cast<u32>(std::countr_zero(slab->free_words()[w]));
   if (slab->free_count == slab->capacity && m.empties > 0) --m.empties;
   const u64 left = slab->free_words()[w] & ~(u64{1} << bit);
-  const_cast<volatile u64&>(slab->free_words()[w]) = left;  // commit
+  store_word(slab->free_words()[w], left);  // commit
   if (left == 0) slab->summary &= ~(u64{1} << w);
   --slab->free_count;
   if (slab->summary == 0) remove_partial(s, c, slab);
@@ -148,7 +148,7 @@ void flush(const segment& s, region_views& views, thread_cache& c, u32 size_clas
   const u32 flushed = n - keep;
   for (u32 i = 0; i < flushed; ++i) free_entry(s, views, c, m.entries[i], doubles);
   compiler_fence();  // the blocks are in both places now (rule R2)
-  for (u32 i = 0; i < keep; ++i) const_cast<volatile u64&>(m.entries[i]) = m.entries[flushed + i];
+  for (u32 i = 0; i < keep; ++i) store_word(m.entries[i], m.entries[flushed + i]);
   compiler_fence();
   m.count.store(keep, std::memory_order_relaxed);
 }
@@ -161,7 +161,7 @@ void flush_region(const segment& s, region_views& views, thread_cache& c, u32 re
     for (u32 i = 0; i < n; ++i) {
       const u64 entry = m.entries[i];
       if (entry >> region_shift == region_slot) free_entry(s, views, c, entry, doubles);
-      else const_cast<volatile u64&>(m.entries[kept++]) = entry;
+      else store_word(m.entries[kept++], entry);
     }
     compiler_fence();
     m.count.store(kept, std::memory_order_relaxed);

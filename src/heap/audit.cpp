@@ -79,7 +79,7 @@ class inspector {
   }
 
   void check_members() {
-    for (u32 id = 1; id <= h_.member_records_used; ++id) {
+    for (u32 id = 1; id <= h_.member_records_used.load(std::memory_order_relaxed); ++id) {
       const member_record& m = s_.member(id);
       ++report_.checked;
       if (m.state.value > member_dead) broken("M1: member {} has state {}", id, m.state.value);
@@ -228,7 +228,7 @@ class inspector {
 
   void check_threads() {
     std::vector<u64> cached;
-    for (u32 i = 0; i < h_.thread_slots_used && !gave_up(); ++i) {
+    for (u32 i = 0; i < h_.thread_slots_used.load(std::memory_order_relaxed) && !gave_up(); ++i) {
       const thread_slot& slot = s_.slot(i);
       const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
       if (slot.cache != 0 && !take(slot.cache, sizeof(thread_cache), "thread cache")) continue;
@@ -390,7 +390,7 @@ result<audit_report> local_heap::audit() {
   locked t(*this);
   recover_dead(*t);
   frozen_caches frozen = freeze_all(*t);
-  std::vector<bool> still(segment_.header().thread_slots_used, false);
+  std::vector<bool> still(segment_.header().thread_slots_used.load(std::memory_order_relaxed), false);
   for (const thread_cache* c : frozen.caches) still[c->slot] = true;
   inspect_segment(segment_, still, true, &report);
   report.exact = frozen.not_still == 0;

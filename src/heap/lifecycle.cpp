@@ -72,7 +72,7 @@ result<void> check_header(const segment_header& h, u64 file_bytes) {
   if (a.file_bytes > file_bytes || a.file_bytes > h.reserve_bytes || a.top > a.file_bytes || a.top < plan.arena_at)
     return refuse(errc::corrupt, "the arena ends at {} of {} bytes, the file has {}", a.top, a.file_bytes, file_bytes);
   if (std::memchr(h.name, 0, sizeof h.name) == nullptr) return refuse(errc::corrupt, "the name in the header does not end");
-  if (h.member_records_used > h.member_limit || h.thread_slots_used > h.thread_limit) return refuse(errc::corrupt, "more members or threads than their limits");
+  if (h.member_records_used.load(std::memory_order_relaxed) > h.member_limit || h.thread_slots_used.load(std::memory_order_relaxed) > h.thread_limit) return refuse(errc::corrupt, "more members or threads than their limits");
   return {};
 }
 
@@ -197,7 +197,7 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
   if (!created) {
     // Nobody alive vouches for the segment: what the last one left open is undone, then everything is inspected.
     auto anybody = [&] {
-      for (u32 m = 1; m <= h.member_records_used; ++m)
+      for (u32 m = 1; m <= h.member_records_used.load(std::memory_order_relaxed); ++m)
         if (!is_member_gone(heap->segment_, m, 0)) return true;
       return false;
     };
@@ -261,7 +261,7 @@ void local_heap::close() noexcept {
   const std::vector<thread_cache*> caches = registry::forget_heap(index_);
   if (joined && !has_option(option_private)) {
     locked t(*this);
-    for (u32 i = 0; i < segment_.header().thread_slots_used; ++i)
+    for (u32 i = 0; i < segment_.header().thread_slots_used.load(std::memory_order_relaxed); ++i)
       if (member_of_state(segment_.slot(i).state.load(std::memory_order_relaxed)) == member_ && i != service_slot_) recover_thread(*t, i, false);
     recover_member(*t, member_);
     t->commit();
@@ -324,7 +324,7 @@ result<void> local_heap::destroy(std::string_view name) {
     locked t(*heap);
     heap->recover_dead(*t);
     u32 others = 0, first_other = 0;
-    for (u32 m = 1; m <= h.member_records_used; ++m)
+    for (u32 m = 1; m <= h.member_records_used.load(std::memory_order_relaxed); ++m)
       if (m != heap->member_ && !is_member_gone(heap->segment_, m, heap->member_)) {
         ++others;
         if (first_other == 0) first_other = heap->segment_.member(m).process_id;

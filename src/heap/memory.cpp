@@ -352,7 +352,7 @@ std::string local_heap::who_holds(u32 slot) {
 result<void> local_heap::check_removable(u32 slot) {
   const segment_header& h = segment_.header();
   const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
-  for (u32 m = 1; m <= h.member_records_used; ++m) {
+  for (u32 m = 1; m <= h.member_records_used.load(std::memory_order_relaxed); ++m) {
     const member_record& member = segment_.member(m);
     if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
     const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[slot];
@@ -506,7 +506,7 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
     path[sizeof path - 1] = '\0';
     if (path[0] == '/') try_file(os::open_file(path, !is_read_only()));
     if (fd < 0 && r.adder_fd_plus_1 != 0) try_file(os::open_of_process(static_cast<int>(r.adder_process), static_cast<int>(r.adder_fd_plus_1) - 1));
-    for (u32 m = 1; m <= segment_.header().member_records_used && fd < 0; ++m) {  // whoever else has it open
+    for (u32 m = 1; m <= segment_.header().member_records_used.load(std::memory_order_relaxed) && fd < 0; ++m) {  // whoever else has it open
       const member_record& member = segment_.member(m);
       if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
       const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[slot];

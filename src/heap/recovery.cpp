@@ -28,7 +28,7 @@ local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
   frozen_caches frozen;
   segment_header& h = segment_.header();
   const bool barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
-  for (u32 i = 0; i < h.thread_slots_used; ++i) {
+  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
     auto* c = segment_.chunk<thread_cache>(slot.cache);
@@ -64,7 +64,7 @@ void local_heap::thaw(frozen_caches& frozen) noexcept {
 void local_heap::repair_frozen(transaction& t) noexcept {
   segment_header& h = segment_.header();
   bool any = false;
-  for (u32 i = 0; i < h.thread_slots_used; ++i) {
+  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
     auto* c = segment_.chunk<thread_cache>(slot.cache);
@@ -323,10 +323,10 @@ void local_heap::recover_member(transaction& t, u32 id) noexcept {
 void local_heap::recover_dead(transaction& t) noexcept {
   segment_header& h = segment_.header();
   bool any = false;
-  for (u32 id = 1; id <= h.member_records_used; ++id) {
+  for (u32 id = 1; id <= h.member_records_used.load(std::memory_order_relaxed); ++id) {
     if (segment_.member(id).state.load(std::memory_order_acquire) != member_live || !is_member_gone(segment_, id, member_)) continue;
     log(log_level::info, "member {} (process {}) of heap {} is dead: taking its caches back", id, segment_.member(id).process_id, name_);
-    for (u32 i = 0; i < h.thread_slots_used; ++i)
+    for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i)
       if (member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)) == id) recover_thread(t, i, true);
     recover_member(t, id);
     any = true;
@@ -339,7 +339,7 @@ size_t local_heap::recover() noexcept {
   if (is_read_only() || !ensure_member()) return 0;
   const segment_header& h = segment_.header();
   size_t dead = 0;
-  for (u32 id = 1; id <= h.member_records_used; ++id)
+  for (u32 id = 1; id <= h.member_records_used.load(std::memory_order_relaxed); ++id)
     dead += segment_.member(id).state.load(std::memory_order_acquire) == member_live && is_member_gone(segment_, id, member_);
   if (dead == 0) return 0;
   locked t(*this);
@@ -429,7 +429,7 @@ result<size_t> local_heap::reap(u32 id) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to reap", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
   const segment_header& h = segment_.header();
-  if (id == 0 || id > h.member_records_used || segment_.member(id).state.load(std::memory_order_acquire) == member_free)
+  if (id == 0 || id > h.member_records_used.load(std::memory_order_relaxed) || segment_.member(id).state.load(std::memory_order_acquire) == member_free)
     return refuse(errc::invalid_argument, "\"{}\" has no member {}; `annex who` lists them", name_, id);
   if (!is_member_gone(segment_, id, member_))
     return refuse(errc::invalid_argument, "member {} (process {}) of \"{}\" is alive; only the dead are reaped", id, segment_.member(id).process_id, name_);

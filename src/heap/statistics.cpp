@@ -41,7 +41,7 @@ heap_stats local_heap::stats() noexcept {
   const segment_header& h = segment_.header();
   u64 cached_in_magazines = 0;
   std::array<u64, class_count> cached_blocks{};
-  for (u32 i = 0; i < h.thread_slots_used; ++i) {
+  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_relaxed)) == 0 || slot.cache == 0) continue;
     const auto* c = segment_.chunk<thread_cache>(slot.cache);
@@ -83,7 +83,7 @@ heap_stats local_heap::stats() noexcept {
   out.used_bytes += live_bytes;
   out.cached_bytes = in_slabs - std::min(in_slabs, live_bytes);
   out.zone_count = h.zone_count;
-  for (u32 m = 1; m <= h.member_records_used; ++m) out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
+  for (u32 m = 1; m <= h.member_records_used.load(std::memory_order_relaxed); ++m) out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
   out.metadata_bytes = os::allocated_bytes(segment_.fd());
   out.misuse_count = h.misuse_count.load(std::memory_order_relaxed);
   out.lock_steals = h.lock_steals.load(std::memory_order_relaxed);
@@ -206,7 +206,7 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
       pieces.push_back(p);
     });
     // Blocks in magazines count as cached, not as live.
-    for (u32 i = 0; i < h.thread_slots_used; ++i) {
+    for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
       const thread_slot& thread = segment_.slot(i);
       if (member_of_state(thread.state.load(std::memory_order_relaxed)) == 0 || thread.cache == 0) continue;
       const auto* c = segment_.chunk<thread_cache>(thread.cache);
@@ -230,7 +230,7 @@ std::vector<member_summary> local_heap::members() {
   const segment_header& h = segment_.header();
   std::vector<member_summary> found;
   std::vector<u32> index(h.member_limit + 1, ~u32{0});
-  for (u32 id = 1; id <= h.member_records_used; ++id) {
+  for (u32 id = 1; id <= h.member_records_used.load(std::memory_order_relaxed); ++id) {
     const member_record& m = segment_.member(id);
     if (m.state.load(std::memory_order_acquire) == member_free) continue;
     index[id] = static_cast<u32>(found.size());
@@ -243,7 +243,7 @@ std::vector<member_summary> local_heap::members() {
     found.push_back(std::move(s));
   }
   auto of = [&](u32 id) -> member_summary* { return id <= h.member_limit && index[id] < found.size() ? &found[index[id]] : nullptr; };
-  for (u32 i = 0; i < h.thread_slots_used; ++i) {
+  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
     const thread_slot& slot = segment_.slot(i);
     member_summary* m = of(member_of_state(slot.state.load(std::memory_order_relaxed)));
     if (m == nullptr || slot.cache == 0) continue;

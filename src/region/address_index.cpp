@@ -2,6 +2,7 @@
 #include "region/address_index.hpp"
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <new>
@@ -39,7 +40,7 @@ index_state& state() noexcept {
   static index_state& only = *new index_state;
   return only;
 }
-shared_word<u64>* root_of_index = nullptr;  // so that find() needs no initialization guard
+constinit std::atomic<shared_word<u64>*> root_of_index{nullptr};  // so that find() needs no initialization guard
 
 local_region* region_in(u64 entry) noexcept { return reinterpret_cast<local_region*>(entry); }
 table* table_in(u64 entry) noexcept { return reinterpret_cast<table*>(entry & ~is_table); }
@@ -80,7 +81,8 @@ void fill(u64 begin, u64 end, u64 value) {
 
 local_region* find(const void* address) noexcept {
   const u64 at = reinterpret_cast<u64>(address);
-  if (root_of_index == nullptr) return nullptr;
+  shared_word<u64>* const root = root_of_index.load(std::memory_order_acquire);  // sync(root)
+  if (root == nullptr) return nullptr;
   if ((at >> address_bits) != 0) [[unlikely]] {
     index_state& s = state();
     std::lock_guard guard(s.mutex);
@@ -89,7 +91,7 @@ local_region* find(const void* address) noexcept {
     const reservation& r = std::prev(after)->second;
     return at < r.end ? r.region : nullptr;
   }
-  u64 entry = root_of_index[at >> root_shift].load(std::memory_order_acquire);  // sync(index)
+  u64 entry = root[at >> root_shift].load(std::memory_order_acquire);  // sync(index)
   if ((entry & is_table) != 0) {
     entry = table_in(entry)->entries[(at >> middle_shift) & 511].load(std::memory_order_acquire);  // sync(index)
     if ((entry & is_table) != 0) entry = table_in(entry)->entries[(at >> leaf_shift) & 511].load(std::memory_order_acquire);  // sync(index)
@@ -104,7 +106,7 @@ result<void> reserve(const void* base, u64 length_bytes) {
     return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", length_bytes, base);
   index_state& s = state();
   std::lock_guard guard(s.mutex);
-  root_of_index = s.root;
+  root_of_index.store(s.root, std::memory_order_release);  // sync(root)
   auto next = s.ranges.upper_bound(begin);
   auto clash = s.ranges.end();
   if (next != s.ranges.end() && next->first < end) clash = next;

@@ -26,7 +26,7 @@ enum granule_kind : u8 {
   granule_zone = 5,     // first granule of a zone, pool or ring
 };
 
-struct granule_entry {
+struct alignas(8) granule_entry {
   u16 owner;            // thread slot, or no_owner
   u8 kind;
   u8 size_class;

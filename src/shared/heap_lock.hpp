@@ -44,7 +44,7 @@ class transaction {
   void put(T& word, std::type_identity_t<T> value) noexcept {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
     log(&word, sizeof(T));
-    word = value;
+    store_word(word, value);
     compiler_fence();
   }
   template <class T>

@@ -61,8 +61,8 @@ struct segment_header {
   u32 region_count;
   u32 next_region_id;
   u32 zone_count;
-  u32 thread_slots_used;              // slots above were never claimed
-  u32 member_records_used;
+  shared_word<u32> thread_slots_used;    // slots above were never claimed
+  shared_word<u32> member_records_used;
   shared_word<u64> misuse_count;
   shared_word<u64> recovered_threads;
   u32 region_hint;                    // where the last extent came from

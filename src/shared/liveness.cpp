@@ -21,8 +21,8 @@ u32 claim_member(const segment& s) noexcept {
     const size_t n = program.copy(m.program, sizeof m.program - 1);
     m.program[n] = '\0';
     m.extents_held = m.holdings = m.slabs_orphaned = m.threads = 0;
-    u32 used = std::atomic_ref(h.member_records_used).load(std::memory_order_relaxed);
-    while (used < id && !std::atomic_ref(h.member_records_used).compare_exchange_weak(used, id, std::memory_order_relaxed)) {}
+    u32 used = h.member_records_used.load(std::memory_order_relaxed);
+    while (used < id && !h.member_records_used.compare_exchange(used, id, std::memory_order_relaxed)) {}
     m.state.store(member_live, std::memory_order_release);  // commit
     return id;
   }
@@ -44,8 +44,8 @@ u16 claim_thread_slot(const segment& s, u32 member) noexcept {
     if (member_of_state(state) != 0) continue;
     // The generation in the upper bits outlives the owner, so that a stale name of the slot is not taken for the new one.
     const u64 mine = ((state >> 16) + 1) << 16 | member;
-    u32 used = std::atomic_ref(h.thread_slots_used).load(std::memory_order_relaxed);
-    while (used < i + 1 && !std::atomic_ref(h.thread_slots_used).compare_exchange_weak(used, i + 1, std::memory_order_relaxed)) {}
+    u32 used = h.thread_slots_used.load(std::memory_order_relaxed);
+    while (used < i + 1 && !h.thread_slots_used.compare_exchange(used, i + 1, std::memory_order_relaxed)) {}
     // sync(slot): acquire: what the last owner's recovery left is seen
     if (!slot.state.compare_exchange(state, mine, std::memory_order_acq_rel)) continue;
     slot.thread_id = os::thread_id();

@@ -114,7 +114,7 @@ bool drop_empty_holdings(transaction& t, slab_record* slab) noexcept {
 void clear_holders(const segment& s, slab_record* slab, u32 word, u64 bits) noexcept {
   for (chunk_ref ref = slab->holdings; ref != 0; ref = s.chunk<holding_record>(ref)->next) {
     u64& held = s.chunk<holding_record>(ref)->bits()[word];
-    if ((held & bits) != 0) const_cast<volatile u64&>(held) = held & ~bits;
+    if ((held & bits) != 0) store_word(held, held & ~bits);
   }
 }
 

@@ -192,7 +192,7 @@ std::size_t raw_pool::object_bytes() const noexcept { return stride_; }
 std::uint32_t raw_pool::free_count() const noexcept {
   auto& table = *static_cast<pool_table*>(table_);
   u32 free = table.in_bits.load(std::memory_order_relaxed);
-  for (u32 i = 0; i < heap_->seg().header().thread_slots_used; ++i)
+  for (u32 i = 0; i < heap_->seg().header().thread_slots_used.load(std::memory_order_relaxed); ++i)
     if (const chunk_ref ref = table.caches()[i]; ref != 0) free += heap_->seg().chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
   return free;
 }
