@@ -64,7 +64,6 @@ TEST_F(attaching, memory_with_a_descriptor_is_attached_by_itself) {
   std::strcpy(static_cast<char*>(block), "across");
   const handle where = h.handle_of(block);
   child_process child([&] {
-    ::munmap(one, 1 << 20);
     heap mine = must(heap::attach("a"));
     return std::strcmp(static_cast<char*>(must(mine.resolve(where))), "across");
   });

@@ -216,6 +216,7 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
   std::string wrong;
   if (!wait([&] { return control.parsed[1] >= half || control.parsed[0] + control.parsed[1] >= control.packet_count / 2; })) wrong = "the parsers did not get through half of the packets";
   const pid_t victim = parsers[1];
+  report.before = draw(h, 1024);
   ::kill(victim, SIGKILL);
   ::waitpid(victim, nullptr, 0);
   report.dead.process = victim;
@@ -293,7 +294,7 @@ void print_text(const demo_report& r) {
   fmt::print("\nDMA addresses of some blocks\n  {:<18} {:<16} {:<14} {}\n", "handle", "address here", "IOVA", "contiguous for");
   for (const auto& b : r.blocks) fmt::print("  {:<18} {:<16} {:<14} {}\n", hex(b.handle), hex(b.address), b.iova == ~std::uint64_t{0} ? "none" : hex(b.iova), bytes_text(b.contiguous));
   const bool colour = ::isatty(STDOUT_FILENO) != 0;
-  fmt::print("\nMap when parser 2 had been killed\n{}\nMap after the run\n{}\nAudit: {} objects checked, {}. {:.2f} s in all.\n", text_map(r.middle, r.members, colour), text_map(r.after, {}, colour), r.checked,
+  fmt::print("\nMap before parser 2 was killed\n{}\nMap after what it left was recovered\n{}\nMap after the run\n{}\nAudit: {} objects checked, {}. {:.2f} s in all.\n", text_map(r.before, {}, colour), text_map(r.middle, r.members, colour), text_map(r.after, {}, colour), r.checked,
              r.sound ? "every invariant holds" : "INVARIANTS ARE BROKEN", r.seconds);
 }
 
@@ -329,7 +330,6 @@ void run_demo(session& s, arguments a) {
     refuse(s, things.error());
   } else {
     report.memory = *memory;
-    report.before = draw(h, 1024);
     wrong = run_processes(h, a, *things->control, things->work, report);
     count_flows(h, *things->control, things->flows, report);
     for (unsigned i = 0; i <= parser_count; ++i) report.bases[i] = things->control->base[i];

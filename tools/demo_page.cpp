@@ -60,8 +60,8 @@ std::string html_page(const demo_report& r) {
   page += fmt::format("<div class='scroll'><table><tr><th>Reader</th><th>Parser 1</th><th>Parser 2</th></tr><tr><td><code>{}</code></td><td><code>{}</code></td><td><code>{}</code></td></tr></table></div>", hex(r.bases[parser_count]), hex(r.bases[0]), hex(r.bases[1]));
   page += fmt::format("<h2>What was killed, and what came back</h2><p>Parser 2 (process {}) was killed with SIGKILL after {} packets. {} packets it had in hand were given to parser 1, so every packet is counted exactly once. {} from its caches came back at once. {} blocks ({}) it had allocated stayed, listed under its name, until they were reaped.</p>",
                       r.dead.process, r.dead.parsed, r.dead.in_hand, bytes_text(r.dead.cached_bytes), r.dead.held_blocks, bytes_text(r.dead.held_bytes));
-  page += "<h2>The heap when parser 2 had been killed</h2><p class='legend'><span><i style='background:var(--slab)'></i>small blocks</span><span><i style='background:var(--zone)'></i>zones</span><span><i style='background:var(--large)'></i>large blocks</span><span><i style='background:var(--cached)'></i>cached or free in a slab</span><span><i style='background:var(--free)'></i>free</span></p>";
-  page += svg_map(r.middle) + "<h2>The heap after the run</h2>" + svg_map(r.after);
+  page += "<h2>The heap before parser 2 was killed</h2><p class='legend'><span><i style='background:var(--slab)'></i>small blocks</span><span><i style='background:var(--zone)'></i>zones</span><span><i style='background:var(--large)'></i>large blocks</span><span><i style='background:var(--cached)'></i>cached or free in a slab</span><span><i style='background:var(--free)'></i>free</span></p>";
+  page += svg_map(r.before) + "<h2>After what it left was recovered</h2>" + svg_map(r.middle) + "<h2>The heap after the run</h2>" + svg_map(r.after);
   page += "<h2>DMA addresses of some blocks</h2>" + block_table(r) + "<h2>Flows</h2>" + flow_table(r) + "</body></html>\n";
   return page;
 }

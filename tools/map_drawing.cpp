@@ -69,7 +69,7 @@ std::vector<drawn_region> draw(const heap& h, std::size_t cells) {
 }
 
 std::string text_map(const std::vector<drawn_region>& regions, const std::vector<member_summary>& members, bool colour) {
-  std::string text;
+  std::string text = members.empty() ? "" : "  # small blocks  + partly live  L large block  Z zone  c cached  . free\n";
   for (const drawn_region& d : regions) {
     text += fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}\n", static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes), bytes_text(d.cell_bytes), bytes_text(d.live_bytes),
                         bytes_text(d.cached_bytes), d.region.draining ? "; draining" : "");
@@ -94,7 +94,6 @@ std::string text_map(const std::vector<drawn_region>& regions, const std::vector
       text += '\n';
     }
   }
-  text += "  # small blocks  + partly live  L large block  Z zone  c cached  . free\n";
   for (const member_summary& m : members)
     text += fmt::format("  member {} {} (process {}{}): holds {} in {} blocks, caches {}\n", static_cast<unsigned>(m.id), m.program, m.process_id, m.alive ? "" : ", dead", bytes_text(m.held_bytes), m.held_blocks,
                         bytes_text(m.cached_bytes));

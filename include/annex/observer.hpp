@@ -30,7 +30,8 @@ class observer {
  public:
   virtual ~observer() = default;
   virtual std::string_view name() const noexcept = 0;
-  /// The region is about to become usable here. An error refuses it: nothing is added.
+  /// The region is about to become usable here. An error refuses it: nothing is added. Also called when a removal that had
+  /// begun was refused: the region is in use again (the result is then ignored).
   virtual result<void> on_add(const region_view&) = 0;
   /// No block of the region is live any more: forbid new use. pending: finish_remove may have to wait.
   virtual quiesce begin_remove(const region_view&) { return quiesce::done; }

@@ -386,6 +386,7 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
   u32 cancels = 0;
   {
     locked t(*this);
+    if (views_.find(id) == record) views_.at(slot).draining_here.store(1, std::memory_order_relaxed);
     if (views_.find(id) != record) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
     cancels = record->cancel_drain.load(std::memory_order_relaxed);
     set_state(*t, region_draining);
@@ -393,7 +394,10 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
   os::wake_all(&h.region_epoch.value);
   auto serve_again = [&](std::unexpected<error> e) -> result<void> {
     locked t(*this);
-    if (views_.find(id) == record) set_state(*t, region_active);
+    if (views_.find(id) == record) {
+      views_.at(slot).draining_here.store(0, std::memory_order_relaxed);
+      set_state(*t, region_active);
+    }
     return e;
   };
   for (u64 pause_ns = 100'000;; pause_ns = std::min<u64>(pause_ns * 2, 20'000'000)) {
@@ -629,7 +633,15 @@ void local_heap::synchronize() noexcept {
     if (view != nullptr && view->base != nullptr && !view->joining) {
       const bool gone = state == region_free || state == region_adding || r.id.load(std::memory_order_relaxed) != view->id;
       // A drainer in another process waits for our observers; it has made sure, or will, that nothing is live.
-      const bool leave = state == region_draining && watched && r.live_extents == 0;
+      const bool leave = state == region_draining && watched && std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) == 0 &&
+                         view->draining_here.load(std::memory_order_relaxed) == 0;
+      if (leave && !gone) {
+        if (!observers_.let_go(view_for_observers(*view), clock::now() + detach_time)) {
+          (void)observers_.agree(view_for_observers(*view));  // in use again; the next look asks again
+          continue;
+        }
+        view->observed_removal = true;
+      }
       if (gone || leave) {
         detach_view(*view);
         views_.drop(slot);
@@ -666,7 +678,10 @@ void local_heap::start_watcher() {
     while (!watcher_stop_.load()) {
       const u32 seen = epoch.load(std::memory_order_acquire);
       synchronize();
-      if (seen == seen_epoch_.load() || epoch.load(std::memory_order_acquire) == seen) os::wait_on(&epoch.value, seen, 5'000'000);
+      // While a region drains, its last block may go without a change of the epoch: look often.
+      bool draining = false;
+      for (const u32 slot : used_region_slots(segment_)) draining |= views_.record(slot).state.load(std::memory_order_relaxed) == region_draining;
+      os::wait_on(&epoch.value, seen, draining ? 2'000'000 : 100'000'000);
     }
   });
 }

@@ -401,7 +401,7 @@ size_t local_heap::free_held_by(transaction& t, u32 id, u32* skipped) noexcept {
         freed += static_cast<size_t>(std::popcount(theirs & ~slab->free_words()[w]));
         clear_holders(segment_, slab, w, theirs);
         compiler_fence();
-        slab->free_words()[w] |= theirs;
+        store_word(slab->free_words()[w], slab->free_words()[w] | theirs);
       }
       recount(slab);
       if (drop_empty_holdings(t, slab) && owner != nullptr && g.kind == granule_slab_held) set_owner(t, region, slab, slab->owner, false);

@@ -258,7 +258,7 @@ std::vector<member_summary> local_heap::members() {
       m->held_bytes += b.size_bytes;
     }
   };
-  if (!is_read_only()) {
+  if (!is_read_only() && ensure_member()) {
     (void)for_each_block(count);
     locked t(*this);
     for_each_pool([&](pool_table& pool) {

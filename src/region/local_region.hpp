@@ -24,6 +24,7 @@ struct alignas(64) local_region {
   bool mapped_by_annex = false;
   bool joining = false;                // observers are being asked: not to be allocated from yet
   bool observed_removal = false;
+  shared_word<u32> draining_here{0};   // this process drains it: its own thread tells the observers
 };
 
 /// The granule's word in one load: the fields belong together.

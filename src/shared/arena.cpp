@@ -13,7 +13,7 @@ constexpr u64 largest_small_bytes = 2 * KiB;
 constexpr u64 page = 4 * KiB;
 constexpr u64 small_run_bytes = 64 * KiB;
 constexpr u64 grow_bytes = 256 * KiB;
-constexpr u64 backed_at_once_bytes = 1 * MiB;  // larger chunks are sparse
+constexpr u64 backed_at_once_bytes = 64 * KiB;  // larger chunks are sparse
 
 struct free_chunk_link { chunk_ref next; };
 

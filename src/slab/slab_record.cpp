@@ -135,7 +135,7 @@ u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept {
     const u64 already = free[w] & bits;
     *doubles += static_cast<u32>(std::popcount(already));
     compiler_fence();  // holders are forgotten before the block can be someone else's
-    free[w] |= bits;   // now in both: the union counts (rule R2)
+    store_word(free[w], free[w] | bits);  // now in both: the union counts (rule R2)
     slab->summary |= u64{1} << w;
     collected += static_cast<u32>(std::popcount(bits & ~already));
     compiler_fence();
