@@ -314,6 +314,19 @@ TEST_F(bringing, gives_memory_of_every_kind_there_is_here) {
   EXPECT_EQ(files, 2u) << "annex's own backing files go with their region: the segment and the user's file are left";
 }
 
+TEST_F(bringing, takes_a_descriptor_as_it_is) {
+  heap h = heap_with(0, {}, "a");
+  using kind = memory_source::kind;
+  const int fd = ::memfd_create("m", 0);
+  ASSERT_EQ(::ftruncate(fd, 1 << 20), 0);
+  ASSERT_EQ(::pwrite(fd, "kept", 4, 65536), 4);
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 2 << 20, .fd = fd})), errc::wrong_memory);
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 4096, .fd = 9999})), errc::os_failure);
+  must(h.bring_memory({.from = kind::descriptor, .length_bytes = (1 << 20) - 65536, .offset_bytes = 65536, .fd = fd}));
+  ::close(fd);
+  EXPECT_EQ(std::memcmp(h.allocate((1 << 20) - 65536), "kept", 4), 0);
+}
+
 TEST_F(bringing, refuses_what_cannot_be_had_and_says_what_to_do) {
   heap h = heap_with(0, {}, "a");
   using kind = memory_source::kind;

@@ -45,7 +45,8 @@ class ANNEX_PUBLIC heap {
   /// iova_overlap, region_overlap, not_mapped, not_writable, no_cpu_access (zeroing untouchable memory), wrong_node,
   /// vetoed, limit_reached, read_only, forked_away. Cost: O(IOVA runs), not O(bytes), unless zeroing is asked for.
   result<region_id> add_memory(const memory_range&);
-  /// Makes or opens memory, then adds it; removing unmaps it. Errors: those of add_memory, not_supported, permission.
+  /// Makes or opens memory, then adds it; removing unmaps it. Errors: those of add_memory, not_supported, permission,
+  /// out_of_memory, wrong_memory (a descriptor that is too short), os_failure.
   result<region_id> bring_memory(const memory_source&);
   /// Takes a region back when nothing in it is live. Errors: no_such_region, blocks_live, leased, observed_elsewhere,
   /// deadline_passed (an observer), read_only. On error nothing has changed and allocation goes on.

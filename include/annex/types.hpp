@@ -187,12 +187,13 @@ struct explanation {
 
 /// Ways to get memory in one call.
 struct memory_source {
-  enum class kind : std::uint8_t { anonymous, shared, hugetlb, file, device };
+  enum class kind : std::uint8_t { anonymous, shared, hugetlb, file, device, descriptor };
   kind from = kind::shared;              ///< shared: a file in the annex directory (named heaps) or a memfd (private ones)
   std::size_t length_bytes = 0;
   std::size_t page_bytes = 4096;         ///< hugetlb: 2 MiB or 1 GiB; 4 KiB otherwise
   std::string path{};                      ///< file: created or grown as needed; device: /dev/dax…; hugetlb: directory of a hugetlbfs, or empty for a memfd
-  std::uint64_t offset_bytes = 0;        ///< into the file
+  std::uint64_t offset_bytes = 0;        ///< into the file or descriptor
+  int fd = -1;                           ///< descriptor: mapped as it is, never made longer; annex keeps a duplicate
   int numa_node = any_node;              ///< bound before the first touch
   bool prefault = false;                 ///< touch every page now; refused when the machine is short
   unsigned threads = 0;                  ///< for prefault; 0: one per CPU

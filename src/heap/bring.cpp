@@ -59,6 +59,10 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
       break;
     case source::file: file = os::open_or_create(m.path.c_str(), segment_.header().file_mode & 0666); break;
     case source::device: file = os::open_file(m.path.c_str(), true); break;
+    case source::descriptor:
+      file.fd = os::duplicate(m.fd);
+      if (file.fd < 0) file.error = EBADF;
+      break;
   }
   void* base = nullptr;
   auto fail = [&](std::unexpected<error> e) -> result<region_id> {
@@ -78,7 +82,10 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   if (file.fd >= 0 && m.from != source::device) {
     os::file_identity identity;
     if (const int why = os::identify(file.fd, &identity); why != 0) return fail(refused(why, "look at"));
-    if (identity.length_bytes < m.offset_bytes + m.length_bytes)
+    const u64 end = m.offset_bytes + m.length_bytes;
+    if (m.from == source::descriptor && identity.length_bytes < end)
+      return fail(refuse(errc::wrong_memory, "descriptor {} has {} bytes, but the region would reach to {}; make it longer, or bring less", m.fd, identity.length_bytes, end));
+    if (identity.length_bytes < end)
       if (const int why = os::set_length(file.fd, m.offset_bytes + m.length_bytes); why != 0) return fail(refused(why, "make"));
   }
 

@@ -3,7 +3,8 @@
 //   allocate.cpp    sizes → magazine, slab, extent           memory.cpp      add, remove, drain, attach
 //   free.cpp        address → magazine, remote bitmap, extent bring.cpp       ways to get memory
 //   recovery.cpp    the dead, the frozen, the orphans         zones.cpp       names
-//   lifecycle.cpp   create, attach, close, destroy            statistics.cpp  audit.cpp  explain.cpp
+//   lifecycle.cpp   create, attach, close, destroy            observing.cpp   observers, leases
+//   addresses.cpp   handles, bus addresses                    statistics.cpp  audit.cpp  explain.cpp
 //
 // Locks of this process, in this order: memory_mutex_ (regions come and go; held during observers' callbacks),
 // service_mutex_ (threads without a cache share one thread slot), the heap lock (shared, outlives its holder).
@@ -121,6 +122,7 @@ class local_heap {
   /// Attaches what can be attached automatically; true when anything new came.
   bool attach_more() noexcept;
   result<local_region*> ensure_attached(u32 slot);
+  // ---- observing.cpp
   result<observation> observe(observer& who);
   result<lease> hold(region_id id);
   void give_back_lease(u32 slot) noexcept;
@@ -142,7 +144,7 @@ class local_heap {
   zone zone_of(const zone_record& z) noexcept;
   void release_pool_caches(transaction& t, const zone_record& z) noexcept;
 
-  // ---- addresses
+  // ---- addresses.cpp
   void* address_of(iova address) noexcept;
   handle handle_of(const void* p) const noexcept;
   result<void*> resolve(handle h);

@@ -14,51 +14,14 @@
 #include <thread>
 #include <utility>
 
-#include "heap/registry.hpp"
+#include "heap/local_heap.hpp"
 #include "platform/os.hpp"
 
-namespace annex {
-
-struct observation::state {
-  detail::local_heap* heap;
-  observer* who;
-};
-observation::observation(observation&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
-observation& observation::operator=(observation&& other) noexcept {
-  if (this != &other) {
-    end();
-    state_ = std::exchange(other.state_, nullptr);
-  }
-  return *this;
-}
-observation::~observation() { end(); }
-void observation::end() noexcept {
-  if (state_ == nullptr) return;
-  state_->heap->end_observation(state_->who);
-  delete std::exchange(state_, nullptr);
-}
-
-lease::lease(lease&& other) noexcept : heap_(std::exchange(other.heap_, nullptr)), region_slot_(other.region_slot_) {}
-lease& lease::operator=(lease&& other) noexcept {
-  if (this != &other) {
-    give_back();
-    heap_ = std::exchange(other.heap_, nullptr);
-    region_slot_ = other.region_slot_;
-  }
-  return *this;
-}
-lease::~lease() { give_back(); }
-void lease::give_back() noexcept {
-  if (heap_ != nullptr) static_cast<detail::local_heap*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
-}
-
-namespace detail {
+namespace annex::detail {
 namespace {
 
 using clock = std::chrono::steady_clock;
 
-// An observer that is told of a removal nobody waits for (close, detach by another's removal) gets this long.
-constexpr std::chrono::seconds detach_time{10};
 constexpr u64 widest_common_alignment = 1 * GiB;  // what other processes align their mapping to, at most
 
 u8 alignment_shift_of(const void* base) noexcept {
@@ -119,14 +82,6 @@ void zero_range(char* base, u64 bytes) {
 }
 
 }  // namespace
-
-region_view local_heap::view_for_observers(const local_region& v) const {
-  const region_record& r = *v.record;
-  region_view view{id(), region_id{v.id}, v.base, r.length_bytes, r.page_bytes, v.fd, r.fd_offset, r.numa_node, v.access, {}};
-  for (u32 i = 0; i < v.iovas.run_count; ++i)
-    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset, iova{v.iovas.runs[i].address}});
-  return view;
-}
 
 // What this member does with each region; made on first use. Null: no metadata left.
 region_claim* local_heap::claims() noexcept {
@@ -667,100 +622,6 @@ void local_heap::close_regions() noexcept {
   }
 }
 
-// ---- observers and leases -------------------------------------------------------------------------------------------------
-
-// Observers must be told even if this process never calls annex again: a thread waits for changes of the region table.
-void local_heap::start_watcher() {
-  if (watcher_.joinable()) return;
-  watcher_stop_ = false;
-  watcher_ = std::thread([this] {
-    const shared_word<u32>& epoch = segment_.header().region_epoch;
-    while (!watcher_stop_.load()) {
-      const u32 seen = epoch.load(std::memory_order_acquire);
-      synchronize();
-      // While a region drains, its last block may go without a change of the epoch: look often.
-      bool draining = false;
-      for (const u32 slot : used_region_slots(segment_)) draining |= views_.record(slot).state.load(std::memory_order_relaxed) == region_draining;
-      os::wait_on(&epoch.value, seen, draining ? 2'000'000 : 100'000'000);
-    }
-  });
-}
-
-void local_heap::stop_watcher() noexcept {
-  if (!watcher_.joinable()) return;
-  watcher_stop_ = true;
-  os::wake_all(&segment_.header().region_epoch.value);
-  watcher_.join();
-}
-
-void local_heap::note_observers() noexcept {
-  if (is_read_only()) return;
-  region_claim* const mine = claims();
-  if (mine == nullptr) return;
-  const u16 bits = static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
-  for (u32 slot = 0; slot < views_.local_slots(); ++slot)
-    if (const local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr && mine[slot].region.load(std::memory_order_relaxed) == view->id)
-      mine[slot].attached.store(bits, std::memory_order_release);
-}
-
-result<observation> local_heap::observe(observer& who) {
-  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  if (policy_ == attach_policy::automatic) attach_more();
-  {
-    std::lock_guard guard(memory_mutex_);
-    std::vector<region_view> told;
-    for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
-      const local_region* view = views_.existing(slot);
-      if (view == nullptr || view->base == nullptr) continue;
-      region_view region = view_for_observers(*view);
-      if (auto agreed = observer_list::ask(who, region); !agreed) {
-        while (!told.empty()) {
-          (void)observer_list::dismiss(who, told.back(), clock::now() + detach_time);
-          told.pop_back();
-        }
-        return std::unexpected(agreed.error());
-      }
-      told.push_back(std::move(region));
-    }
-    observers_.append(&who);
-    note_observers();
-  }
-  if (!has_option(option_private) && !is_read_only()) start_watcher();
-  return observation(new observation::state{this, &who});
-}
-
-void local_heap::end_observation(observer* who) noexcept {
-  std::lock_guard guard(memory_mutex_);
-  observers_.erase(who);
-  for (u32 slot = views_.local_slots(); slot-- > 0;) {
-    const local_region* view = views_.existing(slot);
-    if (view != nullptr && view->base != nullptr && !forked_) (void)observer_list::dismiss(*who, view_for_observers(*view), clock::now() + detach_time);
-  }
-  note_observers();
-}
-
-result<lease> local_heap::hold(region_id region) {
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
-  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  ANNEX_TRY(ensure_attached(slot));
-  region_claim* const mine = claims();
-  locked t(*this);
-  if (views_.find(id) == nullptr || mine == nullptr || mine[slot].region.load(std::memory_order_relaxed) != id)
-    return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
-  mine[slot].leases.fetch_add(1, std::memory_order_acq_rel);
-  lease held;
-  held.heap_ = this;
-  held.region_slot_ = slot;
-  return held;
-}
-
-void local_heap::give_back_lease(u32 slot) noexcept {
-  if (forked_ || member_ == 0 || segment_.member(member_).region_claims == 0) return;
-  segment_.chunk<region_claim>(segment_.member(member_).region_claims)[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
-}
-
 result<void> local_heap::prefault(region_id region, unsigned threads, const std::function<void(u64, u64)>& progress) {
   const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
   if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
@@ -779,56 +640,4 @@ result<void> local_heap::prefault(region_id region, unsigned threads, const std:
   return {};
 }
 
-// ---- addresses ----------------------------------------------------------------------------------------------------------------
-
-void* local_heap::address_of(iova address) noexcept {
-  const u64 wanted = static_cast<u64>(address);
-  std::lock_guard guard(bus_mutex_);
-  if (const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire); epoch != bus_epoch_) {
-    bus_epoch_ = epoch;
-    bus_spans_.clear();
-    for (const u32 slot : used_region_slots(segment_)) {
-      const region_record& r = views_.record(slot);
-      if (r.state.load(std::memory_order_acquire) >= region_active && r.iova_run_count != 0) bus_spans_.push_back({r.lowest_iova, r.highest_iova, 0, slot});
-    }
-    std::sort(bus_spans_.begin(), bus_spans_.end(), [](const bus_span& a, const bus_span& b) { return a.lowest < b.lowest; });
-    u64 highest = 0;
-    for (bus_span& s : bus_spans_) s.highest_so_far = highest = std::max(highest, s.highest);
-  }
-  auto span = std::upper_bound(bus_spans_.begin(), bus_spans_.end(), wanted, [](u64 a, const bus_span& s) { return a < s.lowest; });
-  while (span != bus_spans_.begin()) {
-    --span;
-    if (span->highest_so_far < wanted) break;  // nothing further down reaches so high
-    if (span->highest < wanted) continue;
-    local_region& view = views_.at(span->slot);
-    if (view.base == nullptr) continue;
-    if (const auto offset = view.iovas.offset_of(wanted)) return view.base + *offset;
-  }
-  return nullptr;
-}
-
-handle local_heap::handle_of(const void* p) const noexcept {
-  const local_region* region = address_index::find(p);
-  if (region == nullptr || region->heap != this) return null_handle;
-  return handle{u64{region->id & 0xfffff} << limits::handle_offset_bits | static_cast<u64>(static_cast<const char*>(p) - region->base)};
-}
-
-result<void*> local_heap::resolve(handle h) {
-  const u64 word = static_cast<u64>(h), offset = word & low_bits(limits::handle_offset_bits);
-  const u32 id_bits = static_cast<u32>(word >> limits::handle_offset_bits), slot = id_bits % limits::region_slots;
-  if (h == null_handle || id_bits == 0 || slot >= views_.slots()) return refuse(errc::foreign_handle, "{:#x} is no handle of heap \"{}\"", word, name_);
-  const region_record& r = views_.record(slot);
-  const u32 id = r.id.load(std::memory_order_acquire);
-  if (r.state.load(std::memory_order_acquire) < region_active || (id & 0xfffff) != id_bits)
-    return refuse(errc::stale_handle, "the region of handle {:#x} has been removed", word);
-  if (offset >= r.length_bytes) return refuse(errc::foreign_handle, "handle {:#x} points behind region {} of {} bytes", word, id, r.length_bytes);
-  auto attached = ensure_attached(slot);
-  if (!attached) return std::unexpected(attached.error());
-  local_region& view = **attached;
-  const bool live = find_block(view, offset, true).has_value();
-  if (!live) return refuse(errc::stale_handle, "the block of handle {:#x} has been freed", word);
-  return view.base + offset;
-}
-
-}  // namespace detail
-}  // namespace annex
+}  // namespace annex::detail

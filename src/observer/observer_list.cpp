@@ -12,9 +12,6 @@ struct callback_scope {
   ~callback_scope() { --callback_depth; }
 };
 
-// How long an observer has to undo an agreement that another one's veto made void.
-constexpr std::chrono::seconds undo_time{10};
-
 }  // namespace
 
 bool is_inside_callback() noexcept { return callback_depth > 0; }
@@ -61,7 +58,7 @@ result<void> observer_list::agree(const region_view& region) {
   for (size_t i = 0; i < all.size(); ++i) {
     auto agreed = ask(*all[i], region);
     if (agreed) continue;
-    while (i-- > 0) (void)dismiss(*all[i], region, std::chrono::steady_clock::now() + undo_time);
+    while (i-- > 0) (void)dismiss(*all[i], region, std::chrono::steady_clock::now() + detach_time);
     return agreed;
   }
   return {};

@@ -12,6 +12,9 @@
 
 namespace annex {
 
+/// An observer that is told of a removal nobody waits for (a veto undone, close, detach) gets this long.
+inline constexpr std::chrono::seconds detach_time{10};
+
 class observer_list {
  public:
   void append(observer* who);

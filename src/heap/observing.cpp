@@ -1,0 +1,155 @@
+// heap/observing.cpp - who watches a heap's regions in this process: observers, the thread that wakes for them, leases.
+//
+// Observers are called with memory_mutex_ held and no other lock. A lease is a count in the member's claim on the region,
+// which ends with the member.
+#include <atomic>
+#include <thread>
+#include <utility>
+
+#include "heap/local_heap.hpp"
+#include "platform/os.hpp"
+
+namespace annex {
+
+struct observation::state {
+  detail::local_heap* heap;
+  observer* who;
+};
+observation::observation(observation&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
+observation& observation::operator=(observation&& other) noexcept {
+  if (this != &other) {
+    end();
+    state_ = std::exchange(other.state_, nullptr);
+  }
+  return *this;
+}
+observation::~observation() { end(); }
+void observation::end() noexcept {
+  if (state_ == nullptr) return;
+  state_->heap->end_observation(state_->who);
+  delete std::exchange(state_, nullptr);
+}
+
+lease::lease(lease&& other) noexcept : heap_(std::exchange(other.heap_, nullptr)), region_slot_(other.region_slot_) {}
+lease& lease::operator=(lease&& other) noexcept {
+  if (this != &other) {
+    give_back();
+    heap_ = std::exchange(other.heap_, nullptr);
+    region_slot_ = other.region_slot_;
+  }
+  return *this;
+}
+lease::~lease() { give_back(); }
+void lease::give_back() noexcept {
+  if (heap_ != nullptr) static_cast<detail::local_heap*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
+}
+
+namespace detail {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+}  // namespace
+
+region_view local_heap::view_for_observers(const local_region& v) const {
+  const region_record& r = *v.record;
+  region_view view{id(), region_id{v.id}, v.base, r.length_bytes, r.page_bytes, v.fd, r.fd_offset, r.numa_node, v.access, {}};
+  for (u32 i = 0; i < v.iovas.run_count; ++i)
+    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset, iova{v.iovas.runs[i].address}});
+  return view;
+}
+
+// Observers must be told even if this process never calls annex again: a thread waits for changes of the region table.
+void local_heap::start_watcher() {
+  if (watcher_.joinable()) return;
+  watcher_stop_ = false;
+  watcher_ = std::thread([this] {
+    const shared_word<u32>& epoch = segment_.header().region_epoch;
+    while (!watcher_stop_.load()) {
+      const u32 seen = epoch.load(std::memory_order_acquire);
+      synchronize();
+      // While a region drains, its last block may go without a change of the epoch: look often.
+      bool draining = false;
+      for (const u32 slot : used_region_slots(segment_)) draining |= views_.record(slot).state.load(std::memory_order_relaxed) == region_draining;
+      os::wait_on(&epoch.value, seen, draining ? 2'000'000 : 100'000'000);
+    }
+  });
+}
+
+void local_heap::stop_watcher() noexcept {
+  if (!watcher_.joinable()) return;
+  watcher_stop_ = true;
+  os::wake_all(&segment_.header().region_epoch.value);
+  watcher_.join();
+}
+
+void local_heap::note_observers() noexcept {
+  if (is_read_only()) return;
+  region_claim* const mine = claims();
+  if (mine == nullptr) return;
+  const u16 bits = static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
+  for (u32 slot = 0; slot < views_.local_slots(); ++slot)
+    if (const local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr && mine[slot].region.load(std::memory_order_relaxed) == view->id)
+      mine[slot].attached.store(bits, std::memory_order_release);
+}
+
+result<observation> local_heap::observe(observer& who) {
+  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (policy_ == attach_policy::automatic) attach_more();
+  {
+    std::lock_guard guard(memory_mutex_);
+    std::vector<region_view> told;
+    for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
+      const local_region* view = views_.existing(slot);
+      if (view == nullptr || view->base == nullptr) continue;
+      region_view region = view_for_observers(*view);
+      if (auto agreed = observer_list::ask(who, region); !agreed) {
+        while (!told.empty()) {
+          (void)observer_list::dismiss(who, told.back(), clock::now() + detach_time);
+          told.pop_back();
+        }
+        return std::unexpected(agreed.error());
+      }
+      told.push_back(std::move(region));
+    }
+    observers_.append(&who);
+    note_observers();
+  }
+  if (!has_option(option_private) && !is_read_only()) start_watcher();
+  return observation(new observation::state{this, &who});
+}
+
+void local_heap::end_observation(observer* who) noexcept {
+  std::lock_guard guard(memory_mutex_);
+  observers_.erase(who);
+  for (u32 slot = views_.local_slots(); slot-- > 0;) {
+    const local_region* view = views_.existing(slot);
+    if (view != nullptr && view->base != nullptr && !forked_) (void)observer_list::dismiss(*who, view_for_observers(*view), clock::now() + detach_time);
+  }
+  note_observers();
+}
+
+result<lease> local_heap::hold(region_id region) {
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
+  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  ANNEX_TRY(ensure_attached(slot));
+  region_claim* const mine = claims();
+  locked t(*this);
+  if (views_.find(id) == nullptr || mine == nullptr || mine[slot].region.load(std::memory_order_relaxed) != id)
+    return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
+  mine[slot].leases.fetch_add(1, std::memory_order_acq_rel);
+  lease held;
+  held.heap_ = this;
+  held.region_slot_ = slot;
+  return held;
+}
+
+void local_heap::give_back_lease(u32 slot) noexcept {
+  if (forked_ || member_ == 0 || segment_.member(member_).region_claims == 0) return;
+  segment_.chunk<region_claim>(segment_.member(member_).region_claims)[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
+}
+
+}  // namespace detail
+}  // namespace annex
