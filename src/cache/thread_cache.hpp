@@ -93,10 +93,11 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   if (c == nullptr || key_of(g) != c->key) [[unlikely]] return false;
   c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  magazine& m = c->magazines[g.size_class];
+  const u64 word = std::bit_cast<u64>(g);  // class and distance by shifts: the compiler takes the struct apart through memory
+  magazine& m = c->magazines[word >> 24 & 0xff];
   const u32 n = m.count.load(std::memory_order_relaxed);
   const u64 entry = u64{region.slot} << region_shift | offset;
-  const u64 in_slab = (offset & low_bits(region.granule_shift)) + (u64{g.distance} << region.granule_shift);
+  const u64 in_slab = (offset & ((u64{1} << region.granule_shift) - 1)) + ((word >> 32 & 0xffff) << region.granule_shift);
   const bool whole_block = u64{block_index_of(in_slab, m.reciprocal)} * m.block_bytes == in_slab;
   const bool freed_twice = n != 0 && m.entries[n - 1] == entry;
   if (n >= m.capacity || !whole_block || freed_twice || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)

@@ -78,19 +78,24 @@ size_t local_heap::usable_size(const void* block) noexcept {
   return live ? live->size_bytes : 0;
 }
 
+// The region of an address that is not in the thread's last one. No heap, so no heap's policy: an address annex never handed
+// out is always a mistake of the program.
+[[gnu::noinline]] static local_region* find_region_or_stop(void* block) noexcept {
+  local_region* region = address_index::find(block);
+  if (region == nullptr || region->heap == nullptr) {
+    char report[256];
+    auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
+    stop_program({report, static_cast<size_t>(end.out - report)});
+  }
+  this_thread.last_region = region;
+  return region;
+}
+
 void local_heap::free(void* block) noexcept {
   if (block == nullptr) return;
   local_region* region = this_thread.last_region;
-  if (region == nullptr || static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) [[unlikely]] {
-    region = address_index::find(block);
-    if (region == nullptr || region->heap == nullptr) {
-      // No heap, so no heap's policy: an address annex never handed out is always a mistake of the program.
-      char report[256];
-      auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
-      stop_program({report, static_cast<size_t>(end.out - report)});
-    }
-    this_thread.last_region = region;
-  }
+  if (region == nullptr || static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) [[unlikely]]
+    region = find_region_or_stop(block);
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
   if (put_cached(*region, offset, g)) [[likely]] return;
