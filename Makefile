@@ -30,7 +30,8 @@ fuzz:
 	@./cmake/install-packages base fuzz
 	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
 	@for target in api_sequence corrupt_segment packet_parser; do \
-	  build/fuzz/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -print_final_stats=1 fuzz/corpus/$$target || exit 1; done
+	  mkdir -p build/fuzz-found/$$target; \
+	  build/fuzz/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -print_final_stats=1 build/fuzz-found/$$target fuzz/corpus/$$target || exit 1; done
 
 bench: packages
 	cmake --preset release >/dev/null && cmake --build --preset release

@@ -41,8 +41,8 @@ void annex_pool_bulk_32(benchmark::State& state) {
   static annex::raw_pool pool = annex::raw_pool::create(shared_heap(), "pool", {.object_bytes = 64, .object_count = 4096}).value();
   void* objects[32];
   for (auto _ : state) {
-    benchmark::DoNotOptimize(pool.take(objects));
-    pool.give(objects);
+    benchmark::DoNotOptimize(pool.take_bulk(objects));
+    pool.give_bulk(objects);
   }
   state.SetItemsProcessed(state.iterations() * 32);
 }

@@ -55,10 +55,10 @@ TEST_F(pools, work_in_bulk_and_without_caches) {
   for (const unsigned cache : {0u, 1u, 32u, 512u}) {
     raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 5000, .cache_objects = cache}));
     std::vector<void*> objects(6000);
-    EXPECT_EQ(p.take(objects), 5000u);
-    EXPECT_EQ(p.take(objects), 0u);
+    EXPECT_EQ(p.take_bulk(objects), 5000u);
+    EXPECT_EQ(p.take_bulk(objects), 0u);
     objects.resize(5000);
-    p.give(objects);
+    p.give_bulk(objects);
     EXPECT_EQ(p.free_count(), 5000u);
     expect_sound(h);
     must(raw_pool::release(h, "p"));
@@ -77,7 +77,7 @@ TEST_F(pools, know_when_an_object_comes_back_twice_or_is_none) {
   p.give(&other);
   EXPECT_EQ(h.stats().misuse_count, 3u);
   void* const same[2] = {other, other};
-  p.give(same);
+  p.give_bulk(same);
   EXPECT_EQ(h.stats().misuse_count, 4u);
   EXPECT_EQ(p.free_count(), 100u);
   expect_sound(h);
@@ -110,16 +110,16 @@ TEST_F(pools, get_back_what_a_killed_process_kept) {
     heap mine = must(heap::attach("a"));
     raw_pool pool = must(raw_pool::open(mine, "p"));
     std::vector<void*> objects(300);
-    if (pool.take(objects) != 300) return 1;
-    pool.give({objects.data(), 200});  // 200 in its cache, 100 in its hands
+    if (pool.take_bulk(objects) != 300) return 1;
+    pool.give_bulk({objects.data(), 200});  // 200 in its cache, 100 in its hands
     ::kill(::getpid(), SIGKILL);
     return 0;
   });
   EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
   std::vector<void*> objects(1000);
-  EXPECT_EQ(p.take(objects), 900u) << "its cache comes back by itself";
+  EXPECT_EQ(p.take_bulk(objects), 900u) << "its cache comes back by itself";
   objects.resize(900);
-  p.give(objects);
+  p.give_bulk(objects);
   member_id dead{};
   for (const member_summary& m : h.members())
     if (!m.alive) {

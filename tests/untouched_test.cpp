@@ -58,8 +58,8 @@ TEST_F(untouched, allocate_free_zones_pools_and_removal_touch_no_byte) {
     must(h.release_zone("z"));
     raw_pool pool = must(raw_pool::create(h, "p", {.object_bytes = 500, .object_count = 2000}));
     std::vector<void*> objects(2000);
-    EXPECT_EQ(pool.take(objects), 2000u);
-    pool.give(objects);
+    EXPECT_EQ(pool.take_bulk(objects), 2000u);
+    pool.give_bulk(objects);
     must(raw_pool::release(h, "p"));
     EXPECT_EQ(heap::locate(static_cast<char*>(memory.base) + 5)->offset_bytes, 5u);
     expect_sound(h);

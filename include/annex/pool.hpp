@@ -34,10 +34,10 @@ class ANNEX_PUBLIC raw_pool {
   /// nullptr: every object is out.
   void* take() noexcept;
   /// As many as there are, up to objects.size(); returns how many.
-  std::size_t take(std::span<void*> objects) noexcept;
+  std::size_t take_bulk(std::span<void*> objects) noexcept;
   /// Of this pool, from any thread or process. Anything else, or twice, is a mistake (heap_options::on_misuse).
   void give(void* object) noexcept;
-  void give(std::span<void* const> objects) noexcept;
+  void give_bulk(std::span<void* const> objects) noexcept;
 
   std::uint32_t object_count() const noexcept;
   std::size_t object_bytes() const noexcept;

@@ -99,7 +99,7 @@ result<void> raw_pool::release(heap& h, std::string_view name) {
   return heap.release_zone(name, zone_type::pool);
 }
 
-size_t raw_pool::take(std::span<void*> objects) noexcept {
+size_t raw_pool::take_bulk(std::span<void*> objects) noexcept {
   pool_access access(*this);
   if (access.cache == nullptr) return 0;
   pool_table& table = access.table;
@@ -136,10 +136,10 @@ size_t raw_pool::take(std::span<void*> objects) noexcept {
 
 void* raw_pool::take() noexcept {
   void* object = nullptr;
-  return take({&object, 1}) == 1 ? object : nullptr;
+  return take_bulk({&object, 1}) == 1 ? object : nullptr;
 }
 
-void raw_pool::give(std::span<void* const> objects) noexcept {
+void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
   pool_access access(*this);
   if (access.cache == nullptr) return;
   pool_table& table = access.table;
@@ -184,7 +184,7 @@ void raw_pool::give(std::span<void* const> objects) noexcept {
   }
 }
 
-void raw_pool::give(void* object) noexcept { give({&object, 1}); }
+void raw_pool::give(void* object) noexcept { give_bulk({&object, 1}); }
 
 std::uint32_t raw_pool::object_count() const noexcept { return count_; }
 std::size_t raw_pool::object_bytes() const noexcept { return stride_; }
