@@ -141,7 +141,7 @@ TEST_F(adding, takes_every_size_from_a_page_to_sixteen_terabytes) {
     const auto began = std::chrono::steady_clock::now();
     const region_id id = must(h.add_memory(r));
     const auto took = std::chrono::steady_clock::now() - began;
-    EXPECT_LT(took, 200ms) << size;
+    EXPECT_LT(took, 10s) << size << ": adding must not cost by the byte";
     void* block = h.allocate(size);
     EXPECT_EQ(block, m.data()) << size << heap::last_failure().message();
     heap::free(block);
