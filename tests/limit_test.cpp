@@ -65,6 +65,14 @@ TEST_F(limits_, members) {
   must(heap::attach("a"));
 }
 
+TEST_F(limits_, threads_of_members) {
+  heap a = must(heap::create("a", {.metadata_limit_bytes = 64 << 20, .thread_limit = 2, .region_limit = 100}));
+  heap b = must(heap::attach("a"));
+  expect_limit(heap::attach("a"), "2 threads");
+  EXPECT_EQ(a.members().size(), 2u) << "the refused one left nothing behind";
+  expect_sound(a);
+}
+
 TEST_F(limits_, a_thousand_members) {
   heap a = must(heap::create("a", {.metadata_limit_bytes = 64 << 20, .region_limit = 100}));
   must(a.bring_memory({.length_bytes = 4 << 20}));

@@ -230,12 +230,12 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
 bool local_heap::join() noexcept {
   if (!os::prepare_process_barrier()) segment_.header().no_barrier.store(1, std::memory_order_relaxed);
   member_ = claim_member(segment_);
-  if (member_ == 0) {
-    // Dead members may still have records: a lock needs an identity, so borrow one that is certainly dead's only to look.
-    return false;
-  }
+  if (member_ == 0) return false;
   service_slot_ = claim_thread_slot(segment_, member_);
-  return service_slot_ != no_owner;
+  if (service_slot_ != no_owner) return true;
+  segment_.member(member_).state.store(member_free, std::memory_order_release);  // it holds nothing yet
+  member_ = 0;
+  return false;
 }
 
 result<local_heap*> local_heap::attach(std::string_view name, const attach_options& options) {
@@ -263,10 +263,17 @@ void local_heap::close() noexcept {
     locked t(*this);
     for (u32 i = 0; i < segment_.header().thread_slots_used.load(std::memory_order_relaxed); ++i)
       if (member_of_state(segment_.slot(i).state.load(std::memory_order_relaxed)) == member_ && i != service_slot_) recover_thread(*t, i, false);
-    recover_member(*t, member_);
-    t->commit();
+    recover_member(*t, member_, false);
+  }
+  if (joined && !has_option(option_private)) {
+    // Only now: while the lock was ours, the slot and the record had to say so. Dying before either store leaves a slot or
+    // a record of a dead member, which recover_dead() frees. Others may have done so already: hence compare and swap.
     thread_slot& service = segment_.slot(service_slot_);
-    service.state.store(service.state.load(std::memory_order_relaxed) >> 16 << 16, std::memory_order_release);
+    u64 mine = service.state.load(std::memory_order_relaxed);
+    if (member_of_state(mine) == member_) service.state.compare_exchange(mine, mine >> 16 << 16, std::memory_order_release);
+    member_record& m = segment_.member(member_);
+    u32 dead = member_dead;
+    if (m.extents_held == 0 && m.holdings == 0 && m.slabs_orphaned == 0 && m.pool_objects_held == 0) m.state.compare_exchange(dead, member_free, std::memory_order_release);
   }
   registry::leave(index_);
   const u64 bytes = segment_.header().reserve_bytes;

@@ -187,7 +187,7 @@ class local_heap {
   void free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
   void free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept;
   void recover_thread(transaction& t, u32 slot, bool dead) noexcept;
-  void recover_member(transaction& t, u32 member) noexcept;
+  void recover_member(transaction& t, u32 member, bool release_record) noexcept;
   size_t free_held_by(transaction& t, u32 member, u32* skipped) noexcept;
   void repair_cache(thread_cache& c) noexcept;
   void return_pool_objects(transaction& t, u32 slot) noexcept;

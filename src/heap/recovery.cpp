@@ -296,7 +296,7 @@ void local_heap::release_member_if_done(transaction& t, u32 id) noexcept {
 }
 
 // The member is gone or leaves; its threads have been recovered.
-void local_heap::recover_member(transaction& t, u32 id) noexcept {
+void local_heap::recover_member(transaction& t, u32 id, bool release_record) noexcept {
   segment_header& h = segment_.header();
   member_record& m = segment_.member(id);
   for (const u32 slot : used_region_slots(segment_)) {
@@ -316,7 +316,7 @@ void local_heap::recover_member(transaction& t, u32 id) noexcept {
   t.put(m.pool_objects_held, objects);
   t.put(m.threads, 0);
   t.put(m.state, member_dead);
-  release_member_if_done(t, id);
+  if (release_record) release_member_if_done(t, id);
   t.commit();
 }
 
@@ -328,10 +328,19 @@ void local_heap::recover_dead(transaction& t) noexcept {
     log(log_level::info, "member {} (process {}) of heap {} is dead: taking its caches back", id, segment_.member(id).process_id, name_);
     for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i)
       if (member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)) == id) recover_thread(t, i, true);
-    recover_member(t, id);
+    recover_member(t, id, true);
     any = true;
     if (has_option(option_reclaim_dead) && segment_.member(id).state.load(std::memory_order_relaxed) == member_dead) free_held_by(t, id, nullptr);
   }
+  // Members that died while they closed: the record is dead already, the last slot is not free yet.
+  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
+    const u32 id = member_of_state(segment_.slot(i).state.load(std::memory_order_acquire));
+    if (id == 0 || id == member_ || id > h.member_limit || segment_.member(id).state.load(std::memory_order_acquire) == member_live) continue;
+    if (!os::is_byte_locked(segment_.fd(), member_lock_position + id)) recover_thread(t, i, true);
+  }
+  for (u32 id = 1; id <= h.member_records_used.load(std::memory_order_relaxed); ++id)
+    if (segment_.member(id).state.load(std::memory_order_acquire) == member_dead && !os::is_byte_locked(segment_.fd(), member_lock_position + id)) release_member_if_done(t, id);
+  t.commit();
   if (any) release_empty_orphans(t);
 }
 

@@ -51,7 +51,9 @@ transaction::transaction(const segment& s, lock_identity who) noexcept : segment
       }
       const bool known = holder - 1 < s.header().thread_limit;
       const u32 member = known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
-      if (is_member_gone(s, member, who.member)) {
+      // By the byte alone: a member that is closing has given its record up, but not yet the lock.
+      const bool gone = member == 0 || member > s.header().member_limit || (member != who.member && !os::is_byte_locked(s.fd(), member_lock_position + member));
+      if (gone) {
         if (lock.compare_exchange(seen, mine | (seen & lock_waiters), std::memory_order_acquire)) {
           stole_ = true;
           break;
