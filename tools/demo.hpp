@@ -28,7 +28,7 @@ struct flow_slot { std::atomic<std::uint64_t> fingerprint, block; };
 
 struct demo_control {
   std::uint32_t packet_count = 0, pace_us = 0;
-  std::atomic<std::uint32_t> sent{0}, reader_done{0}, stop{0}, failed{0};
+  std::atomic<std::uint32_t> sent{0}, reader_done{0}, stop{0};
   std::atomic<std::uint32_t> parsed[parser_count]{};
   std::atomic<std::uint64_t> base[parser_count + 1]{};  // where each process has the region
   // std::atomic<std::uint64_t> words[packet_count]: length << 32 | flow slot + 1

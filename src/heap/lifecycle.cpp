@@ -284,7 +284,6 @@ void local_heap::close() noexcept {
 
 void local_heap::become_child() noexcept {
   forked_ = true;
-  os::close_file(-1);
   watcher_stop_ = true;
   // The watcher thread does not exist here: forget it without joining.
   new (&watcher_) std::thread;

@@ -52,9 +52,7 @@ int populate(void* address, u64 bytes);                           // for writing
 int bind_to_node(void* address, u64 bytes, int node);
 int node_of(const void* address);                                 // -1 unknown
 int node_count();
-void advise_huge(void* address, u64 bytes);
 u64 page_bytes();
-u64 file_page_bytes(int fd);                                      // the page size mappings of it have
 
 struct physical_run { u64 offset, address, bytes; };
 int physical_runs(const void* address, u64 bytes, u64 page_bytes, std::vector<physical_run>* out);

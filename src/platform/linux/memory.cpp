@@ -4,7 +4,6 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -157,17 +156,9 @@ int node_count() {
   return nodes > 0 ? nodes : 1;
 }
 
-void advise_huge(void* address, u64 bytes) { ::madvise(address, bytes, MADV_HUGEPAGE); }
-
 u64 page_bytes() {
   static const u64 bytes = static_cast<u64>(::sysconf(_SC_PAGESIZE));
   return bytes;
-}
-
-u64 file_page_bytes(int fd) {
-  struct statfs s {};
-  constexpr long hugetlbfs_magic = 0x958458f6;
-  return ::fstatfs(fd, &s) == 0 && s.f_type == hugetlbfs_magic ? static_cast<u64>(s.f_bsize) : page_bytes();
 }
 
 int physical_runs(const void* address, u64 bytes, u64 page, std::vector<physical_run>* out) {
