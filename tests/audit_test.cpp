@@ -32,7 +32,7 @@ u32 first_free(const segment& s) {
   return 0;
 }
 zone_record* zone_named(const segment& s, zone_type type) {
-  for (u32 i = 0; i < limits::zone_buckets; ++i)
+  for (u32 i = 0; i < limits::zone_buckets; ++i)  // all of them: the test knows no index
     for (chunk_ref ref = s.zone_buckets()[i]; ref != 0; ref = s.chunk<zone_record>(ref)->next)
       if (s.chunk<zone_record>(ref)->type == type) return s.chunk<zone_record>(ref);
   return nullptr;

@@ -27,7 +27,4 @@ constexpr bool multiply_overflows(u64 a, u64 b, u64* product) noexcept { return 
 /// The lowest `count` bits set; count up to 64.
 constexpr u64 low_bits(u32 count) noexcept { return count >= 64 ? ~u64{0} : (u64{1} << count) - 1; }
 
-template <class To>
-To* at_byte(void* base, u64 offset) noexcept { return reinterpret_cast<To*>(static_cast<char*>(base) + offset); }
-
 }  // namespace annex

@@ -45,7 +45,7 @@ void free_entry(const segment& s, region_views& views, thread_cache& c, u64 entr
 void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept {
   c.key = slot | u32{granule_slab} << 16;
   c.busy.store(0, std::memory_order_relaxed);
-  c.frozen.store(0, std::memory_order_relaxed);
+  c.frozen.store(frozen_no, std::memory_order_relaxed);
   c.member = member;
   c.slot = slot;
   c.checked = checked ? 1 : 0;

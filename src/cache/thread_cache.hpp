@@ -11,10 +11,13 @@
 //   the thread itself, with busy set and frozen clear, or holding the heap lock; or
 //   a holder of the heap lock, after the thread is dead, or frozen and not busy.
 //
-//   thread:  busy = 1; fence; frozen? → busy = 0, wait for the heap lock      freezer: frozen = 1; process barrier; busy?
+//   thread:   busy = 1; fence; frozen? → busy = 0, wait for the heap lock
+//   freezer:  frozen = asked; process barrier; wait until not busy; frozen = held; …; frozen = no
 //
 // The barrier is the kernel's (membarrier), so the thread pays two plain stores and a load. Frozen is set and cleared
-// within one holding of the heap lock; if the freezer dies, the one who takes the lock over clears it.
+// within one holding of the heap lock. If the freezer dies, the one who takes the lock over clears it, and repairs the
+// cache first where it says held: busy alone can't tell, since a thread that is about to see frozen sets it for a moment.
+// docs/design/models/cache_recall.pml checks all interleavings and deaths.
 // Freeing a block of another thread's slab touches neither cache: one atomic OR into the slab's remote bitmap (commit),
 // then a hint bit in the owner's slot, which may be lost.
 #pragma once
@@ -38,6 +41,8 @@ struct alignas(64) magazine {
   u64 entries[magazine_slots]; // region slot << 48 | offset
 };
 static_assert(sizeof(magazine) == 1088);
+
+enum frozen_state : u32 { frozen_no = 0, frozen_asked = 1, frozen_held = 2 };
 
 struct thread_cache {
   u32 key;                     // what the granules of this thread's slabs say: owner | granule_slab << 16
@@ -111,6 +116,27 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   c->busy.store(0, std::memory_order_release);  // sync(busy)
   return true;
 }
+
+/// Sets busy for as long as the cache may be touched (rule C1). entered() false: it is frozen; wait for the heap lock, try again.
+class busy_scope {
+ public:
+  explicit busy_scope(thread_cache& c) noexcept : cache_(c) {
+    c.busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
+    compiler_fence();
+    entered_ = c.frozen.load(std::memory_order_acquire) == frozen_no;  // sync(frozen)
+  }
+  ~busy_scope() {
+    compiler_fence();
+    cache_.busy.store(0, std::memory_order_release);  // sync(busy)
+  }
+  busy_scope(const busy_scope&) = delete;
+  busy_scope& operator=(const busy_scope&) = delete;
+  bool entered() const noexcept { return entered_; }
+
+ private:
+  thread_cache& cache_;
+  bool entered_;
+};
 
 // ---- slow parts; the caller has the right to the cache (rule C1) -----------------------------------------------------------
 

@@ -71,6 +71,11 @@ void extents::remove(transaction& t, u32 granule) noexcept {
   if (length > 1) set_kind(t, granule + length - 1, granule_inside);
 }
 
+bool extents::back_ends() const noexcept {
+  const u32 last = record_.granule_count - 1;
+  return region_.tables.back(0, 0) && region_.tables.back(last, last);
+}
+
 void extents::make_free(transaction& t) noexcept {
   for (u32& bin : record_.bins) bin = no_extent;  // not published yet: no log needed
   record_.bin_groups = 0;
@@ -107,6 +112,9 @@ std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offse
   const u32 first = static_cast<u32>(offset >> record_.granule_shift);
   const u32 last = static_cast<u32>((offset + q.size_bytes - 1) >> record_.granule_shift);
   const u32 length = last - first + 1;
+  const u32 before = first > granule ? first - 1 : first, after = last + 1 < granule + whole ? last + 1 : last;
+  const bool there = q.kind == granule_slab ? region_.tables.back(before, after) : region_.tables.back(before, first) && region_.tables.back(last, after);
+  if (!there) return {};
   remove(t, granule);
   if (first > granule) insert(t, granule, first - granule);
   if (last + 1 < granule + whole) insert(t, last + 1, granule + whole - last - 1);
@@ -217,8 +225,9 @@ bool extents::resize(transaction& t, u32 granule, u64 end_offset, bool keep_iova
       if (bus && bus->contiguous_bytes >= offset_of(after) - offset_of(granule) && bus->contiguous_bytes < end_offset - offset_of(granule)) return false;
     }
   }
-  if (next_is_free) remove(t, after);
   const u32 end = granule + length, free_end = after + room;
+  if (free_end > end && !region_.tables.back(end - 1, end)) return false;
+  if (next_is_free) remove(t, after);
   if (free_end > end) insert(t, end, free_end - end);
   t.put(e[granule].length, length);
   count_free(t, record_.free_granules + old_length - length);

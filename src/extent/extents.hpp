@@ -45,7 +45,8 @@ class extents {
   void free(transaction& t, u32 granule) noexcept;
   /// Makes the extent reach end_offset_bytes, by taking from the free extent behind it or giving back; false: no room.
   bool resize(transaction& t, u32 granule, u64 end_offset_bytes, bool keep_iova_contiguous) noexcept;
-  /// The whole region as one free extent.
+  /// The whole region as one free extent; back_ends() first: false: the annex directory is full.
+  bool back_ends() const noexcept;
   void make_free(transaction& t) noexcept;
 
   u64 offset_of(u32 granule) const noexcept { return u64{granule} << record_.granule_shift; }

@@ -17,25 +17,6 @@
 namespace annex::detail {
 namespace {
 
-// Sets busy for as long as the cache may be touched (rule C1). False: it is frozen; wait for the heap lock and try again.
-class busy_scope {
- public:
-  explicit busy_scope(thread_cache& c) noexcept : cache_(c) {
-    c.busy.store(1, std::memory_order_relaxed);
-    compiler_fence();
-    entered_ = c.frozen.load(std::memory_order_acquire) == 0;  // sync(frozen)
-  }
-  ~busy_scope() {
-    compiler_fence();
-    cache_.busy.store(0, std::memory_order_release);  // sync(busy)
-  }
-  bool entered() const noexcept { return entered_; }
-
- private:
-  thread_cache& cache_;
-  bool entered_;
-};
-
 bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
 
 }  // namespace

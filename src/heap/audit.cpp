@@ -4,6 +4,7 @@
 // and notes which bytes of the arena belong to whom: a segment it passes is safe to work on, whoever wrote it.
 // Invariants E1-E5 are in extent/extents.hpp, S1-S5 in slab/slab_record.hpp; besides them:
 //   A1  arena: no byte belongs to two chunks, every chunk lies below the top        R1  region records and tables are sane
+//   A2  arena: every byte below the top belongs to somebody, or to a free list
 //   M1  members and threads: states, counts and links are sane                      Z1  zones: linked, counted, backed
 //   C1  a still thread's magazines hold free blocks of its own slabs, each once
 #include <algorithm>
@@ -51,7 +52,7 @@ class inspector {
       broken("A1: chunk {} of {} bytes ({}) lies outside the arena [{}, {})", ref, bytes, what, h_.arena_at, h_.arena.top);
       return false;
     }
-    taken_.push_back({at, at + bytes, what});
+    taken_.push_back({at, at + chunk_bytes(bytes), what});
     return true;
   }
 
@@ -68,12 +69,7 @@ class inspector {
     };
     for (u32 units = 1; units < std::size(h_.arena.small_free); ++units) walk(h_.arena.small_free[units], units * chunk_unit_bytes);
     for (u32 i = 0; i < std::size(h_.arena.large_free); ++i) {
-      u64 pages = i + 1;
-      if (i >= 4) {
-        const u32 exponent = (i - 4) / 4 + 2, quarter = (i - 4) % 4;
-        pages = exponent < 40 ? (u64{1} << exponent) + (u64{1} << (exponent - 2)) * (quarter + 1) : ~u64{0} / 8192;
-      }
-      walk(h_.arena.large_free[i], pages * 4 * KiB);
+      walk(h_.arena.large_free[i], large_chunk_bytes(i));
     }
     if (h_.arena.small_free[0] != 0) broken("A1: there is a list of empty chunks");
   }
@@ -120,10 +116,10 @@ class inspector {
     if (state > region_draining || id == 0 || id % limits::region_slots != slot || !shift_is_known || r.length_bytes == 0 || r.length_bytes > limits::largest_region_bytes ||
         !is_power_of_two(r.page_bytes) || r.page_bytes < limits::smallest_page_bytes || r.page_bytes > limits::largest_page_bytes || r.length_bytes % r.page_bytes != 0 ||
         r.granule_count != divide_up(r.length_bytes, u64{1} << r.granule_shift) || r.access > 1 || r.backing > backing_owned || r.align_shift > 63 ||
-        std::memchr(r.path, 0, sizeof r.path) == nullptr || r.adder > h_.member_limit)
+        std::memchr(r.path, 0, sizeof r.path) == nullptr || r.adder > h_.member_limit || r.worker > h_.member_limit)
       return broken("R1: the record of region {} in slot {} is impossible (state {}, {} bytes)", id, slot, state, r.length_bytes);
     if (!take(r.granules, u64{r.granule_count} * sizeof(granule_entry), "granules") || !take(r.extents, u64{r.granule_count} * sizeof(extent_entry), "extents") || !check_iovas(r, id)) return;
-    if (state == region_adding) return;
+    if (state == region_partial) return;
     usable_.insert(slot);
     const auto* g = s_.chunk<granule_entry>(r.granules);
     const auto* e = s_.chunk<extent_entry>(r.extents);
@@ -297,27 +293,30 @@ class inspector {
 
   void check_zones() {
     u32 count = 0;
-    for (u32 bucket = 0; bucket < limits::zone_buckets; ++bucket)
-      for (chunk_ref ref = s_.zone_buckets()[bucket]; ref != 0; ref = s_.chunk<zone_record>(ref)->next) {
-        if (!take(ref, sizeof(zone_record), "zone record")) return;
-        auto* z = s_.chunk<zone_record>(ref);
-        ++report_.checked;
-        if (++count > h_.zone_count + (locked_ ? 0 : 1000)) return broken("Z1: more zones than the {} the header counts", h_.zone_count);
-        if (std::memchr(z->name, 0, sizeof z->name) == nullptr || z->type < zone_type::plain || z->type > zone_type::ring) return broken("Z1: a zone record is impossible");
-        if (z->region_slot != no_region) {
-          const region_record* r = usable_.contains(z->region_slot) ? &s_.at<region_record>(h_.regions_at)[z->region_slot] : nullptr;
-          const bool backed = r != nullptr && zones_backed_.erase(u64{z->region_slot} << 32 | z->granule) == 1 && s_.chunk<extent_entry>(r->extents)[z->granule].record == ref &&
-                              z->offset_bytes >> r->granule_shift == z->granule && z->offset_bytes + z->size_bytes <= r->length_bytes &&
-                              z->offset_bytes + z->size_bytes <= u64{z->granule + s_.chunk<extent_entry>(r->extents)[z->granule].length} << r->granule_shift;
-          if (!backed) return broken("Z1: zone \"{}\" is not backed by an extent of its size", z->name);
-        } else if (z->type != zone_type::ring) return broken("Z1: zone \"{}\" has no memory", z->name);
-        if (z->type == zone_type::plain) continue;
-        if (!take(z->table, z->table_bytes, "table") || z->table_bytes < sizeof(pool_table)) return broken("Z1: \"{}\" has an impossible table", z->name);
-        if (z->type == zone_type::pool) check_pool(*z);
-        else check_ring(*z);
-      }
+    for_each_zone_bucket(s_, [&](chunk_ref chain) { check_zone_chain(chain, &count); });
     if (count != h_.zone_count && locked_) broken("Z1: {} zones exist, the header counts {}", count, h_.zone_count);
     if (locked_ && !zones_backed_.empty()) broken("Z1: {} extents belong to zones that are not there", zones_backed_.size());
+  }
+
+  void check_zone_chain(chunk_ref chain, u32* count) {
+    for (chunk_ref ref = chain; ref != 0; ref = s_.chunk<zone_record>(ref)->next) {
+      if (!take(ref, sizeof(zone_record), "zone record")) return;
+      auto* z = s_.chunk<zone_record>(ref);
+      ++report_.checked;
+      if (++*count > h_.zone_count + (locked_ ? 0 : 1000)) return broken("Z1: more zones than the {} the header counts", h_.zone_count);
+      if (std::memchr(z->name, 0, sizeof z->name) == nullptr || z->type < zone_type::plain || z->type > zone_type::ring) return broken("Z1: a zone record is impossible");
+      if (z->region_slot != no_region) {
+        const region_record* r = usable_.contains(z->region_slot) ? &s_.at<region_record>(h_.regions_at)[z->region_slot] : nullptr;
+        const bool backed = r != nullptr && zones_backed_.erase(u64{z->region_slot} << 32 | z->granule) == 1 && s_.chunk<extent_entry>(r->extents)[z->granule].record == ref &&
+                            z->offset_bytes >> r->granule_shift == z->granule && z->offset_bytes + z->size_bytes <= r->length_bytes &&
+                            z->offset_bytes + z->size_bytes <= u64{z->granule + s_.chunk<extent_entry>(r->extents)[z->granule].length} << r->granule_shift;
+        if (!backed) return broken("Z1: zone \"{}\" is not backed by an extent of its size", z->name);
+      } else if (z->type != zone_type::ring) return broken("Z1: zone \"{}\" has no memory", z->name);
+      if (z->type == zone_type::plain) continue;
+      if (!take(z->table, z->table_bytes, "table") || z->table_bytes < sizeof(pool_table)) return broken("Z1: \"{}\" has an impossible table", z->name);
+      if (z->type == zone_type::pool) check_pool(*z);
+      else check_ring(*z);
+    }
   }
 
   void check_pool(const zone_record& z) {
@@ -356,6 +355,13 @@ class inspector {
     std::sort(taken_.begin(), taken_.end(), [](const piece& a, const piece& b) { return a.begin < b.begin; });
     for (size_t i = 1; i < taken_.size(); ++i)
       if (taken_[i].begin < taken_[i - 1].end) return broken("A1: bytes {} to {} belong to a {} and to a {}", taken_[i].begin, taken_[i - 1].end, taken_[i - 1].what, taken_[i].what);
+    if (!locked_ || !report_.holds()) return;  // what a broken table leads to was not looked at
+    u64 end = h_.arena_at;
+    for (const piece& p : taken_) {
+      if (p.begin != end) return broken("A2: bytes {} to {} of the metadata belong to nobody", end, p.begin);
+      end = p.end;
+    }
+    if (end != h_.arena.top) broken("A2: bytes {} to {} of the metadata belong to nobody", end, h_.arena.top);
   }
 
   struct piece { u64 begin, end; const char* what; };

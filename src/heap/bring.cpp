@@ -4,9 +4,9 @@
 // here is unmapped again when any step refuses, and on removal.
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "heap/local_heap.hpp"
-#include <utility>
 
 #include "platform/os.hpp"
 
@@ -52,9 +52,12 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
       if (is_private) {
         file = os::create_memory_file("annex-memory", huge);
       } else {
-        // A file of its own next to the segment (or on the given hugetlbfs), so that it outlives every process.
-        owned_path = (m.path.empty() ? directory() : m.path) + fmt::format("/{}.annex.{:016x}", name_, os::random_number());
-        file = os::open_or_create(owned_path.c_str(), segment_.header().file_mode & 0666);
+        // A file of its own next to the segment (or on the given hugetlbfs), so that it outlives every process. It gets its
+        // name when the region's record knows it: a death before leaves no file.
+        const std::string place = m.path.empty() ? directory() : m.path;
+        owned_path = place + fmt::format("/{}.annex.{:016x}", name_, os::random_number());
+        file = os::create_unnamed(place.c_str(), segment_.header().file_mode & 0666);
+        if (file.error == EOPNOTSUPP || file.error == EISDIR) file = os::open_or_create(owned_path.c_str(), segment_.header().file_mode & 0666);
       }
       break;
     case source::file: file = os::open_or_create(m.path.c_str(), segment_.header().file_mode & 0666); break;

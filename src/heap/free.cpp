@@ -129,50 +129,46 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
   if (c == nullptr || g.owner != c->slot) return free_to_other(region, slab, index, block);
 
   u32 doubles = 0;
-  bool freed = false, held_empty = false;
+  bool freed = false, freed_twice = false, held_empty = false;
   const u32 size_class = slab->size_class;
   while (!freed) {
-    c->busy.store(1, std::memory_order_relaxed);
-    compiler_fence();
-    if (c->frozen.load(std::memory_order_acquire) != 0) {  // sync(frozen)
-      c->busy.store(0, std::memory_order_release);
-      { locked wait_for_the_freezer(*this); }
-      if (load_granule(region.granules + (offset >> region.granule_shift)).owner != c->slot) return free_to_other(region, slab, index, block);
-      continue;
-    }
-    magazine& m = c->magazines[size_class];
-    const u64 bit = u64{1} << (index % 64);
-    const u64 entry = u64{region.slot} << region_shift | offset;
-    const u32 n = m.count.load(std::memory_order_relaxed);
-    const bool is_free_already = (slab->free_words()[index / 64] & bit) != 0 || (slab->remote_words()[index / 64].load(std::memory_order_relaxed) & bit) != 0 ||
-                                 (n != 0 && m.entries[n - 1] == entry);
-    if (is_free_already) {
-      c->busy.store(0, std::memory_order_release);
-      return report_misuse("a block was freed twice", block, &region);
-    }
-    if (g.kind == granule_slab_held) {
-      clear_holders(segment_, slab, index / 64, bit);
-      u64 left = 0;
-      for (u32 w = 0; w < slab->words && left == 0; ++w) left |= held_bits(segment_, slab, w);
-      held_empty = left == 0;
-      compiler_fence();
-    }
-    if (c->checked != 0) {
-      free_direct(segment_, *c, slab, index);  // commit
-    } else {
-      if (n >= m.capacity) {
-        if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
-        else flush(segment_, views_, *c, size_class, m.capacity / 2, &doubles);
+    {
+      busy_scope busy(*c);
+      if (busy.entered()) {
+        magazine& m = c->magazines[size_class];
+        const u64 bit = u64{1} << (index % 64);
+        const u64 entry = u64{region.slot} << region_shift | offset;
+        const u32 n = m.count.load(std::memory_order_relaxed);
+        freed_twice = (slab->free_words()[index / 64] & bit) != 0 || (slab->remote_words()[index / 64].load(std::memory_order_relaxed) & bit) != 0 ||
+                      (n != 0 && m.entries[n - 1] == entry);
+        if (freed_twice) break;
+        if (g.kind == granule_slab_held) {
+          clear_holders(segment_, slab, index / 64, bit);
+          u64 left = 0;
+          for (u32 w = 0; w < slab->words && left == 0; ++w) left |= held_bits(segment_, slab, w);
+          held_empty = left == 0;
+          compiler_fence();
+        }
+        if (c->checked != 0) {
+          free_direct(segment_, *c, slab, index);  // commit
+        } else {
+          if (n >= m.capacity) {
+            if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
+            else flush(segment_, views_, *c, size_class, m.capacity / 2, &doubles);
+          }
+          const u32 top = m.count.load(std::memory_order_relaxed);
+          m.entries[top] = entry;
+          compiler_fence();
+          m.count.store(top + 1, std::memory_order_relaxed);  // commit
+        }
+        freed = true;
       }
-      const u32 top = m.count.load(std::memory_order_relaxed);
-      m.entries[top] = entry;
-      compiler_fence();
-      m.count.store(top + 1, std::memory_order_relaxed);  // commit
     }
-    compiler_fence();
-    c->busy.store(0, std::memory_order_release);  // sync(busy)
-    freed = true;
+    if (freed) break;
+    { locked wait_for_the_freezer(*this); }
+    if (load_granule(region.granules + (offset >> region.granule_shift)).owner != c->slot) return free_to_other(region, slab, index, block);
   }
+  if (freed_twice) return report_misuse("a block was freed twice", block, &region);
   if (c->magazines[size_class].empties > 1 || held_empty) {
     locked t(*this);
     if (held_empty && slab->owner == c->slot && drop_empty_holdings(*t, slab)) set_owner(*t, region, slab, slab->owner, false);

@@ -3,10 +3,11 @@
 //   create   an unnamed file is filled and then given its name in one step: a half-made heap is never seen
 //   attach   header checked before anything in it is believed; when nobody else is attached, the whole segment
 //   close    caches flushed, regions let go, member record freed, byte lock dropped with the descriptor
-//   destroy  refused while blocks are live or members attached; the state word commits, then the name goes
+//   destroy  refused while blocks are live or members attached; the state word commits, then the files of its regions go,
+//            then the name
 //
 // A process that dies anywhere in create leaves nothing (the file had no name) or a complete heap; in destroy, a heap that
-// is marked destroyed, whose name the next create or destroy of it removes.
+// is marked destroyed: whoever next attaches, creates or destroys that name removes what is left (finish_destruction).
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -90,6 +91,40 @@ result<void> check_zone_name(std::string_view name) {
   return {};
 }
 
+namespace {
+
+// The files annex made for the regions of a heap that is destroyed.
+void remove_owned_files(const segment& s) noexcept {
+  for (const u32 slot : used_region_slots(s)) {
+    const region_record& r = s.at<region_record>(s.header().regions_at)[slot];
+    if (std::memchr(r.path, 0, sizeof r.path) != nullptr) remove_owned_file(r);
+  }
+}
+
+// Removes what a destroyer that died has left: the files of the regions, then the name. Does nothing to a heap in use.
+// One at a time, by the first comer's byte; the name goes only while it belongs to the file that was looked at.
+void finish_destruction(const std::string& path) {
+  const os::open_result old = os::open_file(path.c_str(), true);
+  if (old.fd < 0) return;
+  os::file_identity identity;
+  const auto head = os::map_file(old.fd, 0, sizeof(segment_header), false, 0);
+  if (head.address != nullptr && os::identify(old.fd, &identity) == 0 && identity.length_bytes >= sizeof(segment_header)) {
+    const auto& h = *static_cast<segment_header*>(head.address);
+    const bool is_ours = check_header(h, identity.length_bytes) && h.state.load(std::memory_order_acquire) == segment_destroyed;
+    if (is_ours && os::try_lock_byte(old.fd, member_lock_position, true)) {
+      const u64 bytes = identity.length_bytes;
+      const auto whole = os::map_file(old.fd, 0, bytes, false, 0);
+      if (whole.address != nullptr) remove_owned_files(segment(whole.address, old.fd, false));
+      if (whole.address != nullptr) os::unmap(whole.address, bytes);
+      os::remove_file_if(path.c_str(), identity.device, identity.inode);
+    }
+  }
+  if (head.address != nullptr) os::unmap(head.address, sizeof(segment_header));
+  os::close_file(old.fd);
+}
+
+}  // namespace
+
 std::string segment_path(std::string_view name) { return directory() + "/" + std::string(name) + std::string(suffix); }
 
 result<local_heap*> local_heap::create(std::string_view name, const heap_options& options, bool is_private) {
@@ -106,7 +141,10 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
     if (file.fd < 0) return refuse_path(file.error, "can't make a segment in", place);
   }
   const table_plan plan = plan_tables(options.member_limit, options.thread_limit, options.region_limit);
-  if (const int why = os::set_length(file.fd, plan.arena_at); why != 0) {
+  int short_of = os::set_length(file.fd, plan.arena_at);
+  if (short_of == 0) short_of = os::allocate_range(file.fd, 0, plan.members_at);
+  if (short_of == 0) short_of = os::allocate_range(file.fd, plan.journal_at, plan.arena_at - plan.journal_at);
+  if (const int why = short_of; why != 0 && why != EOPNOTSUPP) {
     os::close_file(file.fd);
     return refuse_path(why, "can't make a segment in", place);
   }
@@ -146,16 +184,8 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
   const std::string path = segment_path(name);
   int why = os::publish_file(file.fd, path.c_str());
   if (why == EEXIST) {  // somebody's heap, or one whose destroyer died before it removed the name
-    const os::open_result old = os::open_file(path.c_str(), false);
-    const auto old_head = old.fd >= 0 ? os::map_file(old.fd, 0, sizeof(segment_header), false, 0) : os::map_result{};
-    os::file_identity identity;
-    if (old_head.address != nullptr && os::identify(old.fd, &identity) == 0 && identity.length_bytes >= sizeof(segment_header) &&
-        static_cast<segment_header*>(old_head.address)->state.load(std::memory_order_acquire) == segment_destroyed) {
-      os::remove_file(path.c_str());
-      why = os::publish_file(file.fd, path.c_str());
-    }
-    if (old_head.address != nullptr) os::unmap(old_head.address, sizeof(segment_header));
-    os::close_file(old.fd);
+    finish_destruction(path);
+    why = os::publish_file(file.fd, path.c_str());
   }
   if (why != 0) {
     (*opened)->close();
@@ -179,7 +209,10 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
   std::memcpy(&h, head.address, sizeof h);
   os::unmap(head.address, sizeof(segment_header));
   if (auto checked = check_header(h, identity.length_bytes); !checked) return fail(std::unexpected(checked.error()));
-  if (h.state.load(std::memory_order_relaxed) != segment_ready) return fail(refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name));
+  if (h.state.load(std::memory_order_relaxed) != segment_ready) {
+    finish_destruction(segment_path(name));
+    return fail(refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name));
+  }
   const auto whole = os::map_file(fd, 0, h.reserve_bytes, !options.read_only, 0);
   if (whole.address == nullptr)
     return fail(refuse_path(whole.error, "can't reserve the address space of the segment (metadata_limit_bytes) of", name));
@@ -221,7 +254,15 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
   if (!heap->join())
     return undo(refuse(errc::limit_reached, "\"{}\" has room for {} members and {} threads and all are taken; close some, reap dead ones, or create it with higher limits",
                        name, h.member_limit, h.thread_limit));
-  if (!created) heap->recover();
+  if (!created) {
+    heap->recover();
+    bool destroyed = false;
+    {
+      locked t(*heap);  // a destroyer looks for members and decides under the lock: it saw us, or we see what it did
+      destroyed = heap->segment_.header().state.load(std::memory_order_acquire) != segment_ready;
+    }
+    if (destroyed) return undo(refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name));
+  }
   heap->seen_epoch_ = 0;
   return heap;
 }
@@ -310,11 +351,11 @@ bool local_heap::ensure_member() noexcept {
   if (!forked_) return true;
   if (!join()) return false;
   forked_ = false;
-  if (region_claim* claims_here = claims())
-    for (u32 slot = 0; slot < views_.local_slots(); ++slot)
-      if (local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr) {
-        claims_here[slot].region.store(view->id, std::memory_order_relaxed);
-        claims_here[slot].attached.store(claim_attached, std::memory_order_release);
+  for (u32 slot = 0; slot < views_.local_slots(); ++slot)
+    if (local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr)
+      if (region_claim* const claim = claim_on(slot)) {
+        claim->region.store(view->id, std::memory_order_relaxed);
+        claim->attached.store(claim_attached, std::memory_order_release);
       }
   return true;
 }
@@ -322,10 +363,9 @@ bool local_heap::ensure_member() noexcept {
 result<void> local_heap::destroy(std::string_view name) {
   auto opened = attach(name, {.read_only = false, .regions = attach_policy::manual, .verify = false});
   if (!opened) return std::unexpected(opened.error());
-  local_heap* heap = *opened;
+  local_heap* const heap = *opened;
   segment_header& h = heap->segment_.header();
   result<void> done;
-  std::vector<std::string> owned;
   {
     locked t(*heap);
     heap->recover_dead(*t);
@@ -338,10 +378,8 @@ result<void> local_heap::destroy(std::string_view name) {
     u64 live = 0;
     frozen_caches frozen = heap->freeze_all(*t);
     for (const u32 slot : used_region_slots(heap->segment_)) {
-      region_record& r = heap->views_.record(slot);
-      if (r.state.load(std::memory_order_relaxed) == region_free) continue;
+      if (heap->views_.record(slot).state.load(std::memory_order_relaxed) == region_free) continue;
       if (heap->has_live_blocks(*t, slot, &frozen)) ++live;
-      if (r.backing == backing_owned) owned.emplace_back(r.path);
     }
     heap->thaw(frozen);
     if (others != 0) {
@@ -350,8 +388,8 @@ result<void> local_heap::destroy(std::string_view name) {
       done = refuse(errc::blocks_live, "\"{}\" still has live blocks in {} regions and {} zones; free them, or `annex reap` dead members first", name, live, h.zone_count);
     } else {
       h.state.store(segment_destroyed, std::memory_order_release);  // commit
+      remove_owned_files(heap->segment_);
       os::remove_file(segment_path(name).c_str());
-      for (const std::string& path : owned) os::remove_file(path.c_str());
     }
   }
   heap->close();

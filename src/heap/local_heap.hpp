@@ -129,6 +129,7 @@ class local_heap {
   void end_observation(observer* who) noexcept;
   region_view view_for_observers(const local_region& region) const;
   region_claim* claims() noexcept;
+  region_claim* claim_on(u32 slot) noexcept;
   void note_observers() noexcept;
 
   // ---- bring.cpp
@@ -198,6 +199,7 @@ class local_heap {
   result<void> check_removable(u32 slot);
   std::string who_holds(u32 slot);
   void free_region(transaction& t, u32 slot) noexcept;
+  void set_region_state(transaction& t, u32 slot, region_state state) noexcept;
 
   segment segment_;
   std::string name_, path_;

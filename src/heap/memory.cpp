@@ -1,11 +1,12 @@
 // heap/memory.cpp - regions come and go: added, attached by other processes, drained, removed.
 //
-//   add      check → reserve the address range here → record (adding) → observers → zero → publish (active)
-//            a death up to publishing: recovery frees the record; nothing was ever handed out
+//   add      check → reserve the address range here → record (partial) → file named → observers → zero → publish (active)
+//            a death up to publishing: recovery removes the file and the record; nothing was ever handed out
 //   attach   map by fd or path, or checked by hand → observers → base set: from here on blocks come from it
 //   drain    draining (no extent is cut from it any more) → caches recalled, its slabs made orphans (no thread hands
-//            out their blocks) → wait until nothing is live → observers begin, finish → record freed → unmapped
-//            a death while draining: the region stays draining until the next drain, remove or cancel
+//            out their blocks) → wait until nothing is live → observers begin, finish → partial: it is gone → file removed
+//            → unmapped → record freed
+//            a death while draining: recovery makes it active again; once it is partial: recovery finishes
 // Observers are called with memory_mutex_ held and no other lock.
 #include <algorithm>
 #include <atomic>
@@ -89,12 +90,21 @@ region_claim* local_heap::claims() noexcept {
   if (m.region_claims == 0) {
     locked t(*this);
     if (m.region_claims == 0) {
-      const chunk_ref ref = allocate_chunk(*t, u64{segment_.header().region_limit} * sizeof(region_claim));
-      if (ref == 0) return nullptr;
+      const chunk_ref ref = allocate_chunk(*t, u64{segment_.header().region_limit} * sizeof(region_claim), backing::sparse);
+      if (ref == 0 || !back_pages(segment_, u64{ref} * chunk_unit_bytes, sizeof(region_claim))) {
+        t->roll_back();
+        return nullptr;
+      }
       t->put(m.region_claims, ref);
     }
   }
   return segment_.chunk<region_claim>(m.region_claims);
+}
+
+// This member's claim on the region. Null: no metadata left for it.
+region_claim* local_heap::claim_on(u32 slot) noexcept {
+  region_claim* const mine = claims();
+  return mine != nullptr && back_pages(segment_, segment_.offset_of(mine + slot), sizeof(region_claim)) ? mine + slot : nullptr;
 }
 
 result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path) {
@@ -115,7 +125,6 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
     address_index::leave(m.base);
     return e;
   };
-  region_claim* const my_claims = claims();
   segment_header& h = segment_.header();
   const u8 shift = m.length_bytes < limits::small_region_bytes ? limits::small_granule_shift : limits::granule_shift;
   const u64 granules = divide_up(m.length_bytes, u64{1} << shift);
@@ -157,13 +166,14 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
       }
     }
     if (id == 0) refused = make_error(errc::limit_reached, 0, "\"{}\" has its limit of {} regions; remove one, add larger ones, or create it with a higher region_limit", name_, h.region_limit);
-    if (my_claims == nullptr) refused = make_error(errc::limit_reached, 0, "\"{}\" has no metadata left (metadata_limit_bytes {}, or the annex directory is full)", name_, h.reserve_bytes);
+    if (id != 0 && !refused && !back_pages(segment_, segment_.offset_of(&views_.record(id % limits::region_slots)), sizeof(region_record))) refused = make_error(errc::limit_reached, 0, "\"{}\" has no metadata left (metadata_limit_bytes {}, or the annex directory is full)", name_, h.reserve_bytes);
     if (!refused) {
       slot = id % limits::region_slots;
       region_record& r = views_.record(slot);
       const u32 runs = static_cast<u32>(tables->runs.size());
-      auto chunk = [&](u64 bytes) { return bytes != 0 ? allocate_chunk(*t, bytes) : chunk_ref{0}; };
-      const chunk_ref granule_table = chunk(granules * sizeof(granule_entry)), extent_table = chunk(granules * sizeof(extent_entry));
+      auto chunk = [&](u64 bytes, backing pages = backing::whole) { return bytes != 0 ? allocate_chunk(*t, bytes, pages) : chunk_ref{0}; };
+      auto table = [&](u64 bytes) { return chunk(bytes, backing_of_table(bytes)); };
+      const chunk_ref granule_table = table(granules * sizeof(granule_entry)), extent_table = table(granules * sizeof(extent_entry));
       const chunk_ref run_table = chunk(runs * sizeof(iova_run)), order = chunk(runs * sizeof(u32)), index = chunk(tables->index.size() * sizeof(u32));
       if (granule_table == 0 || extent_table == 0 || (runs != 0 && (run_table == 0 || order == 0 || index == 0))) {
         t->roll_back();
@@ -178,6 +188,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         r.fd_offset = m.fd_offset;
         r.adder = member_;
         r.adder_process = os::process_id();
+        r.worker = member_;
         r.adder_fd_plus_1 = static_cast<u32>(fd + 1);
         r.numa_node = m.numa_node;
         r.align_shift = alignment_shift_of(m.base);
@@ -199,12 +210,12 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         r.cancel_drain.store(0, std::memory_order_relaxed);
         r.live_extents = 0;
         std::memset(r.path, 0, sizeof r.path);
-        const std::string path = fd >= 0 ? os::path_of(fd) : "";
+        const std::string path = !owned_path.empty() ? owned_path : fd >= 0 ? os::path_of(fd) : "";
         if (path.size() < sizeof r.path) path.copy(r.path, sizeof r.path - 1);
         t->put(h.next_region_id, id + 1);
         t->put(h.used_regions[slot / 64], h.used_regions[slot / 64] | u64{1} << (slot % 64));
         t->put(r.id, id);
-        t->put(r.state, region_adding);
+        t->put(r.state, region_partial);
         t->put(h.region_count, h.region_count + 1);
       }
     }
@@ -222,10 +233,20 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   views_.set_base(view, m.base);
   address_index::enter(&view);
 
-  // 2 everybody agrees
-  if (auto agreed = observers_.agree(view_for_observers(view)); !agreed) {
+  // 2 the file gets its name, everybody agrees, the first pages of the tables are there
+  region_claim* const claim = claim_on(slot);
+  auto agreed = [&]() -> result<void> {
+    if (!owned_path.empty())
+      if (const int why = os::publish_file(fd, owned_path.c_str()); why != 0 && why != EEXIST)
+        return refuse_os(errc::os_failure, why, "can't name the region's file {}: {}", owned_path, std::strerror(why));
+    if (claim == nullptr || !extents(view).back_ends())
+      return refuse(errc::limit_reached, "the annex directory is full: no metadata for region {}", id);
+    return observers_.agree(view_for_observers(view));
+  }();
+  if (!agreed) {
     {
       locked t(*this);
+      remove_owned_file(r);
       free_region(*t, slot);
     }
     address_index::leave(m.base);
@@ -240,16 +261,29 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
     locked t(*this);
     t->put(r.state, region_active);
     extents(view).make_free(*t);
-    my_claims[slot].region.store(id, std::memory_order_relaxed);
-    my_claims[slot].fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
-    my_claims[slot].leases.store(0, std::memory_order_relaxed);
-    my_claims[slot].attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_release);
+    claim->region.store(id, std::memory_order_relaxed);
+    claim->fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
+    claim->leases.store(0, std::memory_order_relaxed);
+    claim->attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_release);
     view.joining = false;
     t->put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
     t->commit();  // the region exists
   }
   os::wake_all(&h.region_epoch.value);
   return region_id{id};
+}
+
+// Active, draining or partial, and what follows from it. One transaction.
+void local_heap::set_region_state(transaction& t, u32 slot, region_state state) noexcept {
+  segment_header& h = segment_.header();
+  region_record& r = views_.record(slot);
+  t.put(r.state, state);
+  u64& word = h.free_regions[slot / 64];
+  const u64 bit = u64{1} << (slot % 64);
+  const bool usable = state == region_active && r.free_granules != 0;
+  if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
+  t.put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
+  t.commit();
 }
 
 // Under the heap lock: the record and its tables go. One transaction.
@@ -329,29 +363,21 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
   if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   const u32 slot = id % limits::region_slots;
   segment_header& h = segment_.header();
-  auto set_state = [&](transaction& t, region_state state) {
-    t.put(record->state, state);
-    u64& word = h.free_regions[slot / 64];
-    const u64 bit = u64{1} << (slot % 64);
-    const bool usable = state == region_active && record->free_granules != 0;
-    if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
-    t.put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
-    t.commit();
-  };
   u32 cancels = 0;
   {
     locked t(*this);
     if (views_.find(id) == record) views_.at(slot).draining_here.store(1, std::memory_order_relaxed);
     if (views_.find(id) != record) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
     cancels = record->cancel_drain.load(std::memory_order_relaxed);
-    set_state(*t, region_draining);
+    t->put(record->worker, member_);
+    set_region_state(*t, slot, region_draining);
   }
   os::wake_all(&h.region_epoch.value);
-  auto serve_again = [&](std::unexpected<error> e) -> result<void> {
+  auto refuse_and_serve = [&](std::unexpected<error> e) -> result<void> {
     locked t(*this);
     if (views_.find(id) == record) {
       views_.at(slot).draining_here.store(0, std::memory_order_relaxed);
-      set_state(*t, region_active);
+      set_region_state(*t, slot, region_active);
     }
     return e;
   };
@@ -370,13 +396,13 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     result<void> removable = live ? result<void>{} : check_removable(slot);
     if (!live && removable) break;
     if (record->cancel_drain.load(std::memory_order_acquire) != cancels)
-      return serve_again(refuse(errc::canceled, "draining region {} was canceled; it serves again", id));
+      return refuse_and_serve(refuse(errc::canceled, "draining region {} was canceled; it serves again", id));
     if (!wait || clock::now() >= deadline) {
-      if (!live && !wait) return serve_again(std::unexpected(removable.error()));
-      if (!live) return serve_again(std::unexpected(removable.error()));
+      if (!live && !wait) return refuse_and_serve(std::unexpected(removable.error()));
+      if (!live) return refuse_and_serve(std::unexpected(removable.error()));
       const std::string who = who_holds(slot);
-      if (!wait) return serve_again(refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
-      return serve_again(refuse(errc::deadline_passed, "region {} still has {}{}; it serves again", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
+      if (!wait) return refuse_and_serve(refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
+      return refuse_and_serve(refuse(errc::deadline_passed, "region {} still has {}{}; it serves again", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
     }
     os::sleep_ns(std::min<u64>(pause_ns, static_cast<u64>(std::max<i64>(1, std::chrono::nanoseconds(deadline - clock::now()).count()))));
   }
@@ -386,20 +412,24 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
   if (view.base != nullptr)
     if (auto done = observers_.let_go(view_for_observers(view), wait ? deadline : clock::now() + detach_time); !done) {
       (void)observers_.agree(view_for_observers(view));
-      return serve_again(std::unexpected(done.error()));
+      return refuse_and_serve(std::unexpected(done.error()));
     }
-  std::string owned;
   {
     locked t(*this);
+    if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
     if (record->live_extents != 0) return refuse(errc::blocks_live, "region {} is in use again", id);
-    if (record->backing == backing_owned) owned = record->path;
-    free_region(*t, slot);  // commit: the region is gone
+    t->put(record->worker, member_);
+    set_region_state(*t, slot, region_partial);  // commit: the region is gone
   }
   os::wake_all(&h.region_epoch.value);
-  if (!owned.empty()) os::remove_file(owned.c_str());
+  remove_owned_file(*record);
   if (view.base != nullptr) {
     view.observed_removal = true;
     detach_view(view);
+  }
+  {
+    locked t(*this);
+    free_region(*t, slot);
   }
   views_.drop(slot);
   return {};
@@ -412,11 +442,7 @@ result<void> local_heap::cancel_drain(region_id region) {
   record->cancel_drain.fetch_add(1, std::memory_order_release);
   // A drainer that died left the region draining: then this is what makes it serve again.
   locked t(*this);
-  if (record->state.load(std::memory_order_relaxed) == region_draining) {
-    t->put(record->state, region_active);
-    u64& word = segment_.header().free_regions[record->id.value % limits::region_slots / 64];
-    if (record->free_granules != 0) t->put(word, word | u64{1} << (record->id.value % limits::region_slots % 64));
-  }
+  if (record->state.load(std::memory_order_relaxed) == region_draining) set_region_state(*t, static_cast<u32>(region) % limits::region_slots, region_active);
   return {};
 }
 
@@ -446,6 +472,9 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
   const region_record& r = *view.record;
   const u32 id = view.id;
   if (view.base != nullptr) return refuse(errc::already_attached, "region {} is attached at {} already", id, static_cast<void*>(view.base));
+  region_claim* const mine = is_read_only() ? nullptr : claim_on(slot);
+  if (mine == nullptr && !is_read_only())
+    return refuse(errc::limit_reached, "\"{}\" has no metadata left for this process's claim on region {} (metadata_limit_bytes, or the annex directory is full)", name_, id);
   void* base = by_hand;
   int fd = -1;
   if (by_hand != nullptr) {
@@ -506,12 +535,10 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
     return undo(std::unexpected(agreed.error()));
   }
   if (!is_read_only()) {
-    if (region_claim* const mine = claims(); mine != nullptr) {
-      mine[slot].leases.store(0, std::memory_order_relaxed);
-      mine[slot].fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
-      mine[slot].attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_relaxed);
-      mine[slot].region.store(id, std::memory_order_release);
-    }
+    mine->leases.store(0, std::memory_order_relaxed);
+    mine->fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
+    mine->attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_relaxed);
+    mine->region.store(id, std::memory_order_release);
   }
   view.joining = false;
   return &view;
@@ -542,7 +569,7 @@ result<void> local_heap::detach_memory(region_id region) {
     frozen_caches frozen = freeze_all(*t);
     std::erase_if(frozen.caches, [&](thread_cache* c) {
       if (c->member == member_) return false;
-      c->frozen.store(0, std::memory_order_release);
+      c->frozen.store(frozen_no, std::memory_order_release);
       return true;
     });
     has_live_blocks(*t, slot, &frozen);
@@ -586,7 +613,7 @@ void local_heap::synchronize() noexcept {
     const region_record& r = views_.record(slot);
     const u32 state = r.state.load(std::memory_order_acquire);
     if (view != nullptr && view->base != nullptr && !view->joining) {
-      const bool gone = state == region_free || state == region_adding || r.id.load(std::memory_order_relaxed) != view->id;
+      const bool gone = state == region_free || state == region_partial || r.id.load(std::memory_order_relaxed) != view->id;
       // A drainer in another process waits for our observers; it has made sure, or will, that nothing is live.
       const bool leave = state == region_draining && watched && std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) == 0 &&
                          view->draining_here.load(std::memory_order_relaxed) == 0;

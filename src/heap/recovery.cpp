@@ -33,7 +33,7 @@ local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
     auto* c = segment_.chunk<thread_cache>(slot.cache);
     if (c->slot != i || (i != t.slot() && !barrier)) { frozen.not_still += i != t.slot(); continue; }
-    if (i != t.slot()) c->frozen.store(1, std::memory_order_relaxed);
+    if (i != t.slot()) c->frozen.store(frozen_asked, std::memory_order_relaxed);
     frozen.caches.push_back(c);
   }
   if (frozen.caches.empty()) return frozen;
@@ -44,36 +44,33 @@ local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
     for (int spins = 0; c->busy.load(std::memory_order_acquire) != 0; ++spins) {  // sync(busy)
       if (spins < 1000) continue;
       if (os::now_ns() > until) {
-        c->frozen.store(0, std::memory_order_release);
+        c->frozen.store(frozen_no, std::memory_order_release);
         ++frozen.not_still;
         return true;
       }
       os::yield();
     }
+    if (c->slot != t.slot()) c->frozen.store(frozen_held, std::memory_order_release);
+    compiler_fence();  // whoever takes over from us must know before we touch anything
     return false;
   });
   return frozen;
 }
 
 void local_heap::thaw(frozen_caches& frozen) noexcept {
-  for (thread_cache* c : frozen.caches) c->frozen.store(0, std::memory_order_release);  // sync(frozen)
+  for (thread_cache* c : frozen.caches) c->frozen.store(frozen_no, std::memory_order_release);  // sync(frozen)
   frozen.caches.clear();
 }
 
 // The freezer died: whatever it did in a cache's name is completed by giving everything back.
 void local_heap::repair_frozen(transaction& t) noexcept {
   segment_header& h = segment_.header();
-  bool any = false;
   for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
     auto* c = segment_.chunk<thread_cache>(slot.cache);
-    if (c->frozen.load(std::memory_order_relaxed) == 0) continue;
-    if (!any) os::process_barrier();
-    any = true;
-    // Busy means that the freezer never came to stand in for it.
-    if (c->busy.load(std::memory_order_acquire) == 0) repair_cache(*c);
-    c->frozen.store(0, std::memory_order_release);
+    if (c->frozen.load(std::memory_order_acquire) == frozen_held) repair_cache(*c);
+    c->frozen.store(frozen_no, std::memory_order_release);
   }
   t.commit();
 }
@@ -249,9 +246,10 @@ void local_heap::leave_thread(thread_cache* c) noexcept {
 
 void local_heap::for_each_pool(const std::function<void(pool_table&)>& visit) noexcept {
   if (segment_.header().zone_count == 0) return;
-  for (u32 bucket = 0; bucket < limits::zone_buckets; ++bucket)
-    for (chunk_ref ref = segment_.zone_buckets()[bucket]; ref != 0; ref = segment_.chunk<zone_record>(ref)->next)
+  for_each_zone_bucket(segment_, [&](chunk_ref chain) {
+    for (chunk_ref ref = chain; ref != 0; ref = segment_.chunk<zone_record>(ref)->next)
       if (const auto* zone = segment_.chunk<zone_record>(ref); zone->type == zone_type::pool) visit(*segment_.chunk<pool_table>(zone->table));
+  });
 }
 
 void local_heap::return_pool_objects(transaction& t, u32 slot) noexcept {
@@ -271,7 +269,7 @@ void local_heap::recover_thread(transaction& t, u32 index, bool dead) noexcept {
     repair_cache(c);
     make_orphans(t, c, every_region);
     c.key = 0;
-    c.frozen.store(0, std::memory_order_relaxed);
+    c.frozen.store(frozen_no, std::memory_order_relaxed);
     c.busy.store(0, std::memory_order_relaxed);
     if (segment_.member(member).threads > 0) t.put(segment_.member(member).threads, segment_.member(member).threads - 1);
   }
@@ -300,8 +298,14 @@ void local_heap::recover_member(transaction& t, u32 id, bool release_record) noe
   segment_header& h = segment_.header();
   member_record& m = segment_.member(id);
   for (const u32 slot : used_region_slots(segment_)) {
-    const region_record& r = views_.record(slot);
-    if (r.state.load(std::memory_order_relaxed) == region_adding && r.adder == id) free_region(t, slot);
+    region_record& r = views_.record(slot);
+    if (r.worker != id) continue;
+    if (const u32 state = r.state.load(std::memory_order_relaxed); state == region_partial) {
+      remove_owned_file(r);
+      free_region(t, slot);
+    } else if (state == region_draining) {
+      set_region_state(t, slot, region_active);
+    }
   }
   if (m.region_claims != 0) {
     const chunk_ref claims = m.region_claims;

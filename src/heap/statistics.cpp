@@ -123,13 +123,14 @@ void local_heap::for_each_zone(const std::function<void(const zone_summary&)>& v
     std::optional<locked> t;
     if (!is_read_only() && ensure_member()) t.emplace(*this);
     u32 seen = 0;
-    for (u32 bucket = 0; bucket < limits::zone_buckets && seen < segment_.header().zone_count; ++bucket)
-      for (chunk_ref ref = segment_.zone_buckets()[bucket]; ref != 0 && seen < segment_.header().zone_count; ref = segment_.chunk<zone_record>(ref)->next) {
+    for_each_zone_bucket(segment_, [&](chunk_ref chain) {
+      for (chunk_ref ref = chain; ref != 0 && seen < segment_.header().zone_count; ref = segment_.chunk<zone_record>(ref)->next) {
         const auto* z = segment_.chunk<zone_record>(ref);
         ++seen;
         const char* kind = z->type == zone_type::pool ? "pool" : z->type == zone_type::ring ? "ring" : "zone";
         found.push_back({std::string(z->name, ::strnlen(z->name, sizeof z->name)), zone_of(*z).where, z->size_bytes, kind});
       }
+    });
   }
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
   for (const zone_summary& z : found) visit(z);

@@ -35,7 +35,7 @@ zone local_heap::zone_of(const zone_record& z) noexcept {
 }
 
 result<zone_record*> local_heap::find_zone_record(std::string_view name, zone_type type) noexcept {
-  for (chunk_ref ref = segment_.zone_buckets()[bucket_of(name)]; ref != 0; ref = segment_.chunk<zone_record>(ref)->next) {
+  for (chunk_ref ref = zone_chain(segment_, bucket_of(name)); ref != 0; ref = segment_.chunk<zone_record>(ref)->next) {
     auto* z = segment_.chunk<zone_record>(ref);
     if (name != std::string_view(z->name, ::strnlen(z->name, sizeof z->name))) continue;
     if (z->type != type) return refuse(errc::wrong_kind, "\"{}\" is a {}, not a {}", name, kind_name(z->type), kind_name(type));
@@ -63,6 +63,12 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
     {
       locked t(*this);
       u32& bucket = segment_.zone_buckets()[bucket_of(name)];
+      const u64 pages = h.zone_pages.load(std::memory_order_relaxed), page = u64{1} << (bucket_of(name) / (limits::zone_buckets / 64));
+      if ((pages & page) == 0) {
+        if (!back_pages(segment_, segment_.offset_of(&bucket), sizeof bucket))
+          return refuse(errc::limit_reached, "the annex directory is full: no metadata for zone \"{}\" of \"{}\"", name, name_);
+        t->put(h.zone_pages, pages | page);
+      }
       for (const zone_type type : {zone_type::plain, zone_type::pool, zone_type::ring})
         if (find_zone_record(name, type)) return refuse(errc::zone_exists, "\"{}\" has a {} \"{}\" already", name_, kind_name(type), name);
       if (h.zone_count >= h.zone_limit)

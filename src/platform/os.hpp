@@ -31,6 +31,7 @@ int identify(int fd, file_identity* out);
 u64 allocated_bytes(int fd);
 std::string path_of(int fd);                                      // empty when it has none that leads back to it
 int remove_file(const char* path);
+int remove_file_if(const char* path, u64 device, u64 inode);      // only while the name belongs to this file
 int make_directory(const char* path, u32 mode);                   // and its parents; 0 when it exists
 std::vector<std::string> list_directory(const char* path);
 std::string environment(const char* name);                        // empty when unset

@@ -1,6 +1,7 @@
 // region/local_region.hpp - a region as this process sees it: where it lies and how to get at its metadata.
 #pragma once
 #include "region/iova_map.hpp"
+#include "region/table_pages.hpp"
 
 namespace annex {
 
@@ -19,6 +20,7 @@ struct alignas(64) local_region {
   extent_entry* extents = nullptr;
   region_record* record = nullptr;
   iova_map iovas;
+  table_pages tables;
   int fd = -1;
   touch access = touch::read_write;
   bool mapped_by_annex = false;

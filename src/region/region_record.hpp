@@ -4,17 +4,19 @@
 //   extent_entry[granules]    meaningful at the first granule of an extent (foot: at its last)  (boundary tags, out of band)
 //   iova_run[runs]            offset → IOVA                                                    (region/iova_map.hpp)
 //
-//   free ──add: tables made──▶ adding ──observers agreed: published──▶ active ◀──cancel── draining
-//    ▲────────── adder died ───┘                                         └──────drain─────▶ │
-//    └──────────────────────────────────────────removed─────────────────────────────────────┘
+//   free ──add: tables made──▶ partial ──observers agreed──▶ active ◀──canceled, or the worker died──┐
+//    ▲                          │   ▲                          └──────────drain──────────▶ draining ─┘
+//    └─made undone, worker died─┘   └──────────────nothing live: the region is gone──────────┘
 //
+// partial: on its way in or out; nobody else touches it. Its worker, or who recovers it, removes the file annex made for it,
+// then frees the record: no death leaves a file behind.
 // A region's id modulo region_slots is its slot, so an id leads to its record in one step and is never reused.
 #pragma once
 #include "shared/layout.hpp"
 
 namespace annex {
 
-enum region_state : u32 { region_free = 0, region_adding = 1, region_active = 2, region_draining = 3 };
+enum region_state : u32 { region_free = 0, region_partial = 1, region_active = 2, region_draining = 3 };
 enum region_backing : u8 { backing_none = 0, backing_foreign = 1, backing_owned = 2 };  // owned: the file goes with the region
 
 enum granule_kind : u8 {
@@ -72,7 +74,8 @@ struct region_record {
   u8 bin_bits[extent_bins / 8];
   u32 bins[extent_bins];           // first free extent
   char path[limits::path_bytes];
-  u8 padding[328];
+  u32 worker;                      // member that adds, drains or removes it
+  u8 padding[324];
 };
 static_assert(sizeof(region_record) == 2048);
 

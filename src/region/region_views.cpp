@@ -15,9 +15,14 @@ void load_view(const segment& s, region_record& r, local_region& v) noexcept {
   v.granule_shift = r.granule_shift;
   v.access = static_cast<touch>(r.access);
   v.heap_id = s.header().heap_id;
+  v.tables.open(s, r);
   v.iovas = {};
   if (r.iova_run_count != 0)
     v.iovas = {s.chunk<iova_run>(r.iova_runs), s.chunk<u32>(r.iova_index), s.chunk<u32>(r.iova_order), r.iova_run_count, r.iova_index_shift, r.length_bytes};
+}
+
+void remove_owned_file(const region_record& r) noexcept {
+  if (r.backing == backing_owned && r.path[0] == '/') os::remove_file_if(r.path, r.device, r.inode);
 }
 
 bool region_views::open(const segment& s, u32 heap_index, detail::local_heap* heap) {

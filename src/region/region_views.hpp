@@ -56,6 +56,9 @@ class region_views {
   std::vector<local_region*> retired_;
 };
 
+/// The file annex made for the region, if it did. The region must be partial, or its heap destroyed: nobody maps it any more.
+void remove_owned_file(const region_record& record) noexcept;
+
 /// Fills in what the segment says of the region: tables, IOVAs.
 void load_view(const segment& s, region_record& record, local_region& view) noexcept;
 

@@ -1,8 +1,9 @@
 // shared/arena.cpp - see arena.hpp.
 #include "shared/arena.hpp"
 
-#include <cerrno>
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "platform/os.hpp"
 
@@ -13,7 +14,6 @@ constexpr u64 largest_small_bytes = 2 * KiB;
 constexpr u64 page = 4 * KiB;
 constexpr u64 small_run_bytes = 64 * KiB;
 constexpr u64 grow_bytes = 256 * KiB;
-constexpr u64 backed_at_once_bytes = 64 * KiB;  // larger chunks are sparse
 
 struct free_chunk_link { chunk_ref next; };
 
@@ -27,8 +27,8 @@ large_class large_class_of(u64 bytes) noexcept {
   return {4 + (exponent - 2) * 4 + quarter, ((u64{1} << exponent) + (u64{1} << (exponent - 2)) * (quarter + 1)) * page};
 }
 
-// Cuts from the arena's end. Backed: touching it can't fail later.
-u64 cut(transaction& t, u64 bytes, bool backed) noexcept {
+// Cuts from the arena's end.
+u64 cut(transaction& t, u64 bytes, backing pages) noexcept {
   const segment& s = t.seg();
   arena_lists& a = s.header().arena;
   const u64 at = a.top;
@@ -41,17 +41,14 @@ u64 cut(transaction& t, u64 bytes, bool backed) noexcept {
     if (os::set_length(s.fd(), longer) != 0) return 0;
     t.put(a.file_bytes, longer);
   }
-  if (backed) {
-    const int why = os::allocate_range(s.fd(), at, bytes);
-    if (why == ENOSPC || why == ENOMEM || why == EDQUOT) return 0;
-  }
+  if (pages == backing::whole && !back_pages(s, at, bytes)) return 0;
   t.put(a.top, at + bytes);
   return at;
 }
 
 }  // namespace
 
-chunk_ref allocate_chunk(transaction& t, u64 bytes) noexcept {
+chunk_ref allocate_chunk(transaction& t, u64 bytes, backing pages) noexcept {
   const segment& s = t.seg();
   arena_lists& a = s.header().arena;
   if (bytes <= largest_small_bytes) {
@@ -67,8 +64,9 @@ chunk_ref allocate_chunk(transaction& t, u64 bytes) noexcept {
     }
     const u64 need = units * chunk_unit_bytes;
     if (a.small_end - a.small_top < need) {
-      const u64 run = cut(t, small_run_bytes, true);
+      const u64 run = cut(t, small_run_bytes, backing::whole);
       if (run == 0) return 0;
+      if (a.small_end > a.small_top) free_chunk(t, static_cast<chunk_ref>(a.small_top / chunk_unit_bytes), a.small_end - a.small_top);
       t.put(a.small_top, run);
       t.put(a.small_end, run + small_run_bytes);
     }
@@ -79,15 +77,18 @@ chunk_ref allocate_chunk(transaction& t, u64 bytes) noexcept {
   }
   const large_class size = large_class_of(bytes);
   chunk_ref& head = a.large_free[size.index];
-  if (head != 0) {
-    const chunk_ref ref = head;
-    auto* link = s.chunk<free_chunk_link>(ref);
-    t.put(head, link->next);
-    t.put(link->next, 0);  // the undo puts the link back even after the chunk was cleared
-    if (os::punch_hole(s.fd(), u64{ref} * chunk_unit_bytes, size.bytes) != 0) std::memset(s.chunk<char>(ref), 0, size.bytes);
-    return ref;
-  }
-  return static_cast<chunk_ref>(cut(t, size.bytes, size.bytes <= backed_at_once_bytes) / chunk_unit_bytes);
+  if (head == 0) return static_cast<chunk_ref>(cut(t, size.bytes, pages) / chunk_unit_bytes);
+  const chunk_ref ref = head;
+  const u64 at = u64{ref} * chunk_unit_bytes;
+  const bool is_short = size.bytes <= small_run_bytes && pages == backing::whole;
+  if (is_short && !back_pages(s, at, size.bytes)) return 0;
+  auto* link = s.chunk<free_chunk_link>(ref);
+  t.put(head, link->next);
+  t.put(link->next, 0);  // the undo puts the link back even after the chunk was cleared
+  if (is_short || os::punch_hole(s.fd(), at, size.bytes) != 0) std::memset(s.chunk<char>(ref), 0, size.bytes);
+  if (is_short || pages == backing::sparse || back_pages(s, at, size.bytes)) return ref;
+  free_chunk(t, ref, bytes);
+  return 0;
 }
 
 void free_chunk(transaction& t, chunk_ref ref, u64 bytes) noexcept {
@@ -97,6 +98,34 @@ void free_chunk(transaction& t, chunk_ref ref, u64 bytes) noexcept {
   chunk_ref& head = bytes <= largest_small_bytes ? a.small_free[divide_up(bytes, chunk_unit_bytes)] : a.large_free[large_class_of(bytes).index];
   t.put(s.chunk<free_chunk_link>(ref)->next, head);
   t.put(head, ref);
+}
+
+u64 chunk_bytes(u64 bytes) noexcept { return bytes <= largest_small_bytes ? align_up(bytes, chunk_unit_bytes) : large_class_of(bytes).bytes; }
+
+u64 large_chunk_bytes(u32 index) noexcept {
+  if (index < 4) return (index + 1) * page;
+  const u32 exponent = (index - 4) / 4 + 2, quarter = (index - 4) % 4;
+  return exponent < 40 ? ((u64{1} << exponent) + (u64{1} << (exponent - 2)) * (quarter + 1)) * page : ~u64{0};
+}
+
+void free_space(const segment& s, u64 begin, u64 end) noexcept {
+  arena_lists& a = s.header().arena;
+  auto file = [&](chunk_ref& head, u64 bytes) {
+    s.at<free_chunk_link>(begin)->next = head;
+    head = static_cast<chunk_ref>(begin / chunk_unit_bytes);
+    begin += bytes;
+  };
+  while (begin < end) {
+    const u64 to_page = begin % page == 0 ? page : page - begin % page;
+    if (begin % page != 0 || end - begin < page) {  // in pieces of a small chunk's size, up to the next page
+      const u64 bytes = std::min({largest_small_bytes, end - begin, to_page});
+      file(a.small_free[bytes / chunk_unit_bytes], bytes);
+      continue;
+    }
+    u32 index = static_cast<u32>(std::size(a.large_free));
+    while (large_chunk_bytes(index - 1) > end - begin) --index;
+    file(a.large_free[index - 1], large_chunk_bytes(index - 1));
+  }
 }
 
 }  // namespace annex

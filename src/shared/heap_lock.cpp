@@ -24,9 +24,13 @@ void undo_journal(const segment& s) noexcept {
     if (bytes <= 8 && offset + bytes <= s.header().arena.file_bytes) std::memcpy(s.base() + offset, &e.old_value, bytes);
     compiler_fence();
   }
-  // What was cut from the arena and written without a log is handed out again, and must be zero then.
+  // What was cut from the arena and written without a log is handed out again, and must be zero then. The file may reach
+  // further than file_bytes says: growing it is not undone.
   const arena_lists& a = s.header().arena;
-  if (j.count.load(std::memory_order_relaxed) != 0 && a.top < a.file_bytes) os::punch_hole(s.fd(), a.top, a.file_bytes - a.top);
+  os::file_identity file;
+  if (j.count.load(std::memory_order_relaxed) != 0 && os::identify(s.fd(), &file) == 0 && a.top < file.length_bytes &&
+      os::punch_hole(s.fd(), a.top, file.length_bytes - a.top) != 0)
+    std::memset(s.base() + a.top, 0, file.length_bytes - a.top);
   compiler_fence();
   j.count.store(0, std::memory_order_relaxed);
   compiler_fence();

@@ -20,6 +20,7 @@
 namespace annex {
 
 inline constexpr u64 segment_magic = 0x676573'78656e6e61;  // "annexseg"
+// A newer minor version uses reserved room: it reads older segments, and older libraries leave its fields alone.
 inline constexpr u32 layout_major = 1, layout_minor = 0;
 
 using chunk_ref = u32;
@@ -72,6 +73,8 @@ struct segment_header {
   alignas(64) chunk_ref orphans[64];  // slabs without an owner, by class
   u64 used_regions[limits::region_slots / 64];  // bit: the region's record is not free
   u64 free_regions[limits::region_slots / 64];  // bit: the region is active and has a free granule
+  shared_word<u64> zone_pages;        // bit: this 64th of the zone buckets has been written; the others are empty
+  u64 reserved[31];                   // room for later minor versions
 };
 static_assert(std::is_trivially_copyable_v<segment_header> && std::is_standard_layout_v<segment_header>);
 

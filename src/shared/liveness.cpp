@@ -9,6 +9,7 @@ u32 claim_member(const segment& s) noexcept {
   segment_header& h = s.header();
   for (u32 id = 1; id <= h.member_limit; ++id) {
     member_record& m = s.member(id);
+    if (id > h.member_records_used.load(std::memory_order_relaxed) && !back_pages(s, s.offset_of(&m), sizeof m)) return 0;
     if (m.state.load(std::memory_order_acquire) != member_free) continue;
     if (!os::try_lock_byte(s.fd(), member_lock_position + id, true)) continue;
     if (m.state.load(std::memory_order_acquire) != member_free) {  // claimed, and died, in between: for recovery
@@ -40,6 +41,7 @@ u16 claim_thread_slot(const segment& s, u32 member) noexcept {
   segment_header& h = s.header();
   for (u32 i = 0; i < h.thread_limit; ++i) {
     thread_slot& slot = s.slot(i);
+    if (i >= h.thread_slots_used.load(std::memory_order_relaxed) && !back_pages(s, s.offset_of(&slot), sizeof slot)) return no_owner;
     u64 state = slot.state.load(std::memory_order_relaxed);
     if (member_of_state(state) != 0) continue;
     // The generation in the upper bits outlives the owner, so that a stale name of the slot is not taken for the new one.

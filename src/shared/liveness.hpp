@@ -14,12 +14,12 @@ namespace annex {
 
 inline constexpr u64 member_lock_position = u64{1} << 40;
 
-/// Claims a member record for this process; 0: every record is taken.
+/// Claims a member record for this process; 0: every record is taken, or the annex directory is full.
 u32 claim_member(const segment& s) noexcept;
 /// True when the member's process is gone. A member of this mapping (self) is alive.
 bool is_member_gone(const segment& s, u32 member, u32 self) noexcept;
 
-/// Claims a thread slot for a member; no_owner: every slot is taken.
+/// Claims a thread slot for a member; no_owner: every slot is taken, or the annex directory is full.
 u16 claim_thread_slot(const segment& s, u32 member) noexcept;
 
 }  // namespace annex

@@ -1,8 +1,11 @@
 // shared/segment.cpp - where the tables lie, and the number that tells layouts apart.
 #include "shared/segment.hpp"
 
+#include <cerrno>
 #include <cstddef>
 #include <iterator>
+
+#include "platform/os.hpp"
 
 namespace annex {
 
@@ -17,6 +20,11 @@ table_plan plan_tables(u32 member_limit, u32 thread_limit, u32 region_limit) noe
   plan.journal_at = align_up(plan.zone_buckets_at + u64{limits::zone_buckets} * sizeof(u32), page);
   plan.arena_at = align_up(plan.journal_at + sizeof(journal), page);
   return plan;
+}
+
+bool back_pages(const segment& s, u64 offset, u64 bytes) noexcept {
+  const int why = os::allocate_range(s.fd(), offset, bytes);
+  return why != ENOSPC && why != ENOMEM && why != EDQUOT && why != EIO;  // others: a file system that can't say
 }
 
 std::vector<u32> used_region_slots(const segment& s) {

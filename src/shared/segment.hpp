@@ -41,6 +41,25 @@ class segment {
   bool writable_ = false;
 };
 
+/// Makes sure that these bytes of the segment can be written: false when the file system is full. About 1 µs.
+bool back_pages(const segment& s, u64 offset_bytes, u64 bytes) noexcept;
+
+/// Calls visit for every hash chain of zones that may not be empty. Pages of buckets that were never written stay untouched.
+template <class Visit>
+void for_each_zone_bucket(const segment& s, Visit visit) {
+  constexpr u32 buckets_per_page = limits::zone_buckets / 64;
+  for (u64 pages = s.header().zone_pages.load(std::memory_order_acquire); pages != 0; pages &= pages - 1) {
+    const u32 first = static_cast<u32>(std::countr_zero(pages)) * buckets_per_page;
+    for (u32 bucket = first; bucket < first + buckets_per_page; ++bucket)
+      if (s.zone_buckets()[bucket] != 0) visit(s.zone_buckets()[bucket]);
+  }
+}
+/// The head of a bucket's chain; 0: empty.
+inline chunk_ref zone_chain(const segment& s, u32 bucket) noexcept {
+  const u64 page = u64{1} << (bucket / (limits::zone_buckets / 64));
+  return (s.header().zone_pages.load(std::memory_order_acquire) & page) != 0 ? s.zone_buckets()[bucket] : 0;
+}
+
 /// Slots of the regions that exist, in order. Without the heap lock: as of now.
 std::vector<u32> used_region_slots(const segment& s);
 

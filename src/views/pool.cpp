@@ -35,13 +35,7 @@ struct pool_access {
   template <class Work>
   void with_cache(Work work) noexcept {
     for (;;) {
-      thread->busy.store(1, std::memory_order_relaxed);
-      compiler_fence();
-      const bool mine = thread->frozen.load(std::memory_order_acquire) == 0;  // sync(frozen)
-      if (mine) work();
-      compiler_fence();
-      thread->busy.store(0, std::memory_order_release);  // sync(busy)
-      if (mine) return;
+      if (busy_scope busy(*thread); busy.entered()) return work();
       detail::local_heap::locked wait_for_the_freezer(heap);
     }
   }

@@ -99,6 +99,12 @@ std::string path_of(int fd) {
   return by_path.st_dev == by_fd.st_dev && by_path.st_ino == by_fd.st_ino ? found : std::string{};
 }
 
+int remove_file_if(const char* path, u64 device, u64 inode) {
+  struct stat s {};
+  if (::stat(path, &s) != 0) return errno;
+  return s.st_dev == device && s.st_ino == inode ? remove_file(path) : ENOENT;
+}
+
 int remove_file(const char* path) { return ::unlink(path) == 0 ? 0 : errno; }
 
 int make_directory(const char* path, u32 mode) {
