@@ -54,16 +54,46 @@ void check(session& s, const std::string& name) {
   for (const std::string& sentence : report->broken) fmt::print("  {}\n", sentence);
 }
 
-void reap(session& s, const std::string& name, unsigned only) {
+const char* name_of(block_kind kind) {
+  switch (kind) {
+    case block_kind::slab_block: return "small";
+    case block_kind::large: return "large";
+    case block_kind::zone: return "zone";
+    case block_kind::pool_object: return "pool object";
+  }
+  return "";
+}
+
+struct reap_arguments { unsigned member = 0, lines = 20; bool only_show = false; };
+
+// Shows the blocks of each dead member, then frees them.
+void reap(session& s, const std::string& name, const reap_arguments& a) {
   auto opened = heap::attach(name, {.regions = attach_policy::manual});
   if (!opened) return refuse(s, opened.error());
   nlohmann::json all = nlohmann::json::array();
   for (const member_summary& m : opened->members()) {
-    if (m.alive ? static_cast<unsigned>(m.id) != only : only != 0 && static_cast<unsigned>(m.id) != only) continue;
-    const auto freed = opened->reap(m.id);
+    if (m.alive ? static_cast<unsigned>(m.id) != a.member : a.member != 0 && static_cast<unsigned>(m.id) != a.member) continue;
+    std::uint64_t shown = 0, bytes = 0;
+    nlohmann::json blocks = nlohmann::json::array();
+    const std::string who = fmt::format("member {} (process {}, {}), which is dead", static_cast<unsigned>(m.id), m.process_id, m.program);
+    const auto freed = opened->reap(m.id, [&](const block_summary& b) {
+      bytes += b.size_bytes;
+      const std::uint64_t where = static_cast<std::uint64_t>(b.where);
+      if (s.json) blocks.push_back({{"handle", hex(where)}, {"kind", name_of(b.kind)}, {"size_bytes", b.size_bytes}});
+      else if (shown == 0) fmt::print("Blocks of {}:\n", who);
+      if (!s.json && shown < a.lines) fmt::print("  {:<20} {:<12} {}\n", hex(where), name_of(b.kind), bytes_text(b.size_bytes));
+      ++shown;
+      return a.only_show ? reap_choice::keep : reap_choice::free;
+    });
+    if (!freed && !m.alive && freed.error().code == errc::invalid_argument) continue;  // listed a moment ago, and nothing is left of it
     if (!freed) return refuse(s, freed.error());
-    if (s.json) all.push_back({{"member", static_cast<unsigned>(m.id)}, {"process", m.process_id}, {"freed_blocks", *freed}, {"freed_bytes", m.held_bytes}});
-    else fmt::print("Freed {} blocks ({}) of member {} (process {}, {}), which is dead.\n", *freed, bytes_text(m.held_bytes), static_cast<unsigned>(m.id), m.process_id, m.program);
+    if (s.json) {
+      all.push_back({{"member", static_cast<unsigned>(m.id)}, {"process", m.process_id}, {"freed_blocks", *freed}, {"held_bytes", bytes}, {"blocks", blocks}});
+      continue;
+    }
+    if (shown > a.lines) fmt::print("  … and {} more\n", shown - a.lines);
+    if (a.only_show) fmt::print("{} blocks ({}) of {}.\n", shown, bytes_text(bytes), who);
+    else fmt::print("Freed {} blocks ({}) of {}.\n", *freed, bytes_text(bytes), who);
   }
   if (s.json) print(all);
 }
@@ -71,7 +101,7 @@ void reap(session& s, const std::string& name, unsigned only) {
 }  // namespace
 
 void add_see_commands(CLI::App& app, session& s) {
-  struct arguments { std::string name; unsigned width = 1024, member = 0; };
+  struct arguments { std::string name; unsigned width = 1024; reap_arguments reaping; };
   auto a = std::make_shared<arguments>();
   auto command = [&](const char* verb, const char* help) {
     CLI::App* made = app.add_subcommand(verb, help);
@@ -83,9 +113,11 @@ void add_see_commands(CLI::App& app, session& s) {
   map_command->callback([&s, a] { map(s, a->name, a->width); });
   command("who", "Show the members and what they hold")->callback([&s, a] { who(s, a->name); });
   command("check", "Check every invariant of a heap")->callback([&s, a] { check(s, a->name); });
-  CLI::App* reap_command = command("reap", "Free the blocks of dead members");
-  reap_command->add_option("--member", a->member, "Only this one, see annex who");
-  reap_command->callback([&s, a] { reap(s, a->name, a->member); });
+  CLI::App* reap_command = command("reap", "Show the blocks of dead members, then free them");
+  reap_command->add_option("--member", a->reaping.member, "Only this one, see annex who");
+  reap_command->add_option("--lines", a->reaping.lines, "Most blocks to show of each")->capture_default_str();
+  reap_command->add_flag("--show", a->reaping.only_show, "Show them, free nothing");
+  reap_command->callback([&s, a] { reap(s, a->name, a->reaping); });
 }
 
 }  // namespace annex::tool

@@ -131,8 +131,11 @@ class ANNEX_PUBLIC heap {
   std::vector<member_summary> members() const;
   /// Takes back caches and half-done operations of dead members; returns how many members were dead. Slow paths do it too.
   std::size_t recover() noexcept;
-  /// Frees every block of a dead member; returns how many. Errors: invalid_argument (alive, or nobody), read_only.
-  result<std::size_t> reap(member_id);
+  /// Frees every block of a dead member, pool objects included; returns how many. With look, every block is shown first and
+  /// only those it chooses are freed, if the dead member still holds them then; look is called without any lock and may use
+  /// the heap. Who reaches a block through a handle must not free it while it is being reaped. Errors: invalid_argument
+  /// (alive, or nobody), read_only, forked_away.
+  result<std::size_t> reap(member_id, const std::function<reap_choice(const block_summary&)>& look = {});
 
   detail::local_heap* internal() const noexcept { return impl_; }
 

@@ -134,7 +134,9 @@ struct region_summary {
   std::string backing;                   ///< path, or how the memory can be reached; empty: only by hand
 };
 
-enum class block_kind : std::uint8_t { slab_block, large, zone };
+enum class block_kind : std::uint8_t { slab_block, large, zone, pool_object };
+/// What to do with a block of a dead member: free it, or leave it where it is, listed under the dead member.
+enum class reap_choice : std::uint8_t { free, keep };
 struct block_summary {
   block_kind kind{};
   handle where{};

@@ -112,7 +112,7 @@ result<void> heap::for_each_block(const std::function<void(const block_summary&)
 void heap::for_each_map_piece(const std::function<void(const map_piece&)>& visit) const { impl_->for_each_map_piece(visit); }
 std::vector<member_summary> heap::members() const { return impl_->members(); }
 std::size_t heap::recover() noexcept { return impl_->recover(); }
-result<std::size_t> heap::reap(member_id m) { return impl_->reap(static_cast<u32>(m)); }
+result<std::size_t> heap::reap(member_id m, const std::function<reap_choice(const block_summary&)>& look) { return impl_->reap(static_cast<u32>(m), look); }
 
 void* allocate_in(heap_id id, std::size_t size_bytes, std::size_t align_bytes) noexcept {
   local_heap* h = registry::find(id);

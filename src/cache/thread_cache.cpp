@@ -50,6 +50,7 @@ void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept {
   c.slot = slot;
   c.checked = checked ? 1 : 0;
   c.next_lane = 0;
+  std::fill(std::begin(c.used_lanes), std::end(c.used_lanes), 0);
   std::fill(std::begin(c.lanes), std::end(c.lanes), 0);
   for (u32 i = 1; i < class_count; ++i) {
     magazine& m = c.magazines[i];
@@ -174,7 +175,7 @@ bool collect_lanes(const segment& s, thread_cache& c, bool all, u32* doubles) no
   for (u32 word = 0; word < limits::lanes / 64; ++word) {
     u64 lanes = slot.hints[word].load(std::memory_order_relaxed);
     if (lanes != 0) lanes = slot.hints[word].exchange(0, std::memory_order_acq_rel);  // sync(hint): after the remote bit
-    if (all) lanes = ~u64{0};
+    if (all) lanes = c.used_lanes[word];
     for (; lanes != 0; lanes &= lanes - 1) {
       const u32 lane = word * 64 + static_cast<u32>(std::countr_zero(lanes));
       for (chunk_ref ref = c.lanes[lane]; ref != 0;) {

@@ -52,6 +52,7 @@ struct thread_cache {
   u32 next_lane;
   u16 slot, checked;
   u32 padding[10];
+  u64 used_lanes[limits::lanes / 64];  // index: a lane without its bit is empty
   chunk_ref lanes[limits::lanes];
   magazine magazines[class_count];
 };
@@ -137,6 +138,18 @@ class busy_scope {
   thread_cache& cache_;
   bool entered_;
 };
+
+/// Before a slab is linked into the lane.
+inline void mark_lane(thread_cache& c, u32 lane) noexcept {
+  store_word(c.used_lanes[lane / 64], c.used_lanes[lane / 64] | u64{1} << (lane % 64));
+  compiler_fence();
+}
+/// Calls visit for the head of every lane that may hold slabs.
+template <class Visit>
+void for_each_lane(thread_cache& c, Visit visit) noexcept {
+  for (u32 word = 0; word < limits::lanes / 64; ++word)
+    for (u64 bits = c.used_lanes[word]; bits != 0; bits &= bits - 1) visit(c.lanes[word * 64 + static_cast<u32>(std::countr_zero(bits))]);
+}
 
 // ---- slow parts; the caller has the right to the cache (rule C1) -----------------------------------------------------------
 

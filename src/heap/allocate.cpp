@@ -86,8 +86,8 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
   locked t(*this);
   segment_header& h = segment_.header();
   slab_record* slab = adopt(*t, size_class, c);
-  for (u32 word = 0, first = h.region_hint / 64; word < std::size(h.free_regions) && slab == nullptr; ++word) {
-    const u32 at = (first + word) % static_cast<u32>(std::size(h.free_regions));
+  for (u32 word = 0, words = region_words(h), first = h.region_hint / 64; word < words && slab == nullptr; ++word) {
+    const u32 at = (first + word) % words;
     for (u64 bits = h.free_regions[at]; bits != 0 && slab == nullptr; bits &= bits - 1) {
       const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
       if (slot >= h.region_limit) break;
@@ -101,6 +101,7 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
     }
   }
   if (slab == nullptr) return false;
+  mark_lane(c, slab->lane);
   link_slab(*t, &c.lanes[slab->lane], slab);
   t->commit();
   ++c.next_lane;
@@ -148,8 +149,8 @@ std::optional<extent_place> local_heap::find_extent(transaction& t, const placem
   segment_header& h = segment_.header();
   for (const bool on_node : {true, false}) {
     if (on_node && p.numa_node == any_node) continue;
-    for (u32 word = 0, first = h.region_hint / 64; word < std::size(h.free_regions); ++word) {
-      const u32 at = (first + word) % static_cast<u32>(std::size(h.free_regions));
+    for (u32 word = 0, words = region_words(h), first = h.region_hint / 64; word < words; ++word) {
+      const u32 at = (first + word) % words;
       for (u64 bits = h.free_regions[at]; bits != 0; bits &= bits - 1) {
         const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
         if (slot >= h.region_limit) break;

@@ -6,9 +6,11 @@
 //   A1  arena: no byte belongs to two chunks, every chunk lies below the top        R1  region records and tables are sane
 //   A2  arena: every byte below the top belongs to somebody, or to a free list
 //   M1  members and threads: states, counts and links are sane                      Z1  zones: linked, counted, backed
+//   M2  a member's record counts what it holds: large blocks, holdings, orphan slabs, and, when dead, objects of pools
 //   C1  a still thread's magazines hold free blocks of its own slabs, each once
 #include <algorithm>
 #include <cstring>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "heap/local_heap.hpp"
@@ -28,11 +30,15 @@ class inspector {
     check_arena();
     check_members();
     for (const u32 slot : used_region_slots(s_)) check_region(slot);
+    for (u32 word = 0; word < std::size(h_.used_regions); ++word)
+      if (h_.used_regions[word] != 0 && (word >= region_words(h_) || word * 64 + 63 - static_cast<u32>(std::countl_zero(h_.used_regions[word])) >= h_.region_slots_used))
+        broken("R1: regions lie in slots behind the {} that were ever used", h_.region_slots_used);
     for (u32 word = 0; word < std::size(h_.free_regions); ++word)
       if (locked_ && (h_.free_regions[word] & ~h_.used_regions[word]) != 0) broken("R1: regions that do not exist are said to have free memory (word {})", word);
     check_threads();
     check_orphans();
     check_zones();
+    check_holders();
     if (locked_ && regions_ != h_.region_count) broken("R1: {} regions exist, the header counts {}", regions_, h_.region_count);
     if (locked_ && slabs_linked_.size() != slabs_found_) broken("S4: {} slabs exist, {} are in a lane or orphan list", slabs_found_, slabs_linked_.size());
     check_overlap();
@@ -80,6 +86,18 @@ class inspector {
       ++report_.checked;
       if (m.state.value > member_dead) broken("M1: member {} has state {}", id, m.state.value);
       if (m.region_claims != 0 && m.state.value != member_free) take(m.region_claims, u64{h_.region_limit} * sizeof(region_claim), "claims");
+    }
+  }
+
+  void check_holders() {
+    if (!locked_ || !report_.holds()) return;
+    for (u32 id = 1; id <= h_.member_records_used.load(std::memory_order_relaxed); ++id) {
+      const member_record& m = s_.member(id);
+      const tally& h = held_[id];
+      const bool objects_hold = m.state.value != member_dead || m.pool_objects_held == h.objects;
+      if (m.extents_held != h.extents || m.holdings != h.holdings || m.slabs_orphaned != h.orphans || !objects_hold)
+        broken("M2: member {} holds {} large blocks, {} holdings, {} orphan slabs and {} objects, its record says {}, {}, {} and {}", id, h.extents, h.holdings, h.orphans, h.objects,
+               m.extents_held, m.holdings, m.slabs_orphaned, m.pool_objects_held);
     }
   }
 
@@ -147,6 +165,7 @@ class inspector {
         ++live;
         if (e[at].holder > h_.member_limit || u64{e[at].lead} * 64 >= u64{1} << r.granule_shift) broken("E1: region {}: the extent at {} has holder {} and lead {}", id, at, e[at].holder, e[at].lead);
         if (kind == granule_zone) zones_backed_.insert(u64{slot} << 32 | at);
+        else ++held_[e[at].holder].extents;
       } else {
         broken("E1: region {}: the extent at granule {} has kind {}", id, at, kind);
       }
@@ -195,7 +214,9 @@ class inspector {
       auto* holding = s_.chunk<holding_record>(held);
       if (!take(held, holding_record_bytes(slab->words), "holding") || ++steps > h_.member_limit || holding->words != slab->words || holding->member == 0 || holding->member > h_.member_limit)
         return broken("S5: region {}: the slab at granule {} has an impossible holding", r.id.value, at);
+      ++held_[holding->member].holdings;
     }
+    if (slab->owner == no_owner) ++held_[slab->member].orphans;
     const bool is_still = slab->owner == no_owner ? locked_ : slab->owner < still_.size() && still_[slab->owner];
     if (!is_still) return;
     u32 count = 0;
@@ -239,7 +260,10 @@ class inspector {
       const auto* c = s_.chunk<thread_cache>(slot.cache);
       if (c->slot != i || c->key == 0) continue;  // claimed, not started
       if (locked_)
-        for (u32 lane = 0; lane < limits::lanes; ++lane) check_list(c->lanes[lane], static_cast<u16>(i), lane, false);
+        for (u32 lane = 0; lane < limits::lanes; ++lane) {
+          check_list(c->lanes[lane], static_cast<u16>(i), lane, false);
+          if (c->lanes[lane] != 0 && (c->used_lanes[lane / 64] >> (lane % 64) & 1) == 0) broken("S4: lane {} of thread {} has slabs, but is not marked", lane, i);
+        }
       const bool is_still = i < still_.size() && still_[i];
       for (u32 k = 1; k < class_count; ++k) {
         const magazine& m = c->magazines[k];
@@ -341,6 +365,16 @@ class inspector {
         if (cache->entries[n] >= pool->object_count) { broken("Z1: pool \"{}\": thread {} keeps object {} of {}", z.name, i, cache->entries[n], pool->object_count); break; }
     }
     if (locked_ && in_bits + in_caches > pool->object_count) broken("Z1: pool \"{}\" has {} free objects of {}", z.name, in_bits + in_caches, pool->object_count);
+    const u16* const holders = pool->holders(h_.thread_limit);
+    u64 out = 0;
+    for (u32 i = 0; i < pool->object_count; ++i) {
+      if (holders[i] == 0) continue;
+      ++out;
+      if (holders[i] > h_.member_limit) { broken("Z1: pool \"{}\": object {} is held by member {}, who is nobody", z.name, i, holders[i]); break; }
+      ++held_[holders[i]].objects;
+    }
+    if (report_.exact && in_bits + in_caches + out != pool->object_count)
+      broken("Z2: pool \"{}\": {} objects are in it, {} in caches and {} with members; together they are not {}", z.name, in_bits, in_caches, out, pool->object_count);
   }
 
   void check_ring(const zone_record& z) {
@@ -374,6 +408,8 @@ class inspector {
   std::unordered_set<chunk_ref> slabs_, slabs_linked_;
   std::unordered_set<u32> usable_;
   std::unordered_set<u64> zones_backed_;
+  struct tally { u32 extents = 0, holdings = 0, orphans = 0, objects = 0; };
+  std::unordered_map<u32, tally> held_;  // by member; 0: nobody
   u64 slabs_found_ = 0, regions_ = 0;
 };
 
@@ -395,12 +431,11 @@ result<audit_report> local_heap::audit() {
     return report;
   }
   locked t(*this);
-  recover_dead(*t);
-  frozen_caches frozen = freeze_all(*t);
+  frozen_caches frozen = recover_and_freeze(*t);
   std::vector<bool> still(segment_.header().thread_slots_used.load(std::memory_order_relaxed), false);
   for (const thread_cache* c : frozen.caches) still[c->slot] = true;
-  inspect_segment(segment_, still, true, &report);
   report.exact = frozen.not_still == 0;
+  inspect_segment(segment_, still, true, &report);
   thaw(frozen);
   return report;
 }

@@ -208,6 +208,7 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
   segment_header h;
   std::memcpy(&h, head.address, sizeof h);
   os::unmap(head.address, sizeof(segment_header));
+  if (const int why = os::identify(fd, &identity); why != 0) return fail(refuse_path(why, "can't look at the segment of", name));  // it may have grown
   if (auto checked = check_header(h, identity.length_bytes); !checked) return fail(std::unexpected(checked.error()));
   if (h.state.load(std::memory_order_relaxed) != segment_ready) {
     finish_destruction(segment_path(name));
@@ -376,7 +377,7 @@ result<void> local_heap::destroy(std::string_view name) {
         if (first_other == 0) first_other = heap->segment_.member(m).process_id;
       }
     u64 live = 0;
-    frozen_caches frozen = heap->freeze_all(*t);
+    frozen_caches frozen = heap->recover_and_freeze(*t);
     for (const u32 slot : used_region_slots(heap->segment_)) {
       if (heap->views_.record(slot).state.load(std::memory_order_relaxed) == region_free) continue;
       if (heap->has_live_blocks(*t, slot, &frozen)) ++live;

@@ -3,8 +3,9 @@
 //   allocate.cpp    sizes → magazine, slab, extent           memory.cpp      add, remove, drain, attach
 //   free.cpp        address → magazine, remote bitmap, extent bring.cpp       ways to get memory
 //   recovery.cpp    the dead, the frozen, the orphans         zones.cpp       names
-//   lifecycle.cpp   create, attach, close, destroy            observing.cpp   observers, leases
-//   addresses.cpp   handles, bus addresses                    statistics.cpp  audit.cpp  explain.cpp
+//   reap.cpp        blocks of the dead                        observing.cpp   observers, leases
+//   lifecycle.cpp   create, attach, close, destroy            statistics.cpp  audit.cpp  explain.cpp
+//   repair.cpp      indexes from the truth                    addresses.cpp   handles, bus addresses
 //
 // Locks of this process, in this order: memory_mutex_ (regions come and go; held during observers' callbacks),
 // service_mutex_ (threads without a cache share one thread slot), the heap lock (shared, outlives its holder).
@@ -91,25 +92,32 @@ class local_heap {
   // ---- recovery.cpp
   void recover_dead(transaction& t) noexcept;
   size_t recover() noexcept;
-  result<size_t> reap(u32 member);
   void repair_frozen(transaction& t) noexcept;
   void leave_thread(thread_cache* c) noexcept;
   void trim_all(bool recall_everything) noexcept;
   void trim_own() noexcept;
-  struct frozen_caches { std::vector<thread_cache*> caches; u32 not_still = 0; };
+  struct frozen_caches { std::vector<thread_cache*> caches; u32 not_still = 0; bool somebody_died = false; };
   frozen_caches freeze_all(transaction& t) noexcept;
+  frozen_caches recover_and_freeze(transaction& t) noexcept;
   void thaw(frozen_caches& frozen) noexcept;
   void make_orphans(transaction& t, thread_cache& c, u32 region_slot_or_all) noexcept;
   void release_empty_orphans(transaction& t) noexcept;
+  void pass_on(transaction& t, slab_record* slab) noexcept;
   slab_record* adopt(transaction& t, u32 size_class, thread_cache& c) noexcept;
   void release_empty_slabs(transaction& t, thread_cache& c, u32 size_class, u32 keep) noexcept;
   void release_member_if_done(transaction& t, u32 member) noexcept;
   void free_extent(transaction& t, local_region& region, u32 granule) noexcept;
   void count_doubles(u32 doubles) noexcept;
-  void for_each_pool(const std::function<void(pool_table&)>& visit) noexcept;
+  void for_each_pool(const std::function<void(const zone_record&, pool_table&)>& visit) noexcept;
   /// A pool needs its objects back from the caches of every thread.
   void recall_pool(pool_table& pool) noexcept;
   void take_pool_object_back(transaction& t, pool_table& pool, u32 object) noexcept;
+
+  // ---- reap.cpp
+  result<size_t> reap(u32 member, const std::function<reap_choice(const block_summary&)>& look);
+  size_t free_held_by(transaction& t, u32 member, const std::vector<handle>* only, u32* skipped) noexcept;
+  std::vector<block_summary> held_by(u32 member);
+  handle handle_at(const local_region& region, u64 offset) const noexcept { return handle{u64{region.id & 0xfffff} << limits::handle_offset_bits | offset}; }
 
   // ---- memory.cpp
   result<region_id> add_memory(const memory_range& range, bool mapped_by_annex, const std::string& owned_path);
@@ -189,7 +197,6 @@ class local_heap {
   void free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept;
   void recover_thread(transaction& t, u32 slot, bool dead) noexcept;
   void recover_member(transaction& t, u32 member, bool release_record) noexcept;
-  size_t free_held_by(transaction& t, u32 member, u32* skipped) noexcept;
   void repair_cache(thread_cache& c) noexcept;
   void return_pool_objects(transaction& t, u32 slot) noexcept;
 

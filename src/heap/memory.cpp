@@ -213,6 +213,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         const std::string path = !owned_path.empty() ? owned_path : fd >= 0 ? os::path_of(fd) : "";
         if (path.size() < sizeof r.path) path.copy(r.path, sizeof r.path - 1);
         t->put(h.next_region_id, id + 1);
+        if (slot >= h.region_slots_used) t->put(h.region_slots_used, slot + 1);
         t->put(h.used_regions[slot / 64], h.used_regions[slot / 64] | u64{1} << (slot % 64));
         t->put(r.id, id);
         t->put(r.state, region_partial);
@@ -387,8 +388,7 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     {
       locked t(*this);
       if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
-      recover_dead(*t);
-      frozen_caches frozen = freeze_all(*t);
+      frozen_caches frozen = recover_and_freeze(*t);
       not_still = frozen.not_still;
       live = has_live_blocks(*t, slot, &frozen);
       thaw(frozen);

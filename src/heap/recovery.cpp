@@ -16,7 +16,8 @@
 namespace annex::detail {
 namespace {
 
-constexpr u64 patience_ns = 50'000'000;  // with a thread that is in the middle of an operation: it may be stopped
+constexpr u64 patience_ns = 20'000'000;  // with a thread that is in the middle of an operation: it may be stopped
+constexpr int spins_before_look = 1000;  // then it may be dead
 
 constexpr u32 every_region = ~u32{0};
 
@@ -42,8 +43,10 @@ local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
   const u64 until = os::now_ns() + patience_ns;
   std::erase_if(frozen.caches, [&](thread_cache* c) {
     for (int spins = 0; c->busy.load(std::memory_order_acquire) != 0; ++spins) {  // sync(busy)
-      if (spins < 1000) continue;
-      if (os::now_ns() > until) {
+      if (spins < spins_before_look) continue;
+      const bool dead = is_member_gone(segment_, c->member, member_);
+      frozen.somebody_died |= dead;
+      if (dead || os::now_ns() > until) {
         c->frozen.store(frozen_no, std::memory_order_release);
         ++frozen.not_still;
         return true;
@@ -55,6 +58,16 @@ local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
     return false;
   });
   return frozen;
+}
+
+// The dead recovered and the living held still. Who dies in between, in the middle of an operation, is recovered too.
+local_heap::frozen_caches local_heap::recover_and_freeze(transaction& t) noexcept {
+  for (int tries = 0;; ++tries) {
+    recover_dead(t);
+    frozen_caches frozen = freeze_all(t);
+    if (!frozen.somebody_died || tries == 3) return frozen;
+    thaw(frozen);
+  }
 }
 
 void local_heap::thaw(frozen_caches& frozen) noexcept {
@@ -78,7 +91,7 @@ void local_heap::repair_frozen(transaction& t) noexcept {
 // From the truth (lanes, bitmaps, magazines) to the indexes (counts, partial lists), and every magazine emptied.
 void local_heap::repair_cache(thread_cache& c) noexcept {
   for (u32 i = 1; i < class_count; ++i) c.magazines[i].partial = c.magazines[i].empties = 0;
-  for (chunk_ref lane : c.lanes)
+  for_each_lane(c, [&](chunk_ref lane) {
     for (chunk_ref ref = lane; ref != 0;) {
       auto* slab = segment_.chunk<slab_record>(ref);
       ref = slab->lane_next;
@@ -88,6 +101,7 @@ void local_heap::repair_cache(thread_cache& c) noexcept {
       add_partial(segment_, c, slab);
       if (slab->free_count == slab->capacity) ++c.magazines[slab->size_class].empties;
     }
+  });
   u32 already_free = 0;  // both places may have had it (rule R2): no mistake of the program
   for (u32 i = 1; i < class_count; ++i) flush(segment_, views_, c, i, 0, &already_free);
 }
@@ -96,7 +110,7 @@ void local_heap::repair_cache(thread_cache& c) noexcept {
 
 void local_heap::make_orphans(transaction& t, thread_cache& c, u32 only_region) noexcept {
   segment_header& h = segment_.header();
-  for (chunk_ref& lane : c.lanes)
+  for_each_lane(c, [&](chunk_ref& lane) {
     for (chunk_ref ref = lane; ref != 0;) {
       auto* slab = segment_.chunk<slab_record>(ref);
       ref = slab->lane_next;
@@ -118,6 +132,26 @@ void local_heap::make_orphans(transaction& t, thread_cache& c, u32 only_region) 
       }
       t.commit();
     }
+  });
+}
+
+// An orphan slab whose member has no block in it any more goes to one who has: a record must not outlive what it holds.
+void local_heap::pass_on(transaction& t, slab_record* slab) noexcept {
+  for (u32 w = 0; w < slab->words; ++w)
+    if ((slab->valid_bits(w) & ~slab->free_words()[w] & ~held_bits(segment_, slab, w)) != 0) return;
+  drop_empty_holdings(t, slab);
+  auto* holding = slab->holdings != 0 ? segment_.chunk<holding_record>(slab->holdings) : nullptr;
+  if (holding != nullptr) {
+    const u32 before = slab->member, after = holding->member;
+    t.put(slab->holdings, holding->next);
+    free_chunk(t, segment_.ref_of(holding), holding_record_bytes(holding->words));
+    t.put(segment_.member(after).holdings, segment_.member(after).holdings - 1);
+    t.put(segment_.member(before).slabs_orphaned, segment_.member(before).slabs_orphaned - 1);
+    t.put(segment_.member(after).slabs_orphaned, segment_.member(after).slabs_orphaned + 1);
+    t.put(slab->member, static_cast<u16>(after));
+    release_member_if_done(t, before);
+  }
+  t.commit();
 }
 
 void local_heap::release_empty_orphans(transaction& t) noexcept {
@@ -129,7 +163,10 @@ void local_heap::release_empty_orphans(transaction& t) noexcept {
       u32 doubles = 0;
       collect(segment_, slab, &doubles);
       recount(slab);
-      if (slab->free_count != slab->capacity) continue;
+      if (slab->free_count != slab->capacity) {
+        pass_on(t, slab);
+        continue;
+      }
       const u32 member = slab->member;
       drop_empty_holdings(t, slab);
       release_slab(t, views_.at(slab->region), slab, &h.orphans[size_class]);
@@ -186,8 +223,8 @@ void local_heap::trim_all(bool recall_everything) noexcept {
   u32 doubles = 0;
   {
     locked t(*this);
-    recover_dead(*t);
-    frozen_caches frozen = recall_everything ? freeze_all(*t) : frozen_caches{};
+    if (!recall_everything) recover_dead(*t);
+    frozen_caches frozen = recall_everything ? recover_and_freeze(*t) : frozen_caches{};
     for (thread_cache* c : frozen.caches) {
       for (u32 i = 1; i < class_count; ++i) flush(segment_, views_, *c, i, 0, &doubles);
       collect_lanes(segment_, *c, true, &doubles);
@@ -229,8 +266,7 @@ void local_heap::release_pool_caches(transaction& t, const zone_record& z) noexc
 
 void local_heap::recall_pool(pool_table& pool) noexcept {
   locked t(*this);
-  recover_dead(*t);
-  frozen_caches frozen = freeze_all(*t);
+  frozen_caches frozen = recover_and_freeze(*t);
   for (const thread_cache* c : frozen.caches)
     if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0) flush_pool_cache(*t, pool, *segment_.chunk<pool_cache>(cache), 0);
   thaw(frozen);
@@ -244,16 +280,16 @@ void local_heap::leave_thread(thread_cache* c) noexcept {
   recover_thread(*t, c->slot, false);
 }
 
-void local_heap::for_each_pool(const std::function<void(pool_table&)>& visit) noexcept {
+void local_heap::for_each_pool(const std::function<void(const zone_record&, pool_table&)>& visit) noexcept {
   if (segment_.header().zone_count == 0) return;
   for_each_zone_bucket(segment_, [&](chunk_ref chain) {
     for (chunk_ref ref = chain; ref != 0; ref = segment_.chunk<zone_record>(ref)->next)
-      if (const auto* zone = segment_.chunk<zone_record>(ref); zone->type == zone_type::pool) visit(*segment_.chunk<pool_table>(zone->table));
+      if (const auto* zone = segment_.chunk<zone_record>(ref); zone->type == zone_type::pool) visit(*zone, *segment_.chunk<pool_table>(zone->table));
   });
 }
 
 void local_heap::return_pool_objects(transaction& t, u32 slot) noexcept {
-  for_each_pool([&](pool_table& pool) {
+  for_each_pool([&](const zone_record&, pool_table& pool) {
     if (const chunk_ref cache = pool.caches()[slot]; cache != 0) flush_pool_cache(t, pool, *segment_.chunk<pool_cache>(cache), 0);
   });
 }
@@ -313,7 +349,7 @@ void local_heap::recover_member(transaction& t, u32 id, bool release_record) noe
     free_chunk(t, claims, u64{h.region_limit} * sizeof(region_claim));
   }
   u32 objects = 0;
-  for_each_pool([&](pool_table& pool) {
+  for_each_pool([&](const zone_record&, pool_table& pool) {
     const u16* const holders = pool.holders(h.thread_limit);
     objects += static_cast<u32>(std::count(holders, holders + pool.object_count, static_cast<u16>(id)));
   });
@@ -334,7 +370,7 @@ void local_heap::recover_dead(transaction& t) noexcept {
       if (member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)) == id) recover_thread(t, i, true);
     recover_member(t, id, true);
     any = true;
-    if (has_option(option_reclaim_dead) && segment_.member(id).state.load(std::memory_order_relaxed) == member_dead) free_held_by(t, id, nullptr);
+    if (has_option(option_reclaim_dead) && segment_.member(id).state.load(std::memory_order_relaxed) == member_dead) free_held_by(t, id, nullptr, nullptr);
   }
   // Members that died while they closed: the record is dead already, the last slot is not free yet.
   for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
@@ -370,88 +406,6 @@ void local_heap::take_pool_object_back(transaction& t, pool_table& pool, u32 obj
   if (m.pool_objects_held > 0) t.put(m.pool_objects_held, m.pool_objects_held - 1);
   t.put(holder, 0);
   t.commit();
-}
-
-// Frees every block a dead member holds. Returns how many; *skipped counts slabs whose owner could not be held still.
-size_t local_heap::free_held_by(transaction& t, u32 id, u32* skipped) noexcept {
-  segment_header& h = segment_.header();
-  frozen_caches frozen = freeze_all(t);
-  auto cache_of_owner = [&](u16 owner) -> thread_cache* {
-    for (thread_cache* c : frozen.caches)
-      if (c->slot == owner) return c;
-    return nullptr;
-  };
-  size_t freed = 0;
-  for (const u32 region_slot : used_region_slots(segment_)) {
-    if (views_.record(region_slot).state.load(std::memory_order_relaxed) < region_active) continue;
-    local_region& region = views_.at(region_slot);
-    for (u32 granule = 0, next = 0, before = 0; granule < region.record->granule_count; before = granule, granule = next) {
-      next = granule + region.extents[granule].length;
-      const granule_entry g = region.granules[granule];
-      if (g.kind == granule_large && region.extents[granule].holder == id) {
-        free_extent(t, region, granule);
-        ++freed;
-        if (region.granules[before].kind == granule_free) granule = before;  // merged with it
-        next = granule;
-        continue;
-      }
-      if (g.kind != granule_slab && g.kind != granule_slab_held) continue;
-      slab_record* slab = segment_.chunk<slab_record>(region.extents[granule].record);
-      thread_cache* owner = slab->owner == no_owner ? nullptr : cache_of_owner(slab->owner);
-      if (slab->owner != no_owner && owner == nullptr) {
-        if (skipped != nullptr && slab->holdings != 0) ++*skipped;
-        continue;
-      }
-      u32 doubles = 0;
-      if (owner != nullptr) for (u32 i = 1; i < class_count; ++i) if (i == slab->size_class) flush(segment_, views_, *owner, i, 0, &doubles);
-      collect(segment_, slab, &doubles);
-      for (u32 w = 0; w < slab->words; ++w) {
-        u64 theirs = 0;
-        for (chunk_ref ref = slab->holdings; ref != 0; ref = segment_.chunk<holding_record>(ref)->next)
-          if (segment_.chunk<holding_record>(ref)->member == id) theirs |= segment_.chunk<holding_record>(ref)->bits()[w];
-        if (slab->member == id && slab->owner == no_owner) theirs |= slab->valid_bits(w) & ~slab->free_words()[w] & ~held_bits(segment_, slab, w);
-        if (theirs == 0) continue;
-        freed += static_cast<size_t>(std::popcount(theirs & ~slab->free_words()[w]));
-        clear_holders(segment_, slab, w, theirs);
-        compiler_fence();
-        store_word(slab->free_words()[w], slab->free_words()[w] | theirs);
-      }
-      recount(slab);
-      if (drop_empty_holdings(t, slab) && owner != nullptr && g.kind == granule_slab_held) set_owner(t, region, slab, slab->owner, false);
-      t.commit();
-      if (owner != nullptr) repair_cache(*owner);
-    }
-  }
-  thaw(frozen);
-  release_empty_orphans(t);
-  for_each_pool([&](pool_table& pool) {
-    u16* const holders = pool.holders(h.thread_limit);
-    for (u32 object = 0; object < pool.object_count; ++object) {
-      if (holders[object] != id) continue;
-      take_pool_object_back(t, pool, object);
-      ++freed;
-    }
-  });
-  // What is left of its record: orphan slabs that hold nothing of it any more belong to nobody now.
-  release_member_if_done(t, id);
-  t.commit();
-  return freed;
-}
-
-result<size_t> local_heap::reap(u32 id) {
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to reap", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
-  const segment_header& h = segment_.header();
-  if (id == 0 || id > h.member_records_used.load(std::memory_order_relaxed) || segment_.member(id).state.load(std::memory_order_acquire) == member_free)
-    return refuse(errc::invalid_argument, "\"{}\" has no member {}; `annex who` lists them", name_, id);
-  if (!is_member_gone(segment_, id, member_))
-    return refuse(errc::invalid_argument, "member {} (process {}) of \"{}\" is alive; only the dead are reaped", id, segment_.member(id).process_id, name_);
-  locked t(*this);
-  recover_dead(*t);
-  u32 skipped = 0;
-  const size_t freed = free_held_by(*t, id, &skipped);
-  if (skipped != 0) log(log_level::warn, "{} slabs were not searched, because their threads are in the middle of an operation; reap again", skipped);
-  return freed;
 }
 
 }  // namespace annex::detail

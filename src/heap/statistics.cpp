@@ -142,7 +142,7 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
   std::vector<block_summary> found;
   {
     locked t(*this);
-    frozen_caches frozen = freeze_all(*t);
+    frozen_caches frozen = recover_and_freeze(*t);
     std::vector<u64> cached;
     for (const thread_cache* c : frozen.caches)
       for (u32 k = 1; k < class_count; ++k)
@@ -262,7 +262,7 @@ std::vector<member_summary> local_heap::members() {
   if (!is_read_only() && ensure_member()) {
     (void)for_each_block(count);
     locked t(*this);
-    for_each_pool([&](pool_table& pool) {
+    for_each_pool([&](const zone_record&, pool_table& pool) {
       const u16* const holders = pool.holders(h.thread_limit);
       for (u32 i = 0; i < pool.object_count; ++i)
         if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;  // its bytes are the pool's zone

@@ -74,7 +74,9 @@ struct segment_header {
   u64 used_regions[limits::region_slots / 64];  // bit: the region's record is not free
   u64 free_regions[limits::region_slots / 64];  // bit: the region is active and has a free granule
   shared_word<u64> zone_pages;        // bit: this 64th of the zone buckets has been written; the others are empty
-  u64 reserved[31];                   // room for later minor versions
+  u32 region_slots_used;              // regions have had slots below this one only
+  u32 padding2;
+  u64 reserved[30];                   // room for later minor versions
 };
 static_assert(std::is_trivially_copyable_v<segment_header> && std::is_standard_layout_v<segment_header>);
 

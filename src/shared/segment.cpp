@@ -30,7 +30,7 @@ bool back_pages(const segment& s, u64 offset, u64 bytes) noexcept {
 std::vector<u32> used_region_slots(const segment& s) {
   std::vector<u32> slots;
   const segment_header& h = s.header();
-  for (u32 word = 0; word < std::size(h.used_regions); ++word)
+  for (u32 word = 0; word < region_words(h); ++word)
     for (u64 bits = std::atomic_ref(const_cast<u64&>(h.used_regions[word])).load(std::memory_order_acquire); bits != 0; bits &= bits - 1)
       if (const u32 slot = word * 64 + static_cast<u32>(std::countr_zero(bits)); slot < h.region_limit) slots.push_back(slot);
   return slots;

@@ -60,6 +60,11 @@ inline chunk_ref zone_chain(const segment& s, u32 bucket) noexcept {
   return (s.header().zone_pages.load(std::memory_order_acquire) & page) != 0 ? s.zone_buckets()[bucket] : 0;
 }
 
+/// How many words of the bitmaps of regions can have a bit.
+inline u32 region_words(const segment_header& h) noexcept {
+  const u32 words = (std::atomic_ref(const_cast<u32&>(h.region_slots_used)).load(std::memory_order_relaxed) + 63) / 64;
+  return words < limits::region_slots / 64 ? words : limits::region_slots / 64;
+}
 /// Slots of the regions that exist, in order. Without the heap lock: as of now.
 std::vector<u32> used_region_slots(const segment& s);
 

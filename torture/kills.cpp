@@ -1,0 +1,194 @@
+// torture/kills.cpp - eight workers in one heap, one of them killed at a random moment and replaced, thousands of times.
+//
+//   torture_kills [--seconds N] [--kills N] [--seed N]
+//
+// After each death the one who watches goes on at once (measured), frees what the dead had in their hands and nobody else
+// has, and audits the heap while the others work. At the end everybody is killed, everything reaped and drained, and the heap
+// must be empty.
+#include <CLI/CLI.hpp>
+#include <annex/pool.hpp>
+#include <annex/ring.hpp>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <random>
+#include <vector>
+
+#include "crowd.hpp"
+
+namespace annex::torture {
+namespace {
+
+using clock = std::chrono::steady_clock;
+
+[[noreturn]] void fail(const std::string& what) {
+  std::fprintf(stderr, "\nFAILED: %s\n", what.c_str());
+  ::kill(0, SIGTERM);
+  std::abort();
+}
+template <class T>
+T must(result<T> r) {
+  if (!r) fail("refused: " + std::string(r.error().message()));
+  if constexpr (!std::is_void_v<T>) return std::move(*r);
+}
+
+struct options { double seconds = 10; std::uint64_t kills = ~std::uint64_t{0}; unsigned seed = 1; };
+
+class watcher {
+ public:
+  explicit watcher(const options& o) : options_(o), random_(o.seed) {
+    char name[] = "/dev/shm/annex-crowd-XXXXXX";
+    directory_ = ::mkdtemp(name);
+    ::setenv("ANNEX_DIR", directory_.c_str(), 1);
+    room_ = new (::mmap(nullptr, sizeof(common_room), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) common_room{};
+    heap_ = must(heap::create("crowd", {.metadata_limit_bytes = std::size_t{4} << 30, .thread_limit = 256}));
+    must(heap_.bring_memory({.length_bytes = 48 << 20}));
+    must(heap_.bring_memory({.length_bytes = 8 << 20}));
+    must(raw_pool::create(heap_, "pool", {.object_bytes = 200, .object_count = 300, .cache_objects = 16}));
+    must(ring::create(heap_, "ring", 64));
+  }
+
+  void run() {
+    ::setpriority(PRIO_PROCESS, 0, -15);  // so that its waits are the heap's, not the scheduler's; refused: only slower
+    for (int w = 0; w < workers; ++w) start(w);
+    const auto begin = clock::now();
+    while (kills_ < options_.kills && clock::now() - begin < std::chrono::duration<double>(options_.seconds)) {
+      ::usleep(static_cast<useconds_t>(random_() % 4000));
+      const int w = static_cast<int>(random_() % workers);
+      kill_worker(w);
+      go_on_at_once();
+      clear_hand(w);
+      reap_the_dead();
+      check();
+      start(w);
+    }
+    for (int w = 0; w < workers; ++w) kill_worker(w);
+    for (int w = 0; w < workers; ++w) clear_hand(w);
+    const std::uint64_t steals = heap_.stats().lock_steals;
+    end();
+    std::uint64_t operations = 0, longest = 0;
+    for (const counters& c : room_->count) {
+      operations += c.operations;
+      longest = std::max(longest, c.longest_wait_ns.load());
+    }
+    fmt::print("{} kills in {:.0f} s (seed {}), {} operations of {} workers, {} locks taken over from the dead: every audit held, the heap ended empty.\n"
+               "The longest the watcher waited for an operation after a death: {:.1f} ms; the longest a worker took for a message, scheduling included: {:.0f} ms.\n",
+               kills_, std::chrono::duration<double>(clock::now() - begin).count(), options_.seed, operations, workers, steals, static_cast<double>(longest_wait_ns_) / 1e6,
+               static_cast<double>(longest) / 1e6);
+  }
+
+ private:
+  void start(int w) {
+    const unsigned seed = static_cast<unsigned>(random_());
+    process_[w] = ::fork();
+    if (process_[w] == 0) {
+      ::setpriority(PRIO_PROCESS, 0, 0);
+      work(*room_, w, seed);
+    }
+    if (process_[w] < 0) fail("no fork");
+    seen_[w] = {room_->count[w].operations, clock::now()};
+  }
+
+  void kill_worker(int w) {
+    ::kill(process_[w], SIGKILL);
+    int status = 0;
+    ::waitpid(process_[w], &status, 0);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) fail(fmt::format("worker {} had ended by itself with status {:#x} (seed {}, kill {})", w, status, options_.seed, kills_));
+    ++kills_;
+    for (int other = 0; other < workers; ++other)  // and nobody stands still
+      if (const std::uint64_t now = room_->count[other].operations; now != seen_[other].first || other == w) seen_[other] = {now, clock::now()};
+      else if (clock::now() - seen_[other].second > std::chrono::seconds(20)) fail(fmt::format("worker {} has not done anything for 20 s (seed {}, kill {})", other, options_.seed, kills_));
+  }
+
+  void go_on_at_once() {
+    auto timed = [&](auto what) {
+      const auto before = clock::now();
+      what();
+      longest_wait_ns_ = std::max<std::uint64_t>(longest_wait_ns_, static_cast<std::uint64_t>((clock::now() - before).count()));
+    };
+    void* small = nullptr;
+    void* large = nullptr;
+    timed([&] { small = heap_.allocate(100); });
+    timed([&] { large = heap_.allocate(70000); });
+    timed([&] { heap::free(large); });
+    timed([&] { heap::free(small); });
+    timed([&] { (void)heap_.recover(); });
+  }
+
+  // What the dead worker had taken out of the mailbox, and had not come to free: nobody else will.
+  void clear_hand(int w) {
+    const std::uint64_t block = room_->hands[w].block.exchange(0), stamp = room_->hands[w].stamp.load();
+    if (block == 0 || is_in_use(*room_, block, w)) return;
+    auto found = heap_.resolve(handle{block});
+    if (!found) return;
+    auto* l = static_cast<letter*>(*found);
+    if (stamp == 0 || !l->stamp.compare_exchange_strong(*const_cast<std::uint64_t*>(&stamp), 0)) return;
+    heap::free(l);
+  }
+
+  void reap_the_dead() {
+    for (const member_summary& m : heap_.members())
+      if (!m.alive)
+        (void)heap_.reap(m.id, [&](const block_summary& b) {
+          return b.kind != block_kind::pool_object && is_in_use(*room_, static_cast<std::uint64_t>(b.where), -1) ? reap_choice::keep : reap_choice::free;
+        });
+  }
+
+  void check() {
+    const audit_report report = must(heap_.audit());
+    if (!report.holds()) fail(fmt::format("{} (seed {}, kill {})", report.broken.front(), options_.seed, kills_));
+  }
+
+  void end() {
+    for (auto& box : room_->mail)
+      if (const std::uint64_t block = box.exchange(0)) heap::free(must(heap_.resolve(handle{block})));
+    for (const member_summary& m : heap_.members())
+      if (!m.alive) (void)heap_.reap(m.id);
+    check();
+    must(raw_pool::release(heap_, "pool"));
+    must(ring::release(heap_, "ring"));
+    for (int i = 0; i < 8; ++i) (void)heap_.release_zone("zone" + std::to_string(i));
+    std::vector<region_id> regions;
+    heap_.for_each_region([&](const region_summary& r) { regions.push_back(r.id); });
+    heap_.trim();
+    if (const heap_stats s = heap_.stats(); s.live_blocks != 0 || s.free_bytes != s.total_bytes)
+      fail(fmt::format("at the end {} blocks are live and {} of {} bytes free (seed {})", s.live_blocks, s.free_bytes, s.total_bytes, options_.seed));
+    for (const region_id r : regions) must(heap_.drain_memory(r, std::chrono::seconds(5)));
+    check();
+    heap_ = heap{};
+    must(heap::destroy("crowd"));
+    if (!std::filesystem::is_empty(directory_)) fail("files were left in " + directory_);
+    std::filesystem::remove_all(directory_);
+  }
+
+  options options_;
+  std::mt19937 random_;
+  std::string directory_;
+  common_room* room_ = nullptr;
+  heap heap_;
+  pid_t process_[workers] = {};
+  std::pair<std::uint64_t, clock::time_point> seen_[workers] = {};
+  std::uint64_t kills_ = 0, longest_wait_ns_ = 0;
+};
+
+}  // namespace
+}  // namespace annex::torture
+
+int main(int argc, char** argv) {
+  annex::torture::options o;
+  CLI::App app("Kills workers of one heap at random", "torture_kills");
+  app.add_option("--seconds", o.seconds, "Stop after so long")->capture_default_str();
+  app.add_option("--kills", o.kills, "Stop after so many deaths");
+  app.add_option("--seed", o.seed, "Of the moments and the work")->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  annex::torture::watcher(o).run();
+}

@@ -1,0 +1,323 @@
+// torture/operations.cpp - see operations.hpp.
+#include "operations.hpp"
+
+#include <annex/pool.hpp>
+#include <annex/ring.hpp>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+
+namespace annex::torture {
+namespace {
+
+using work = std::function<void(heap&, books&)>;
+
+void nothing(heap&, books&) {}
+
+work allocate(std::size_t bytes, int times = 1) {
+  return [=](heap& h, books& b) {
+    for (int i = 0; i < times; ++i) keep(h, b, h.allocate(bytes));
+  };
+}
+work free_latest(int times = 1) {
+  return [=](heap& h, books& b) {
+    for (int i = 0; i < times; ++i) drop(h, b);
+  };
+}
+work both(work first, work second) {
+  return [=](heap& h, books& b) {
+    first(h, b);
+    second(h, b);
+  };
+}
+work place(const placement& p) {
+  return [=](heap& h, books& b) {
+    if (keep(h, b, h.allocate(p)) == nullptr) fail("no block for a placement: " + std::string(heap::last_failure().message()));
+  };
+}
+work resize(std::size_t from, std::size_t to) {
+  return [=](heap& h, books& b) {
+    // Which of the two blocks is live is not known while it dies: it is in the hand, and out of the book.
+    const std::uint64_t block = b.victim[b.victims.load() - 1].exchange(0);
+    void* const moved = h.reallocate(must(h.resolve(handle{block})), to);
+    if (moved == nullptr) fail(fmt::format("{} bytes did not become {}", from, to));
+    keep(h, b, moved);
+  };
+}
+
+// What the survivor does when a zone may or may not be there.
+void release_all(survivor& s) {
+  std::vector<std::pair<std::string, std::string>> zones;
+  s.own().for_each_zone([&](const zone_summary& z) { zones.emplace_back(z.kind, z.name); });
+  for (const auto& [kind, name] : zones) {
+    if (kind == "pool") must(raw_pool::release(s.own(), name));
+    else if (kind == "ring") must(ring::release(s.own(), name));
+    else must(s.own().release_zone(name));
+  }
+}
+void remove_extra_regions(survivor& s) {
+  std::vector<region_id> extra;
+  s.own().for_each_region([&](const region_summary& r) {
+    if (r.draining) fail(fmt::format("region {} is still draining", static_cast<unsigned>(r.id)));
+    if (static_cast<unsigned>(r.id) > 3) extra.push_back(r.id);
+  });
+  for (const region_id r : extra) must(s.own().drain_memory(r, std::chrono::seconds(5)));
+}
+void bring_extra(survivor& s) { must(s.own().bring_memory({.length_bytes = 1 << 20})); }
+region_id newest(heap& h) {
+  region_id latest{};
+  h.for_each_region([&](const region_summary& r) { latest = std::max(latest, r.id); });
+  return latest;
+}
+
+// A member that did something and was killed, not stepped.
+void die_after(const work& what) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    auto own = std::make_unique<books>();
+    heap mine = must(heap::attach(heap_name));
+    what(mine, *own);
+    ::kill(::getpid(), SIGKILL);
+  }
+  ::waitpid(child, nullptr, 0);
+}
+
+void dead_with_blocks(survivor&) { die_after(allocate(208, 5)); }
+
+struct willing : observer {
+  bool refuses = false;
+  std::string_view name() const noexcept override { return "willing"; }
+  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+  result<void> on_add(const region_view&) override { return refuses ? result<void>(std::unexpected(error{errc::vetoed, 0, "no"})) : result<void>{}; }
+};
+
+constexpr int pool_objects = 100, ring_items = 8;
+void make_pool(survivor& s) { must(raw_pool::create(s.own(), "pool", {.object_bytes = 128, .object_count = pool_objects, .cache_objects = 16})); }
+void make_ring(survivor& s) {
+  auto r = must(ring::create(s.own(), "ring", 16));
+  for (std::uint64_t i = 1; i <= ring_items; ++i) r.put(handle{i});
+}
+// Every object is in the pool again once the dead are reaped.
+void check_pool(survivor& s) {
+  auto p = must(raw_pool::open(s.own(), "pool"));
+  if (p.free_count() != pool_objects) fail(fmt::format("{} of {} objects of the pool are left", p.free_count(), pool_objects));
+  std::array<void*, pool_objects + 1> objects{};
+  if (const std::size_t n = p.take_bulk(objects); n != pool_objects) fail(fmt::format("{} of {} objects could be taken", n, pool_objects));
+  p.give_bulk({objects.data(), pool_objects});
+  release_all(s);
+}
+// lost: items that one operation can have had in its hands without a record.
+std::function<void(survivor&)> check_ring(std::uint64_t lost, std::uint64_t added = 0) {
+  return [=](survivor& s) {
+    auto r = must(ring::open(s.own(), "ring"));
+    std::array<handle, 64> values{};
+    std::array<int, 64> seen{};
+    const std::size_t recovered = r.recover_in_hand(values);
+    for (std::size_t i = 0; i < recovered; ++i) ++seen[static_cast<std::size_t>(values[i])];
+    r.settle();
+    for (handle v = r.take(); v != null_handle; v = r.take()) ++seen[static_cast<std::size_t>(v)];
+    std::uint64_t items = 0;
+    for (const int n : seen) {
+      if (n > 1) fail("an item came out of the ring twice");
+      items += static_cast<std::uint64_t>(n);
+    }
+    if (items + lost < ring_items || items > ring_items + added) fail(fmt::format("{} of {} items are left in the ring", items, ring_items));
+    release_all(s);
+  };
+}
+
+// Handles to a pool, ring, lease or observation of the victim outlive prepare.
+template <class T>
+struct kept_in_victim { static inline std::optional<T> value; };
+
+work open_pool(work more = nothing) {
+  return [=](heap& h, books& b) {
+    kept_in_victim<raw_pool>::value = must(raw_pool::open(h, "pool"));
+    more(h, b);
+  };
+}
+work take_objects(std::size_t n) {
+  return [=](heap&, books&) {
+    static std::array<void*, pool_objects> taken;
+    for (std::size_t i = 0; i < n; ++i) taken[i] = kept_in_victim<raw_pool>::value->take();
+  };
+}
+std::array<void*, pool_objects> bulk;
+work open_ring() {
+  return [](heap& h, books&) { kept_in_victim<ring>::value = must(ring::open(h, "ring")); };
+}
+
+std::vector<operation> make_operations() {
+  std::vector<operation> all;
+  // ---- blocks of one's own
+  all.push_back({"first allocation of a thread", nothing, allocate(64)});
+  all.push_back({"allocate, from the magazine", both(allocate(64, 2), free_latest()), allocate(64)});
+  all.push_back({"free, into the magazine", allocate(64, 4), free_latest()});
+  for (const std::size_t bytes : {16u, 1000u, 5000u, 20000u, 65536u}) all.push_back({"allocate, a new slab", allocate(bytes == 16 ? 1000 : 16), allocate(bytes)});
+  all.push_back({"allocate, refill of the magazine", both(allocate(64, 30), free_latest(20)), allocate(64, 14)});
+  all.push_back({"free, flush of the magazine", both(allocate(64, 250), free_latest(126)), free_latest(4)});
+  all.push_back({"free, empty slabs go", both(allocate(65536, 50), free_latest(32)), free_latest(18)});
+  all.push_back({"allocate, large", nothing, allocate(300000)});
+  all.push_back({"free, large, merging both sides", [](heap& h, books& b) {
+                   allocate(100000, 3)(h, b);
+                   b.victim[0] = b.victim[1].exchange(b.victim[0].load());  // the middle one last
+                 }, free_latest(3)});
+  all.push_back({"allocate, aligned to 1 MiB", nothing, place({.size_bytes = 200000, .align_bytes = 1 << 20})});
+  all.push_back({"allocate, within a boundary", nothing, place({.size_bytes = 100000, .boundary_bytes = 1 << 17})});
+  all.push_back({"allocate, contiguous IOVAs", nothing, place({.size_bytes = 200000, .iova_contiguous = true})});
+  all.push_back({"allocate, zeroed", nothing, place({.size_bytes = 3000, .zeroed = true})});
+  all.push_back({"allocate, bulk", nothing, [](heap& h, books& b) {
+                   std::array<void*, 20> blocks{};
+                   h.allocate_bulk(64, blocks);
+                   for (void* block : blocks) keep(h, b, block);
+                 }, 20});
+  all.push_back({"free, bulk", allocate(200, 20), [](heap& h, books& b) {
+                   std::array<void*, 20> blocks{};
+                   for (std::size_t i = 0; i < 20; ++i) blocks[i] = must(h.resolve(handle{b.victim[i].exchange(0)}));
+                   heap::free_bulk(blocks);
+                 }, 20});
+  all.push_back({"reallocate, small to small", allocate(100), resize(100, 1000), 2});
+  all.push_back({"reallocate, small to large", allocate(60000), resize(60000, 200000), 2});
+  all.push_back({"reallocate, large grows in place", allocate(100000), resize(100000, 200000), 2});
+  all.push_back({"reallocate, large shrinks", allocate(300000), resize(300000, 100000), 2});
+  // ---- others' blocks
+  all.push_back({"free of another process's block, small", nothing, [](heap& h, books& b) { for (int i = 0; i < 4; ++i) drop_survivors(h, b, i); }});
+  all.push_back({"free of another process's block, large", nothing, [](heap& h, books& b) { drop_survivors(h, b, 10); }});
+  all.push_back({"collect what others freed", allocate(64, 128), allocate(64, 2), 1, {}, [](survivor& s) {
+                   for (std::uint32_t i = 0; i < 100; ++i) heap::free(must(s.own().resolve(handle{s.book().victim[i].exchange(0)})));
+                 }});
+  all.push_back({"trim: every cache recalled", allocate(64, 20), [](heap& h, books&) { h.trim(); }});
+  all.push_back({"adopt a dead thread's slab", nothing, allocate(208, 2), 6, dead_with_blocks});
+  all.push_back({"free in an adopted slab", allocate(208, 3), free_latest(3), 6, dead_with_blocks});
+  all.push_back({"free of a dead member's block", nothing, [](heap& h, books& b) {
+                   const std::uint64_t block = b.victim[500].exchange(0);
+                   heap::free(must(h.resolve(handle{block})));
+                 }, 6, {}, [](survivor& s) {
+                   books* const shared = &s.book();
+                   die_after([=](heap& h, books&) { for (int i = 0; i < 5; ++i) shared->victim[500] = static_cast<std::uint64_t>(h.handle_of(h.allocate(208))); });
+                 }});
+  // ---- zones, pools, rings
+  all.push_back({"zone, reserve", nothing, [](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = 10000})); }, 0, {}, {}, release_all});
+  all.push_back({"zone, reserve the largest", nothing, [](heap& h, books&) { must(h.reserve_zone("zone", {})); }, 0, {}, {}, release_all});
+  all.push_back({"zone, release", [](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = 10000})); }, [](heap& h, books&) { must(h.release_zone("zone")); }, 0, {}, {}, release_all});
+  all.push_back({"pool, create", nothing, [](heap& h, books&) { must(raw_pool::create(h, "pool", {.object_bytes = 128, .object_count = 100})); }, 0, {}, {}, release_all});
+  all.push_back({"pool, first take", open_pool(), take_objects(1), 0, make_pool, {}, check_pool});
+  all.push_back({"pool, take and refill", open_pool(take_objects(8)), take_objects(12), 0, make_pool, {}, check_pool});
+  all.push_back({"pool, take from everybody's caches", open_pool(), [](heap&, books&) { kept_in_victim<raw_pool>::value->take_bulk(bulk); }, 0, make_pool, [](survivor& s) {
+                   auto p = must(raw_pool::open(s.own(), "pool"));
+                   p.give(p.take());
+                 }, check_pool});
+  all.push_back({"pool, give and flush", open_pool([](heap&, books&) { kept_in_victim<raw_pool>::value->take_bulk({bulk.data(), 60}); }),
+                 [](heap&, books&) { for (std::size_t i = 0; i < 60; ++i) kept_in_victim<raw_pool>::value->give(bulk[i]); }, 0, make_pool, {}, check_pool});
+  all.push_back({"pool, give what another process took", open_pool(), [](heap& h, books& b) {
+                   const std::uint64_t object = b.victim[900].load();
+                   kept_in_victim<raw_pool>::value->give(must(h.resolve(handle{object})));
+                 }, 0, make_pool, [](survivor& s) {
+                   auto p = must(raw_pool::open(s.own(), "pool"));
+                   s.book().victim[900] = static_cast<std::uint64_t>(s.own().handle_of(p.take()));
+                 }, [](survivor& s) {
+                   auto p = must(raw_pool::open(s.own(), "pool"));
+                   if (p.free_count() == pool_objects - 1) p.give(must(s.own().resolve(handle{s.book().victim[900].load()})));
+                   check_pool(s);
+                 }});
+  all.push_back({"pool, release", nothing, [](heap& h, books&) { must(raw_pool::release(h, "pool")); }, 0, make_pool, {}, release_all});
+  all.push_back({"ring, create", nothing, [](heap& h, books&) { must(ring::create(h, "ring", 64)); }, 0, {}, {}, release_all});
+  all.push_back({"ring, put", open_ring(), [](heap&, books&) { kept_in_victim<ring>::value->put(handle{40}); }, 0, make_ring, {}, check_ring(0, 1)});
+  all.push_back({"ring, take", open_ring(), [](heap&, books&) { kept_in_victim<ring>::value->take(); }, 0, make_ring, {}, check_ring(1)});
+  all.push_back({"ring, take in hand", open_ring(), [](heap&, books&) {
+                   std::array<handle, 3> values{};
+                   kept_in_victim<ring>::value->take_in_hand(values);
+                 }, 0, make_ring, {}, check_ring(0)});
+  all.push_back({"ring, settle", [](heap& h, books& b) {
+                   open_ring()(h, b);
+                   std::array<handle, 3> values{};
+                   kept_in_victim<ring>::value->take_in_hand(values);
+                 }, [](heap&, books&) { kept_in_victim<ring>::value->settle(); }, 0, make_ring, {}, check_ring(3)});
+  all.push_back({"ring, recover what the dead had in hand", open_ring(), [](heap&, books&) {
+                   std::array<handle, 16> values{};
+                   kept_in_victim<ring>::value->recover_in_hand(values);
+                 }, 0, make_ring, [](survivor&) {
+                   die_after([](heap& h, books&) {
+                     std::array<handle, 3> values{};
+                     must(ring::open(h, "ring")).take_in_hand(values);
+                   });
+                 }, check_ring(0)});
+  // ---- memory
+  all.push_back({"add memory", nothing, [](heap& h, books&) {
+                   static char* const base = static_cast<char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+                   must(h.add_memory({.base = base, .length_bytes = 1 << 20}));
+                 }, 0, {}, {}, remove_extra_regions});
+  all.push_back({"bring memory", nothing, [](heap& h, books&) { must(h.bring_memory({.length_bytes = 1 << 20})); }, 0, {}, {}, remove_extra_regions});
+  all.push_back({"remove memory", nothing, [](heap& h, books&) { must(h.remove_memory(newest(h))); }, 0, bring_extra, {}, remove_extra_regions});
+  all.push_back({"drain memory out of caches", [](heap& h, books& b) {
+                   must(h.bring_memory({.length_bytes = 1 << 20}));
+                   allocate(48, 300)(h, b);
+                   free_latest(300)(h, b);
+                 }, [](heap& h, books&) { must(h.drain_memory(newest(h), std::chrono::seconds(5))); }, 0, {}, {}, remove_extra_regions});
+  all.push_back({"refused removal", nothing, [](heap& h, books&) { if (h.remove_memory(region_id{1})) fail("a region in use was removed"); }, 0, {}, {}, remove_extra_regions});
+  all.push_back({"attach a region", nothing, [](heap& h, books&) { must(h.attach_memory(region_id{3})); }, 0});
+  all.push_back({"detach a region", [](heap& h, books&) { must(h.attach_memory(region_id{2})); }, [](heap& h, books&) { must(h.detach_memory(region_id{2})); }, 0});
+  all.push_back({"synchronize with a removal", [](heap& h, books&) { must(h.attach_memory(newest(h))); }, [](heap& h, books&) { h.synchronize(); }, 0, bring_extra, remove_extra_regions, remove_extra_regions});
+  all.push_back({"lease, take and give back", [](heap& h, books&) { must(h.attach_memory(region_id{2})); }, [](heap& h, books&) { { auto held = must(h.hold(region_id{2})); } }, 0});
+  all.push_back({"observe, and stop observing", [](heap& h, books&) { must(h.attach_memory(region_id{2})); }, [](heap& h, books&) {
+                   static willing who;
+                   { auto seen = must(h.observe(who)); }
+                 }, 0});
+  all.push_back({"bring memory an observer refuses", [](heap& h, books&) {
+                   static willing who;
+                   kept_in_victim<observation>::value = must(h.observe(who));
+                   who.refuses = true;
+                 }, [](heap& h, books&) { if (h.bring_memory({.length_bytes = 1 << 20})) fail("the veto was not heard"); }, 0, {}, {}, remove_extra_regions});
+  // ---- coming and going
+  all.push_back({"attach", nothing, [](heap&, books&) { static heap* const again = new heap(must(heap::attach(heap_name))); (void)again; }, 0});
+  all.push_back({"close", both(both(allocate(64, 20), allocate(300000)), free_latest(10)), [](heap& h, books& b) {
+                   (void)b;
+                   h = heap{};
+                 }, 0});
+  all.push_back({"close, nothing held", both(allocate(64, 20), free_latest(20)), [](heap& h, books&) { h = heap{}; }, 0});
+  all.push_back({"exit of a thread", nothing, both(allocate(64, 20), free_latest(10)), 1, {}, {}, {}, true});
+  all.push_back({"look at everything", allocate(64, 20), [](heap& h, books&) {
+                   (void)h.stats();
+                   (void)h.members();
+                   must(h.audit());
+                 }, 0});
+  // ---- the dead
+  const work much = [](heap& h, books& b) {
+    for (const std::size_t bytes : {64u, 1000u, 20000u, 300000u}) allocate(bytes, 6)(h, b);
+    free_latest(9)(h, b);
+    must(h.bring_memory({.length_bytes = 1 << 20}));
+  };
+  auto one_dies = [=](survivor&) { die_after(much); };
+  all.push_back({"recover a dead member", nothing, [](heap& h, books&) { if (h.recover() != 1) fail("nobody was dead"); }, 15, {}, one_dies, remove_extra_regions});
+  all.push_back({"reap a dead member", nothing, [](heap& h, books&) {
+                   for (const member_summary& m : h.members())
+                     if (!m.alive) must(h.reap(m.id));
+                 }, 15, {}, one_dies, remove_extra_regions});
+  return all;
+}
+
+}  // namespace
+
+const std::vector<operation>& every_operation() {
+  static const std::vector<operation> all = make_operations();
+  return all;
+}
+
+const std::vector<operation>& checked_operations() {
+  static const std::vector<operation> all = {
+      {"checked: first allocation", nothing, allocate(64)},
+      {"checked: allocate", allocate(64, 4), allocate(64)},
+      {"checked: free", allocate(64, 4), free_latest()},
+      {"checked: free of another process's block", nothing, [](heap& h, books& b) { drop_survivors(h, b, 0); }},
+      {"checked: trim", allocate(64, 20), [](heap& h, books&) { h.trim(); }},
+  };
+  return all;
+}
+
+}  // namespace annex::torture

@@ -1,0 +1,56 @@
+// torture/stepper.hpp - a process that is stopped after exactly k machine instructions, and killed there.
+//
+//   body:  prepare … raise(SIGSTOP) … the operation … raise(SIGSTOP)
+//                         └── instruction 0 … n ──┘
+//
+// Going to instruction k one step at a time costs k stops. A first run records where every instruction lies; later runs put
+// a breakpoint at the instruction before k from which the rest of the way is cheapest, and step from there.
+#pragma once
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace annex::torture {
+
+/// The address of every instruction of an operation, in order; instruction i is executed by step i.
+struct path {
+  std::vector<std::uint64_t> addresses;
+  std::vector<std::uint32_t> times_met;   // how often this address had been met, itself included
+  std::size_t length() const { return addresses.size(); }
+};
+
+class stepper {
+ public:
+  /// Runs body in a child up to its first SIGSTOP. threaded: body stops in a thread of its own, which becomes the traced one
+  /// by calling become_traced().
+  explicit stepper(const std::function<void()>& body, bool threaded = false);
+  ~stepper();
+  stepper(const stepper&) = delete;
+  stepper& operator=(const stepper&) = delete;
+
+  /// Runs the operation to its end, a step at a time; looks after each.
+  path record(const std::function<void(std::size_t step)>& look = {});
+  /// Stops after k instructions. False: the operation ended before.
+  bool go_to(const path& known, std::size_t k);
+  /// Lets it run to its end.
+  void finish();
+  void kill_now();
+  pid_t process() const { return process_; }
+  /// Breakpoints that were never met, because the run differed from the recorded one; the way was stepped then.
+  static std::uint64_t detours();
+
+  /// To be called by the thread that is to be stepped; stops it.
+  static void become_traced();
+  static void stop_here();
+
+ private:
+  bool step();
+  bool run_to(std::uint64_t address, std::uint32_t times);
+  bool wait_for_stop(int* signal);
+  pid_t process_ = 0, traced_ = 0;
+  bool ended_ = false;
+};
+
+}  // namespace annex::torture

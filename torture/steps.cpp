@@ -1,0 +1,202 @@
+// torture/steps.cpp - kills every operation after every machine instruction of it, and looks at what is left.
+//
+//   torture_steps [--kills N] [--only TEXT]       N deaths spread over each operation; without: after every instruction
+//
+// Three depths: an operation; the one who takes over from a process killed in the middle of an operation; and the one who
+// takes over from that one. See survivor.hpp for what is checked after each death.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <thread>
+
+#include "heap/local_heap.hpp"
+#include "operations.hpp"
+#include "stepper.hpp"
+
+namespace annex::torture {
+namespace {
+
+struct figures { std::uint64_t operations = 0, kills = 0, instructions = 0; };
+
+std::unique_ptr<stepper> start(survivor& s, const operation& what) {
+  books& book = s.book();
+  return std::make_unique<stepper>([&] {
+    heap mine = must(heap::attach(heap_name));
+    book.victim_member = static_cast<std::uint32_t>(mine.self());
+    if (what.threaded) {
+      std::thread worker([&] {
+        what.prepare(mine, book);
+        what.run(mine, book);
+        stepper::become_traced();
+      });
+      worker.join();
+      for (;;) ::pause();
+    }
+    what.prepare(mine, book);
+    stepper::stop_here();
+    what.run(mine, book);
+    stepper::stop_here();
+    for (;;) ::pause();
+  }, what.threaded);
+}
+
+// Where an operation is worth being taken over from: the moments at which the most is undone, or others are held still.
+struct weak_points { std::vector<std::size_t> steps; };
+
+class torturer {
+ public:
+  torturer(survivor& s, std::size_t most_kills) : s_(s), most_kills_(most_kills) {}
+
+  /// Kills it everywhere. Returns the path, and where a death leaves most to do.
+  std::pair<path, weak_points> torture(const operation& what, const std::string& name) {
+    where_we_are = name + ", recording";
+    const segment& seg = s_.own().internal()->seg();
+    std::map<u32, std::size_t> by_depth;
+    std::size_t held_still = 0;
+    begin(what);
+    auto victim = start(s_, what);
+    if (what.meanwhile) what.meanwhile(s_);
+    path known = victim->record([&](std::size_t step) {
+      if (const u32 depth = seg.log().count.load(std::memory_order_relaxed); depth != 0) by_depth[depth] = step;
+      if (held_still == 0 && is_anybody_held(seg)) held_still = step + 40;
+    });
+    victim->kill_now();
+    end(what);
+    const std::size_t n = known.length(), stride = most_kills_ == 0 ? 1 : std::max<std::size_t>(1, n / most_kills_);
+    const std::size_t first = stride == 1 ? 0 : (figures_.operations * 7919) % stride;  // not always the same ones
+    std::uint64_t kills = 0;
+    for (std::size_t k = first; k < n; k += stride, ++kills) {
+      where_we_are = fmt::format("{}, after {} of {} instructions", name, k, n);
+      begin(what);
+      victim = start(s_, what);
+      if (what.meanwhile) what.meanwhile(s_);
+      victim->go_to(known, k);
+      victim->kill_now();
+      end(what);
+    }
+    ++figures_.operations;
+    figures_.kills += kills;
+    figures_.instructions += n;
+    fmt::print("{:<84} {:>8} {:>8}\n", name, n, kills);
+    std::fflush(stdout);
+    weak_points weak;
+    if (!by_depth.empty()) weak.steps.push_back(by_depth.rbegin()->second);
+    if (held_still != 0) weak.steps.push_back(std::min(held_still, n - 1));
+    return {std::move(known), std::move(weak)};
+  }
+  const figures& so_far() const { return figures_; }
+
+ private:
+  static bool is_anybody_held(const segment& seg) {
+    for (u32 i = 0; i < seg.header().thread_slots_used.load(std::memory_order_relaxed); ++i)
+      if (const chunk_ref cache = seg.slot(i).cache; cache != 0 && seg.chunk<thread_cache>(cache)->frozen.load(std::memory_order_relaxed) == frozen_held) return true;
+    return false;
+  }
+  void begin(const operation& what) {
+    s_.set_the_scene();
+    if (what.before) what.before(s_);
+  }
+  void end(const operation& what) {
+    s_.go_on_at_once();
+    s_.check_after_death(what.held_in_hand);
+    if (what.after) what.after(s_);
+  }
+  survivor& s_;
+  std::size_t most_kills_;
+  figures figures_;
+};
+
+// Goes on with work of every kind, so that it meets what a dead process left wherever it is.
+void go_on(heap& h, books&) {
+  void* block = h.allocate(250000);
+  heap::free(block);
+  (void)h.recover();
+}
+
+// An operation whose victim takes over from one that died in the middle of `first`; and, when `second` is given, from one
+// that died in the middle of taking over.
+operation take_over(const operation& first, const path& first_path, std::size_t first_step, const path* second_path, std::size_t second_step) {
+  auto helper = std::make_shared<std::unique_ptr<stepper>>();
+  operation what{first.name, go_on, go_on, first.held_in_hand + 1 + (second_path != nullptr ? 1u : 0u)};
+  const operation idle{"idle", go_on, go_on};
+  what.before = [=](survivor& s) {
+    if (first.before) first.before(s);
+    if (second_path != nullptr) *helper = start(s, idle);
+  };
+  what.meanwhile = [=](survivor& s) {
+    const std::uint32_t stepped = s.book().victim_member.load();
+    auto dying = start(s, first);
+    if (first.meanwhile) first.meanwhile(s);
+    dying->go_to(first_path, first_step);
+    dying->kill_now();
+    if (second_path != nullptr) {
+      (*helper)->go_to(*second_path, second_step);
+      helper->reset();
+    }
+    (void)stepped;  // the book stays the first one's: only it entered blocks
+  };
+  what.after = first.after;
+  return what;
+}
+
+void run(std::size_t most_kills, const std::string& only) {
+  const heap_options options{.metadata_limit_bytes = std::size_t{1} << 30, .member_limit = 64, .thread_limit = 64, .region_limit = 64, .zone_limit = 64};
+  figures total;
+  std::uint64_t longest = 0;
+  auto add = [&](const torturer& t, const survivor& s) {
+    total.operations += t.so_far().operations;
+    total.kills += t.so_far().kills;
+    total.instructions += t.so_far().instructions;
+    longest = std::max(longest, s.longest_wait_ns());
+  };
+  auto wanted = [&](const std::string& name) { return only.empty() || name.find(only) != name.npos; };
+  fmt::print("{:<84} {:>8} {:>8}\n", "operation", "instr.", "kills");
+  {
+    survivor s(options);
+    torturer t(s, most_kills);
+    for (const operation& what : every_operation()) {
+      const bool takes_lock = what.name[0] != 'r' || what.name[1] != 'i';  // rings work without it
+      const std::string over = fmt::format("take over from: {}", what.name), again = fmt::format("take over from who took over from: {}", what.name);
+      if (!wanted(what.name) && !wanted(over) && !wanted(again)) continue;
+      const auto [first_path, weak] = t.torture(what, what.name);
+      if (!takes_lock || what.threaded) continue;
+      for (const std::size_t step : weak.steps) {
+        const operation second = take_over(what, first_path, step, nullptr, 0);
+        const auto [second_path, second_weak] = t.torture(second, over);
+        for (const std::size_t at : second_weak.steps) t.torture(take_over(what, first_path, step, &second_path, at), again);
+      }
+    }
+    add(t, s);
+  }
+  {
+    heap_options checked = options;
+    checked.checked = true;
+    survivor s(checked);
+    torturer t(s, most_kills);
+    for (const operation& what : checked_operations())
+      if (wanted(what.name)) t.torture(what, what.name);
+    add(t, s);
+  }
+  fmt::print("\n{} operations of {} instructions, {} kills ({} found their way by stepping only): every audit held, every byte was accounted for.\n"
+             "The longest a survivor waited for an operation after a death: {:.1f} ms.\n",
+             total.operations, total.instructions, total.kills, stepper::detours(), static_cast<double>(longest) / 1e6);
+}
+
+}  // namespace
+}  // namespace annex::torture
+
+int main(int argc, char** argv) {
+  CLI::App app("Kills every operation after every machine instruction", "torture_steps");
+  std::size_t kills = 0;
+  std::string only;
+  app.add_option("--kills", kills, "Deaths per operation, spread over it; 0: after every instruction");
+  app.add_option("--only", only, "Only operations whose name contains this");
+  CLI11_PARSE(app, argc, argv);
+  annex::torture::run(kills, only);
+}
