@@ -1,5 +1,7 @@
 // tests/audit_test.cpp - the audit finds what is broken: each invariant is broken on purpose, once.
+#include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <functional>
 
 #include "heap/local_heap.hpp"
@@ -9,7 +11,8 @@
 namespace annex {
 namespace {
 
-struct damage { const char* invariant; const char* what; std::function<void(const segment&)> apply; };
+enum class mend { possible, impossible };  // impossible: truth that no other word tells
+struct damage { const char* invariant; const char* what; std::function<void(const segment&)> apply; mend by_repair = mend::possible; };
 
 region_record& region_of(const segment& s) { return s.at<region_record>(s.header().regions_at)[1]; }
 slab_record* slab_of(const segment& s) {
@@ -46,9 +49,9 @@ const damage every_damage[] = {
     {"A1", "a small run beyond the top", [](const segment& s) { s.header().arena.small_end = s.header().arena.top + 64; }},
     {"M1", "a member in an unknown state", [](const segment& s) { s.member(1).state.value = 9; }},
     {"R1", "a region that is not counted", [](const segment& s) { s.header().region_count = 7; }},
-    {"R1", "a region in the wrong slot", [](const segment& s) { region_of(s).id.value = 5; }},
-    {"R1", "a length that is not whole pages", [](const segment& s) { region_of(s).length_bytes += 100; }},
-    {"R1", "an IOVA run that ends before it begins", [](const segment& s) { s.chunk<iova_run>(region_of(s).iova_runs)[1].offset = 0; }},
+    {"R1", "a region in the wrong slot", [](const segment& s) { region_of(s).id.value = 5; }, mend::impossible},
+    {"R1", "a length that is not whole pages", [](const segment& s) { region_of(s).length_bytes += 100; }, mend::impossible},
+    {"R1", "an IOVA run that ends before it begins", [](const segment& s) { s.chunk<iova_run>(region_of(s).iova_runs)[1].offset = 0; }, mend::impossible},
     {"R1", "free memory of a region that is not there", [](const segment& s) { s.header().free_regions[3] = 1; }},
     {"E1", "an extent of length 0", [](const segment& s) { extents_of(s)[first_free(s)].length = 0; }},
     {"E1", "an extent that is nothing", [](const segment& s) { granules_of(s)[first_free(s)].kind = granule_inside; }},
@@ -69,15 +72,38 @@ const damage every_damage[] = {
     {"S2", "a block twice in a magazine", [](const segment& s) { cache(s)->magazines[4].entries[1] = cache(s)->magazines[4].entries[0]; }},
     {"Z1", "a zone count that is wrong", [](const segment& s) { s.header().zone_count = 9; }},
     {"Z1", "a zone without its extent", [](const segment& s) { zone_named(s, zone_type::plain)->granule += 1; }},
+    {"R1", "regions behind the last slot", [](const segment& s) { s.header().region_slots_used = 1; }},
+    {"E2", "two free extents that touch", [](const segment& s) {
+       const u32 at = first_free(s), length = extents_of(s)[at].length;
+       extents_of(s)[at].length = 1;
+       extents_of(s)[at + 1] = {length - 1, no_extent, no_extent, 0, 0, 0, 0};
+       extents_of(s)[at + length - 1].foot = at + 1;
+       granules_of(s)[at + 1] = granules_of(s)[at];
+     }},
+    {"A2", "metadata that belongs to nobody", [](const segment& s) { s.header().arena.small_top += 64; }},
+    {"M2", "a wrong count of what a member holds", [](const segment& s) { ++s.member(1).extents_held; }},
+    {"S4", "a lane that is not marked", [](const segment& s) { std::fill(std::begin(cache(s)->used_lanes), std::end(cache(s)->used_lanes), 0); }},
+    {"S5", "a free block with a holder", [](const segment& s) {
+       auto* slab = slab_of(s);
+       const auto ref = static_cast<chunk_ref>(s.header().arena.small_top / 64);
+       s.header().arena.small_top += 64;
+       auto* holding = s.chunk<holding_record>(ref);
+       *holding = {0, 1, slab->words};
+       holding->bits()[0] = ~u64{0} & slab->valid_bits(0);
+       slab->holdings = ref;
+     }},
+    {"Z2", "a pool object that is nowhere", [](const segment& s) {
+       auto* pool = s.chunk<pool_table>(zone_named(s, zone_type::pool)->table);
+       pool->bits()[0] &= ~u64{1};
+       --pool->in_bits.value;
+     }},
     {"Z1", "a pool with a wrong count", [](const segment& s) { s.chunk<pool_table>(zone_named(s, zone_type::pool)->table)->in_bits.value = 3; }},
 };
 
 using audits = in_own_directory;
 
-// Damages a heap and audits it. Empty: the audit named the invariant. In a child that ends at once: nobody uses the heap again.
-std::string damage_and_audit(const damage& d) {
-  heap h = must(heap::create_private({.metadata_limit_bytes = 256 << 20}));
-  mapped_memory m(1 << 20);
+// A heap with something of everything in region 1.
+void fill(heap& h, mapped_memory& m) {
   std::vector<iova> table;
   for (u64 i = 0; i < 256; ++i) table.push_back(iova{(i * 2 + 1) * 4096});
   memory_range r = m.range();
@@ -88,6 +114,13 @@ std::string damage_and_audit(const damage& d) {
   for (int i = 0; i < 20; ++i) heap::free(blocks[static_cast<size_t>(i)]);
   must(h.reserve_zone("z", {.size_bytes = 5000}));
   must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 100}));
+}
+
+// Damages a heap and audits it. Empty: the audit named the invariant. In a child that ends at once: nobody uses the heap again.
+std::string damage_and_audit(const damage& d) {
+  heap h = must(heap::create_private({.metadata_limit_bytes = 256 << 20}));
+  mapped_memory m(1 << 20);
+  fill(h, m);
   std::string said;
   if (!must(h.audit()).holds()) said = "the heap was broken before";
   d.apply(h.internal()->seg());
@@ -104,6 +137,62 @@ TEST_F(audits, find_and_name_every_broken_invariant) {
     child_process child([&] { return damage_and_audit(d).empty() ? 0 : 1; });
     EXPECT_EQ(child.wait_for_exit_code(), 0) << d.invariant << ": " << d.what;
   }
+}
+
+// Every damage again, on a heap whose users are gone: repaired, attached, used.
+TEST_F(audits, are_followed_by_a_repair_that_leaves_no_index_broken) {
+  for (const damage& d : every_damage) {
+    child_process user([&] {
+      heap h = must(heap::create("a", {.metadata_limit_bytes = 256 << 20}));
+      mapped_memory m(1 << 20);
+      fill(h, m);
+      must(h.bring_memory({.length_bytes = 1 << 20}));
+      must(ring::create(h, "r", 8));
+      d.apply(h.internal()->seg());
+      ::_exit(0);
+      return 0;
+    });
+    ASSERT_EQ(user.wait_for_exit_code(), 0);
+    const repair_report done = must(heap::repair("a"), d.what);
+    if (d.by_repair == mend::impossible) {
+      EXPECT_FALSE(done.after.holds()) << d.what;
+      EXPECT_EQ(refused(heap::attach("a")), errc::corrupt) << d.what;
+    } else {
+      for (const std::string& sentence : done.after.broken) ADD_FAILURE() << d.what << ": still " << sentence;
+      EXPECT_FALSE(done.changed.empty()) << d.what << ": nothing was said to have changed";
+      heap h = must(heap::attach("a"), d.what);
+      expect_sound(h);
+      for (const member_summary& m : h.members())
+        if (!m.alive) must(h.reap(m.id));
+      void* block = h.allocate(100);
+      EXPECT_NE(block, nullptr) << d.what;
+      heap::free(block);
+      must(h.release_zone("z"));
+      must(raw_pool::release(h, "p"));
+      must(ring::release(h, "r"));
+      expect_sound(h);
+      EXPECT_EQ(h.stats().live_blocks, 0u) << d.what;
+      EXPECT_TRUE(must(heap::attach("a")).audit().value().holds());
+    }
+    std::filesystem::remove_all(path());
+    std::filesystem::create_directory(path());
+    if (HasFailure()) FAIL() << d.invariant << ": " << d.what;
+  }
+}
+
+TEST_F(audits, repair_wants_the_heap_alone_and_finds_nothing_in_a_sound_one) {
+  heap h = heap_with(1 << 20, {}, "a");
+  void* block = h.allocate(1000);
+  EXPECT_EQ(refused(heap::repair("a")), errc::heap_in_use);
+  EXPECT_EQ(refused(heap::repair("b")), errc::no_such_heap);
+  EXPECT_EQ(refused(heap::repair("../a")), errc::invalid_name);
+  heap::free(block);
+  must(h.reserve_zone("z", {.size_bytes = 5000}));
+  h = heap{};
+  const repair_report done = must(heap::repair("a"));
+  EXPECT_TRUE(done.found.empty());
+  EXPECT_TRUE(done.after.holds());
+  for (const std::string& sentence : done.changed) ADD_FAILURE() << sentence;
 }
 
 TEST_F(audits, are_best_effort_when_read_only) {

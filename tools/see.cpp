@@ -54,6 +54,22 @@ void check(session& s, const std::string& name) {
   for (const std::string& sentence : report->broken) fmt::print("  {}\n", sentence);
 }
 
+void repair(session& s, const std::string& name) {
+  const auto done = heap::repair(name);
+  if (!done) return refuse(s, done.error());
+  if (!done->after.holds()) s.exit = exit_refused;
+  if (s.json) return print({{"holds", done->after.holds()}, {"found", done->found}, {"changed", done->changed}, {"broken", done->after.broken}});
+  auto list = [](const std::vector<std::string>& sentences, const std::string& heading) {
+    if (!sentences.empty()) fmt::print("{}:\n", heading);
+    for (const std::string& sentence : sentences) fmt::print("  {}\n", sentence);
+  };
+  list(done->found, fmt::format("{} invariants of \"{}\" were broken", done->found.size(), name));
+  list(done->changed, "Rebuilt from what is true");
+  list(done->after.broken, "Still broken, since nothing else tells what is true");
+  fmt::print("{} objects of \"{}\" checked: {}.\n", done->after.checked, name,
+             !done->after.holds() ? "not all could be repaired" : done->found.empty() ? "there was nothing to repair" : "every invariant holds again");
+}
+
 const char* name_of(block_kind kind) {
   switch (kind) {
     case block_kind::slab_block: return "small";
@@ -101,7 +117,7 @@ void reap(session& s, const std::string& name, const reap_arguments& a) {
 }  // namespace
 
 void add_see_commands(CLI::App& app, session& s) {
-  struct arguments { std::string name; unsigned width = 1024; reap_arguments reaping; };
+  struct arguments { std::string name; unsigned width = 1024; bool repairing = false; reap_arguments reaping; };
   auto a = std::make_shared<arguments>();
   auto command = [&](const char* verb, const char* help) {
     CLI::App* made = app.add_subcommand(verb, help);
@@ -112,7 +128,9 @@ void add_see_commands(CLI::App& app, session& s) {
   map_command->add_option("--cells", a->width, "Most marks per region")->capture_default_str()->check(CLI::Range(1, 1 << 20));
   map_command->callback([&s, a] { map(s, a->name, a->width); });
   command("who", "Show the members and what they hold")->callback([&s, a] { who(s, a->name); });
-  command("check", "Check every invariant of a heap")->callback([&s, a] { check(s, a->name); });
+  CLI::App* check_command = command("check", "Check every invariant of a heap");
+  check_command->add_flag("--repair", a->repairing, "Rebuild what can be rebuilt; nobody may be attached");
+  check_command->callback([&s, a] { a->repairing ? repair(s, a->name) : check(s, a->name); });
   CLI::App* reap_command = command("reap", "Show the blocks of dead members, then free them");
   reap_command->add_option("--member", a->reaping.member, "Only this one, see annex who");
   reap_command->add_option("--lines", a->reaping.lines, "Most blocks to show of each")->capture_default_str();

@@ -59,8 +59,12 @@ survivor::~survivor() {
   for (auto& entry : book_->survivor)
     if (const std::uint64_t block = entry.exchange(0)) heap::free(must(heap_.resolve(handle{block})));
   heap_.trim();
-  if (const heap_stats s = heap_.stats(); s.live_blocks != 0 || s.free_bytes != s.total_bytes)
+  if (const heap_stats s = heap_.stats(); s.live_blocks != 0 || s.free_bytes != s.total_bytes) {
+    heap_.for_each_map_piece([](const map_piece& p) {
+      if (p.use != map_use::free) fmt::print(stderr, "  region {} offset {:#x} use {} length {} blocks of {}: {} live, {} cached; holder {}\n", static_cast<unsigned>(p.region), p.offset_bytes, static_cast<int>(p.use), p.length_bytes, p.block_bytes, p.live_bytes, p.cached_bytes, static_cast<unsigned>(p.holder));
+    });
     fail(fmt::format("at the end {} blocks are live and {} of {} bytes free", s.live_blocks, s.free_bytes, s.total_bytes));
+  }
   std::vector<region_id> regions;
   heap_.for_each_region([&](const region_summary& r) { regions.push_back(r.id); });
   for (const region_id r : regions) must(heap_.drain_memory(r, std::chrono::seconds(5)));
@@ -151,6 +155,12 @@ void survivor::check_after_death(std::uint64_t held_in_hand) {
     if (!m.alive) (void)heap_.reap(m.id);  // refused when reaping another one has freed the last of its blocks
   for (const member_summary& m : heap_.members())
     if (!m.alive) fail(fmt::format("member {} was reaped and is still listed", static_cast<unsigned>(m.id)));
+  if (++deaths_ % 4 == 0) {  // not always: caches that are full have deaths to survive too
+    heap_.trim();
+    heap_.for_each_map_piece([](const map_piece& p) {
+      if (p.use == map_use::slab && p.live_bytes == 0) fail(fmt::format("a slab of blocks of {} bytes in region {} is empty, and stays", p.block_bytes, static_cast<unsigned>(p.region)));
+    });
+  }
   sound("after reaping");
   const heap_stats s = heap_.stats();
   std::uint64_t mine = s.zone_count;

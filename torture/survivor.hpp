@@ -57,7 +57,7 @@ class survivor {
   books* book_;
   std::vector<void*> blocks_, lent_;
   std::string directory_;
-  std::uint64_t longest_wait_ns_ = 0;
+  std::uint64_t longest_wait_ns_ = 0, deaths_ = 0;
 };
 
 // ---- for the victim ---------------------------------------------------------------------------------------------------------

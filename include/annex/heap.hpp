@@ -29,10 +29,15 @@ class ANNEX_PUBLIC heap {
   static result<heap> create(std::string_view name, const heap_options& = {});
   /// Makes a heap without a name for this process alone. Errors: invalid_argument, os_failure.
   static result<heap> create_private(const heap_options& = {});
-  /// Joins a heap. Errors: invalid_name, no_such_heap, incompatible_layout, corrupt, permission, limit_reached, os_failure.
+  /// Joins a heap. Errors: invalid_name, no_such_heap, incompatible_layout, corrupt (heap::repair), permission,
+  /// limit_reached, heap_in_use (it is being repaired), os_failure.
   static result<heap> attach(std::string_view name, const attach_options& = {});
   /// Ends a heap. Errors: invalid_name, no_such_heap, heap_in_use, blocks_live, incompatible_layout, corrupt, permission.
   static result<void> destroy(std::string_view name);
+  /// Rebuilds every index of a damaged heap from the truth (blocks, zones, holders) and says what it changed. Blocks stay
+  /// where they are. Nobody may be attached. Errors: invalid_name, no_such_heap, heap_in_use, corrupt (the header itself),
+  /// incompatible_layout, permission, os_failure.
+  static result<repair_report> repair(std::string_view name);
   /// Every heap in the annex directory that this process may read.
   static result<std::vector<heap_summary>> list();
 

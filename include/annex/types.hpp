@@ -174,6 +174,13 @@ struct audit_report {
   bool holds() const noexcept { return broken.empty(); }
 };
 
+/// What a repair found and did.
+struct repair_report {
+  std::vector<std::string> found;        ///< what the audit said before
+  std::vector<std::string> changed;      ///< one sentence each
+  audit_report after;                    ///< what is broken still: truth that nothing else tells
+};
+
 /// Why the last allocation of this thread failed.
 struct explanation {
   enum class cause : std::uint8_t { none, no_region, no_fit, alignment, boundary, contiguity, no_addresses, limit,

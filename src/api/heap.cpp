@@ -45,6 +45,7 @@ result<heap> heap::attach(std::string_view name, const attach_options& o) {
   return made([](local_heap* h) { return heap(h); }, local_heap::attach(name, o));
 }
 result<void> heap::destroy(std::string_view name) { return local_heap::destroy(name); }
+result<repair_report> heap::repair(std::string_view name) { return detail::local_heap::repair(name); }
 result<std::vector<heap_summary>> heap::list() { return local_heap::list(); }
 
 std::string_view heap::name() const noexcept { return impl_->name(); }

@@ -9,13 +9,10 @@
 //   M2  a member's record counts what it holds: large blocks, holdings, orphan slabs, and, when dead, objects of pools
 //   C1  a still thread's magazines hold free blocks of its own slabs, each once
 #include <algorithm>
-#include <cstring>
 #include <unordered_map>
 #include <unordered_set>
 
-#include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
-#include "heap/ring_table.hpp"
+#include "heap/sanity.hpp"
 
 namespace annex::detail {
 namespace {
@@ -54,7 +51,7 @@ class inspector {
   // The chunk lies in the arena; its bytes are noted as taken.
   bool take(chunk_ref ref, u64 bytes, const char* what) {
     const u64 at = u64{ref} * chunk_unit_bytes;
-    if (ref == 0 || at < h_.arena_at || bytes > h_.arena.top || at > h_.arena.top - bytes) {
+    if (!lies_in_arena(s_, ref, bytes)) {
       broken("A1: chunk {} of {} bytes ({}) lies outside the arena [{}, {})", ref, bytes, what, h_.arena_at, h_.arena.top);
       return false;
     }
@@ -113,11 +110,9 @@ class inspector {
     const iova_run* runs = s_.chunk<iova_run>(r.iova_runs);
     const u32* order = s_.chunk<u32>(r.iova_order);
     const u32* index = s_.chunk<u32>(r.iova_index);
-    for (u32 i = 0; i < r.iova_run_count; ++i) {
-      const u64 end = i + 1 < r.iova_run_count ? runs[i + 1].offset : r.length_bytes;
-      const bool sane = runs[i].offset < end && end <= r.length_bytes && (i != 0 || runs[0].offset == 0) && runs[i].address + (end - runs[i].offset) > runs[i].address && order[i] < r.iova_run_count;
-      if (!sane) { broken("R1: region {} has an impossible IOVA run {}", id, i); return false; }
-    }
+    if (!are_sane_runs(r, runs)) { broken("R1: region {} has impossible IOVA runs", id); return false; }
+    for (u32 i = 0; i < r.iova_run_count; ++i)
+      if (order[i] >= r.iova_run_count || (i != 0 && runs[order[i]].address <= runs[order[i - 1]].address)) { broken("R1: region {} has an impossible order of IOVA runs", id); return false; }
     for (u64 i = 0; i < slices; ++i)
       if (index[i] >= r.iova_run_count || (i != 0 && index[i] < index[i - 1]) || runs[index[i]].offset > i << r.iova_index_shift) { broken("R1: region {} has an impossible IOVA index", id); return false; }
     return true;
@@ -130,11 +125,7 @@ class inspector {
     if (state == region_free) return broken("R1: slot {} is marked used but has no region", slot);
     ++report_.checked;
     ++regions_;
-    const bool shift_is_known = r.granule_shift == limits::granule_shift || r.granule_shift == limits::small_granule_shift;
-    if (state > region_draining || id == 0 || id % limits::region_slots != slot || !shift_is_known || r.length_bytes == 0 || r.length_bytes > limits::largest_region_bytes ||
-        !is_power_of_two(r.page_bytes) || r.page_bytes < limits::smallest_page_bytes || r.page_bytes > limits::largest_page_bytes || r.length_bytes % r.page_bytes != 0 ||
-        r.granule_count != divide_up(r.length_bytes, u64{1} << r.granule_shift) || r.access > 1 || r.backing > backing_owned || r.align_shift > 63 ||
-        std::memchr(r.path, 0, sizeof r.path) == nullptr || r.adder > h_.member_limit || r.worker > h_.member_limit)
+    if (!is_sane_region(s_, r, slot))
       return broken("R1: the record of region {} in slot {} is impossible (state {}, {} bytes)", id, slot, state, r.length_bytes);
     if (!take(r.granules, u64{r.granule_count} * sizeof(granule_entry), "granules") || !take(r.extents, u64{r.granule_count} * sizeof(extent_entry), "extents") || !check_iovas(r, id)) return;
     if (state == region_partial) return;
@@ -199,10 +190,7 @@ class inspector {
     taken_.pop_back();
     auto* slab = s_.chunk<slab_record>(ref);
     const u32 size_class = slab->size_class;
-    if (size_class == 0 || size_class >= class_count || slab->capacity == 0 || slab->capacity > limits::slab_blocks || slab->words != divide_up(slab->capacity, 64) ||
-        u64{slab->capacity} * class_bytes[size_class] > u64{length} << r.granule_shift || slab->granule != at || slab->region != slot || slab->member > h_.member_limit || slab->member == 0 ||
-        slab->lane >= limits::lanes || (slab->owner != no_owner && slab->owner >= h_.thread_limit) || length > limits::slab_granules ||
-        (u64{at} << r.granule_shift) + u64{slab->capacity} * class_bytes[size_class] > r.length_bytes)
+    if (!is_sane_slab(s_, *slab, r, slot, at, length))
       return broken("S1: region {}: the slab at granule {} has an impossible record", r.id.value, at);
     if (!take(ref, slab_record_bytes(slab->words), "slab record")) return;
     ++slabs_found_;
@@ -271,19 +259,11 @@ class inspector {
         if (n > magazine_slots || m.capacity > magazine_slots || m.block_bytes != class_bytes[k] || m.reciprocal != class_reciprocal[k]) { broken("C1: thread {}: the magazine of class {} is impossible", i, k); continue; }
         if (locked_) check_partial(m, static_cast<u16>(i), k);
         for (u32 at = 0; at < n; ++at) {
-          const u64 entry = m.entries[at], offset = entry & offset_mask;
+          const u64 entry = m.entries[at];
           const u32 region_slot = static_cast<u32>(entry >> region_shift);
           if (!usable_.contains(region_slot)) { broken("C1: thread {} keeps a block of a region that is not there", i); break; }
-          const region_record& r = s_.at<region_record>(h_.regions_at)[region_slot];
-          const u64 granule = offset >> r.granule_shift;
-          if (granule >= r.granule_count) { broken("C1: thread {} keeps a block behind its region", i); break; }
-          const granule_entry g = s_.chunk<granule_entry>(r.granules)[granule];
-          const chunk_ref ref = g.distance <= granule ? s_.chunk<extent_entry>(r.extents)[granule - g.distance].record : 0;
-          if (!slabs_.contains(ref)) { broken("C1: thread {} keeps a block that is in no slab", i); break; }
-          auto* slab = s_.chunk<slab_record>(ref);
-          const u64 in_slab = offset - (u64{slab->granule} << r.granule_shift);
-          const u32 index = block_index_of(in_slab, class_reciprocal[slab->size_class]);
-          if (slab->size_class != k || index >= slab->capacity || u64{index} * class_bytes[k] != in_slab) { broken("C1: thread {} keeps an address that is no block of class {}", i, k); break; }
+          const auto [slab, index] = find_cached_block(s_, entry, k, [&](chunk_ref ref) { return slabs_.contains(ref); });
+          if (slab == nullptr) { broken("C1: thread {} keeps an address that is no block of class {}", i, k); break; }
           if (!is_still) continue;
           if (slab->owner != i || (slab->free_words()[index / 64] >> (index % 64) & 1) != 0) broken("C1: thread {} keeps a block that is {}", i, slab->owner != i ? "not its own" : "free in its slab too");
           cached.push_back(entry);
@@ -328,7 +308,7 @@ class inspector {
       auto* z = s_.chunk<zone_record>(ref);
       ++report_.checked;
       if (++*count > h_.zone_count + (locked_ ? 0 : 1000)) return broken("Z1: more zones than the {} the header counts", h_.zone_count);
-      if (std::memchr(z->name, 0, sizeof z->name) == nullptr || z->type < zone_type::plain || z->type > zone_type::ring) return broken("Z1: a zone record is impossible");
+      if (!is_sane_zone(*z)) return broken("Z1: a zone record is impossible");
       if (z->region_slot != no_region) {
         const region_record* r = usable_.contains(z->region_slot) ? &s_.at<region_record>(h_.regions_at)[z->region_slot] : nullptr;
         const bool backed = r != nullptr && zones_backed_.erase(u64{z->region_slot} << 32 | z->granule) == 1 && s_.chunk<extent_entry>(r->extents)[z->granule].record == ref &&
@@ -345,8 +325,7 @@ class inspector {
 
   void check_pool(const zone_record& z) {
     auto* pool = s_.chunk<pool_table>(z.table);
-    if (pool->object_count == 0 || pool->words != divide_up(pool->object_count, 64) || z.table_bytes != pool_table_bytes(pool->object_count, h_.thread_limit) || pool->object_bytes == 0 ||
-        pool->object_bytes > z.size_bytes / pool->object_count || pool->cache_objects > pool_cache_slots || pool->first_word > pool->words)
+    if (!is_sane_pool(s_, z, *pool) || pool->first_word > pool->words)
       return broken("Z1: pool \"{}\" has an impossible table", z.name);
     u64 in_bits = 0, in_caches = 0;
     for (u32 w = 0; w < pool->words; ++w) {
@@ -379,7 +358,7 @@ class inspector {
 
   void check_ring(const zone_record& z) {
     const auto* ring = s_.chunk<ring_table>(z.table);
-    if (z.table_bytes < sizeof(ring_table) || !is_power_of_two(ring->capacity) || ring->capacity > (u64{1} << 32) || z.table_bytes != ring_table_bytes(ring->capacity))
+    if (!is_sane_ring(z, *ring))
       return broken("Z1: ring \"{}\" has an impossible table", z.name);
     for (const ring_taker& taker : ring->takers)
       if (taker.count.value > in_hand_limit || taker.confirmed.value > in_hand_limit || taker.member.value > h_.member_limit) broken("Z1: ring \"{}\" has an impossible taker", z.name);

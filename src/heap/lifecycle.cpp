@@ -29,6 +29,7 @@ namespace detail {
 namespace {
 
 constexpr std::string_view suffix = ".annex";
+constexpr int first_comer_patience_ms = 10'000;
 
 bool is_name_character(char c) noexcept {
   return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
@@ -111,7 +112,7 @@ void finish_destruction(const std::string& path) {
   if (head.address != nullptr && os::identify(old.fd, &identity) == 0 && identity.length_bytes >= sizeof(segment_header)) {
     const auto& h = *static_cast<segment_header*>(head.address);
     const bool is_ours = check_header(h, identity.length_bytes) && h.state.load(std::memory_order_acquire) == segment_destroyed;
-    if (is_ours && os::try_lock_byte(old.fd, member_lock_position, true)) {
+    if (is_ours && os::lock_byte(old.fd, member_lock_position) == 0) {
       const u64 bytes = identity.length_bytes;
       const auto whole = os::map_file(old.fd, 0, bytes, false, 0);
       if (whole.address != nullptr) remove_owned_files(segment(whole.address, old.fd, false));
@@ -237,9 +238,13 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
     };
     bool alone = !anybody();
     bool first = false;  // one first comer at a time; it keeps the byte, which nobody asks for while somebody is a member
-    for (int waits = 0; alone && !options.read_only && !first && waits < 2000; ++waits) {
-      first = os::try_lock_byte(fd, member_lock_position, true);
-      if (!first) os::sleep_ns(1'000'000);
+    for (int waits = 0; alone && !options.read_only && !first; ++waits) {
+      const int why = os::lock_byte(fd, member_lock_position);
+      first = why == 0;
+      if (first) break;
+      if (why != EAGAIN) return undo(refuse_path(why, "can't lock the segment of", name));
+      if (waits == first_comer_patience_ms) return undo(refuse(errc::heap_in_use, "\"{}\" is being looked at or repaired by another process; try again when it is done", name));
+      os::sleep_ns(1'000'000);
       alone = !anybody();
     }
     if (alone && first) undo_journal(heap->segment_);
@@ -395,6 +400,45 @@ result<void> local_heap::destroy(std::string_view name) {
   }
   heap->close();
   return done;
+}
+
+result<repair_report> local_heap::repair(std::string_view name) {
+  ANNEX_TRY(check_heap_name(name));
+  const std::string path = segment_path(name);
+  const os::open_result file = os::open_file(path.c_str(), true);
+  if (file.error == ENOENT || file.error == ENOTDIR) return refuse_os(errc::no_such_heap, file.error, "no heap named \"{}\" in {}; `annex ls` shows those there are", name, directory());
+  if (file.fd < 0) return refuse_path(file.error, "can't open", path);
+  auto work = [&]() -> result<repair_report> {
+    os::file_identity identity;
+    if (const int why = os::identify(file.fd, &identity); why != 0) return refuse_path(why, "can't look at the segment of", name);
+    if (identity.length_bytes < sizeof(segment_header)) return refuse(errc::corrupt, "the segment of \"{}\" has {} bytes, less than its header; nothing can be rebuilt from it", name, identity.length_bytes);
+    const auto head = os::map_file(file.fd, 0, sizeof(segment_header), false, 0);
+    if (head.address == nullptr) return refuse_path(head.error, "can't map the segment of", name);
+    segment_header h;
+    std::memcpy(&h, head.address, sizeof h);
+    os::unmap(head.address, sizeof(segment_header));
+    ANNEX_TRY(check_header(h, identity.length_bytes));
+    if (h.state.load(std::memory_order_relaxed) != segment_ready) return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name);
+    // The first comer's byte keeps those who find nobody out; who is a member already must go first.
+    if (os::lock_byte(file.fd, member_lock_position) != 0) return refuse(errc::heap_in_use, "\"{}\" is being attached or repaired by another process; try again when it is done", name);
+    const auto whole = os::map_file(file.fd, 0, h.reserve_bytes, true, 0);
+    if (whole.address == nullptr) return refuse_path(whole.error, "can't reserve the address space of the segment of", name);
+    const segment s(whole.address, file.fd, true);
+    result<repair_report> done;
+    u32 member = 0;
+    for (u32 id = 1; id <= h.member_limit && member == 0; ++id)
+      if (os::is_byte_locked(file.fd, member_lock_position + id)) member = id;
+    if (member != 0) {
+      done = refuse(errc::heap_in_use, "\"{}\" is attached by member {} (process {}); repair needs it alone: end that process first", name, member, s.member(member).process_id);
+    } else {
+      undo_journal(s);
+      done = rebuild_indexes(s);
+    }
+    os::unmap(whole.address, h.reserve_bytes);
+    return done;
+  }();
+  os::close_file(file.fd);
+  return work;
 }
 
 result<std::vector<heap_summary>> local_heap::list() {

@@ -47,6 +47,7 @@ class local_heap {
   static result<local_heap*> attach(std::string_view name, const attach_options& options);
   static result<void> destroy(std::string_view name);
   static result<std::vector<heap_summary>> list();
+  static result<repair_report> repair(std::string_view name);
   static local_heap* of(const heap& h) noexcept { return h.internal(); }
   void close() noexcept;
   void become_child() noexcept;   // in a forked child: leave the parent's identity alone
@@ -238,6 +239,8 @@ std::string segment_path(std::string_view name);
 /// Checks a segment nobody vouches for: every number in it is compared with what it may be before it is used. One sentence
 /// per broken invariant. still: threads whose caches do not move; locked: nobody changes anything else.
 void inspect_segment(const segment& s, const std::vector<bool>& still, bool locked, audit_report* report);
+/// Every index anew, from the truth. For one who is alone with the segment and keeps others out.
+repair_report rebuild_indexes(const segment& s);
 
 }  // namespace detail
 }  // namespace annex

@@ -251,6 +251,7 @@ void local_heap::trim_own() noexcept {
     for (u32 i = 1; i < class_count; ++i) release_empty_slabs(*t, *c, i, 0);
   }
   thaw(frozen);
+  release_empty_orphans(*t);
 }
 
 // The pool's zone is being released: its caches go with it, in the same transaction or before.

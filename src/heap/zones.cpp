@@ -6,17 +6,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "heap/local_heap.hpp"
+#include "heap/sanity.hpp"
 #include "platform/os.hpp"
 
 namespace annex::detail {
 namespace {
-
-u32 bucket_of(std::string_view name) noexcept {
-  u64 hash = 0xcbf29ce484222325;
-  for (const char c : name) hash = (hash ^ static_cast<u8>(c)) * 0x100000001b3;
-  return static_cast<u32>((hash ^ hash >> 32) % limits::zone_buckets);
-}
 
 std::string_view kind_name(zone_type type) noexcept { return type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone"; }
 
@@ -35,7 +29,7 @@ zone local_heap::zone_of(const zone_record& z) noexcept {
 }
 
 result<zone_record*> local_heap::find_zone_record(std::string_view name, zone_type type) noexcept {
-  for (chunk_ref ref = zone_chain(segment_, bucket_of(name)); ref != 0; ref = segment_.chunk<zone_record>(ref)->next) {
+  for (chunk_ref ref = zone_chain(segment_, zone_bucket_of(name)); ref != 0; ref = segment_.chunk<zone_record>(ref)->next) {
     auto* z = segment_.chunk<zone_record>(ref);
     if (name != std::string_view(z->name, ::strnlen(z->name, sizeof z->name))) continue;
     if (z->type != type) return refuse(errc::wrong_kind, "\"{}\" is a {}, not a {}", name, kind_name(z->type), kind_name(type));
@@ -62,8 +56,8 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
   for (u32 attempt = 0;; ++attempt) {
     {
       locked t(*this);
-      u32& bucket = segment_.zone_buckets()[bucket_of(name)];
-      const u64 pages = h.zone_pages.load(std::memory_order_relaxed), page = u64{1} << (bucket_of(name) / (limits::zone_buckets / 64));
+      u32& bucket = segment_.zone_buckets()[zone_bucket_of(name)];
+      const u64 pages = h.zone_pages.load(std::memory_order_relaxed), page = u64{1} << (zone_bucket_of(name) / (limits::zone_buckets / 64));
       if ((pages & page) == 0) {
         if (!back_pages(segment_, segment_.offset_of(&bucket), sizeof bucket))
           return refuse(errc::limit_reached, "the annex directory is full: no metadata for zone \"{}\" of \"{}\"", name, name_);
@@ -149,7 +143,7 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   zone_record* z = *found;
   const chunk_ref ref = segment_.ref_of(z);
   if (type == zone_type::pool) release_pool_caches(*t, *z);
-  chunk_ref* link = &segment_.zone_buckets()[bucket_of(name)];
+  chunk_ref* link = &segment_.zone_buckets()[zone_bucket_of(name)];
   while (*link != ref) link = &segment_.chunk<zone_record>(*link)->next;
   t->put(*link, z->next);
   t->put(h.zone_count, h.zone_count - 1);

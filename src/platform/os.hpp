@@ -38,7 +38,8 @@ std::string environment(const char* name);                        // empty when 
 u32 user_id();
 
 // ---- a lock that ends with its holder: one byte of a file, held by an open file description -----------------------------
-bool try_lock_byte(int fd, u64 position, bool exclusive);
+int lock_byte(int fd, u64 position);                               // exclusively, at once; EAGAIN: somebody else has it
+void unlock_byte(int fd, u64 position);
 bool is_byte_locked(int fd, u64 position);                        // by anybody else
 
 // ---- memory ------------------------------------------------------------------------------------------------------------

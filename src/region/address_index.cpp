@@ -7,7 +7,6 @@
 #include <mutex>
 #include <new>
 
-#include "base/report.hpp"
 #include "platform/os.hpp"
 
 namespace annex::address_index {
@@ -15,6 +14,7 @@ namespace {
 
 constexpr u32 root_shift = 30, middle_shift = 21, leaf_shift = 12;
 constexpr u32 address_bits = 47;
+constexpr u64 root_bytes = (u64{1} << (address_bits - root_shift)) * sizeof(u64);
 constexpr u64 is_table = 1;
 
 struct table { std::array<shared_word<u64>, 512> entries{}; };
@@ -27,12 +27,6 @@ struct index_state {
   std::map<u64, reservation> ranges;      // by base
   std::vector<local_region*> all_regions, unused;
   std::vector<table*> tables;             // the levels point to each other with marked words: this is the plain list
-
-  index_state() {
-    const auto space = os::reserve((u64{1} << (address_bits - root_shift)) * sizeof *root, true);
-    ANNEX_ENSURE(space.address != nullptr);
-    root = static_cast<shared_word<u64>*>(space.address);
-  }
 };
 
 // Never destroyed: threads may still free blocks while the program ends.
@@ -106,7 +100,12 @@ result<void> reserve(const void* base, u64 length_bytes) {
     return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", length_bytes, base);
   index_state& s = state();
   std::lock_guard guard(s.mutex);
-  root_of_index.store(s.root, std::memory_order_release);  // sync(root)
+  if (s.root == nullptr) {
+    const auto space = os::reserve(root_bytes, true);
+    if (space.address == nullptr) return refuse_os(errc::os_failure, space.error, "no {} bytes of address space for the index of addresses; raise the limit (ulimit -v)", root_bytes);
+    s.root = static_cast<shared_word<u64>*>(space.address);
+    root_of_index.store(s.root, std::memory_order_release);  // sync(root)
+  }
   auto next = s.ranges.upper_bound(begin);
   auto clash = s.ranges.end();
   if (next != s.ranges.end() && next->first < end) clash = next;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace annex {
 
@@ -49,6 +50,12 @@ result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_
     }
     t.runs.push_back({page * page_bytes, address});
   }
+  return index_runs(std::move(t.runs), length, page_bytes);
+}
+
+result<iova_tables> index_runs(std::vector<iova_run> runs, u64 length, u64 page_bytes) {
+  iova_tables t;
+  t.runs = std::move(runs);
   const u32 count = static_cast<u32>(t.runs.size());
   auto end_of = [&](u32 run) { return run + 1 < count ? t.runs[run + 1].offset : length; };
   t.order.resize(count);

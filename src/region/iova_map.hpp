@@ -42,5 +42,7 @@ struct iova_tables {
 
 /// Errors: bad_iova (an address wraps around), iova_overlap (two pages share one).
 result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_bytes);
+/// Order and index of runs that are sorted by offset. Errors: iova_overlap.
+result<iova_tables> index_runs(std::vector<iova_run> runs, u64 length_bytes, u64 page_bytes);
 
 }  // namespace annex

@@ -11,9 +11,9 @@ u32 claim_member(const segment& s) noexcept {
     member_record& m = s.member(id);
     if (id > h.member_records_used.load(std::memory_order_relaxed) && !back_pages(s, s.offset_of(&m), sizeof m)) return 0;
     if (m.state.load(std::memory_order_acquire) != member_free) continue;
-    if (!os::try_lock_byte(s.fd(), member_lock_position + id, true)) continue;
+    if (os::lock_byte(s.fd(), member_lock_position + id) != 0) continue;
     if (m.state.load(std::memory_order_acquire) != member_free) {  // claimed, and died, in between: for recovery
-      os::try_lock_byte(s.fd(), member_lock_position + id, false);
+      os::unlock_byte(s.fd(), member_lock_position + id);
       continue;
     }
     m.process_id = os::process_id();

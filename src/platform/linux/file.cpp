@@ -18,6 +18,15 @@ namespace {
 
 open_result opened(int fd) { return fd >= 0 ? open_result{fd, 0} : open_result{-1, errno}; }
 
+struct flock one_byte(short type, u64 position) {
+  struct flock lock {};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = static_cast<off_t>(position);
+  lock.l_len = 1;
+  return lock;
+}
+
 std::string descriptor_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
 
 }  // namespace
@@ -137,21 +146,19 @@ std::string environment(const char* name) {
 
 u32 user_id() { return ::getuid(); }
 
-bool try_lock_byte(int fd, u64 position, bool exclusive) {
-  struct flock lock {};
-  lock.l_type = exclusive ? F_WRLCK : F_RDLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = static_cast<off_t>(position);
-  lock.l_len = 1;
-  return repeat([&] { return ::fcntl(fd, F_OFD_SETLK, &lock); }) == 0;
+int lock_byte(int fd, u64 position) {
+  struct flock lock = one_byte(F_WRLCK, position);
+  if (repeat([&] { return ::fcntl(fd, F_OFD_SETLK, &lock); }) == 0) return 0;
+  return errno == EACCES ? EAGAIN : errno;
+}
+
+void unlock_byte(int fd, u64 position) {
+  struct flock lock = one_byte(F_UNLCK, position);
+  ::fcntl(fd, F_OFD_SETLK, &lock);
 }
 
 bool is_byte_locked(int fd, u64 position) {
-  struct flock lock {};
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = static_cast<off_t>(position);
-  lock.l_len = 1;
+  struct flock lock = one_byte(F_WRLCK, position);
   // An error must not read as death: unknown counts as held.
   return repeat([&] { return ::fcntl(fd, F_OFD_GETLK, &lock); }) != 0 || lock.l_type != F_UNLCK;
 }

@@ -58,7 +58,7 @@ struct stretch { u64 begin, end; bool readable, writable; };
 
 // Calls visit for the mappings that touch [begin, end) in order, until it returns false.
 void walk_mappings(u64 begin, u64 end, const std::function<bool(const stretch&)>& visit) {
-  const int fd = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  const int fd = repeat([] { return ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC); });
   if (fd < 0) return;
   bool fast = true;
   for (u64 at = begin; at < end;) {
@@ -162,7 +162,7 @@ u64 page_bytes() {
 }
 
 int physical_runs(const void* address, u64 bytes, u64 page, std::vector<physical_run>* out) {
-  const int fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  const int fd = repeat([] { return ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); });
   if (fd < 0) return errno;
   int why = 0;
   for (u64 offset = 0; offset < bytes; offset += page) {
