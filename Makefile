@@ -4,10 +4,14 @@
 #   make test     installs what is missing, builds, runs every fast test
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
 #   make fuzz     fuzzes for FUZZ_SECONDS (60) a target                                      make bench   measures
+#   make torture  kills every operation after every machine instruction (hours; KILLS=n deaths of each: minutes), then workers
+#                 at random moments for SECONDS (300)                                        make models  checks the models
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz bench format install clean packages
+.PHONY: all demo test asan tsan fuzz torture models bench format install clean packages
 FUZZ_SECONDS ?= 60
+SECONDS ?= 300
+KILLS ?= 0
 JOBS := $(shell nproc)
 
 all: packages
@@ -32,6 +36,14 @@ fuzz:
 	@for target in api_sequence corrupt_segment packet_parser; do \
 	  mkdir -p build/fuzz-found/$$target; \
 	  build/fuzz/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -timeout=20 -print_final_stats=1 build/fuzz-found/$$target fuzz/corpus/$$target || exit 1; done
+
+torture: all
+	build/dev/torture/torture_steps --kills $(KILLS)
+	build/dev/torture/torture_kills --seconds $(SECONDS)
+
+models:
+	@./cmake/install-packages models
+	docs/design/models/check
 
 bench: packages
 	cmake --preset release >/dev/null && cmake --build --preset release

@@ -5,6 +5,8 @@
 #include <random>
 #include <thread>
 
+#include <annex/pool.hpp>
+
 #include "support.hpp"
 
 namespace annex {
@@ -189,6 +191,54 @@ TEST_F(processes, reclaim_dead_frees_by_itself) {
   EXPECT_EQ(h.members().size(), 1u);
   EXPECT_EQ(h.stats().live_blocks, 1u);
   heap::free(kept);
+  expect_sound(h);
+}
+
+TEST_F(processes, the_application_looks_at_the_blocks_of_the_dead_before_they_go) {
+  struct words { std::atomic<u64> wanted{0}; };
+  auto* w = shared_words<words>();
+  heap h = heap_with(4 << 20, {}, "a");
+  must(raw_pool::create(h, "pool", {.object_bytes = 64, .object_count = 10}));
+  child_process child([w] {
+    heap mine = must(heap::attach("a"));
+    for (int i = 0; i < 20; ++i) mine.allocate(1000);
+    for (int i = 0; i < 2; ++i) mine.allocate(100000);
+    auto* wanted = static_cast<char*>(mine.allocate(1000));
+    std::strcpy(wanted, "the last words");
+    w->wanted = static_cast<u64>(mine.handle_of(wanted));
+    must(raw_pool::open(mine, "pool")).take();
+    ::kill(::getpid(), SIGKILL);
+    return 0;
+  });
+  EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
+  member_id dead{};
+  for (const member_summary& m : h.members())
+    if (!m.alive) dead = m.id;
+  int small = 0, large = 0, objects = 0;
+  const auto keep_all = must(h.reap(dead, [&](const block_summary& b) {
+    small += b.kind == block_kind::slab_block;
+    large += b.kind == block_kind::large;
+    objects += b.kind == block_kind::pool_object;
+    EXPECT_EQ(b.holder, dead);
+    return reap_choice::keep;
+  }));
+  EXPECT_EQ(keep_all, 0u);
+  EXPECT_EQ(small, 21);
+  EXPECT_EQ(large, 2);
+  EXPECT_EQ(objects, 1);
+  const auto freed = must(h.reap(dead, [&](const block_summary& b) {
+    heap::free(h.allocate(500));  // the heap can be used meanwhile
+    return static_cast<u64>(b.where) == w->wanted ? reap_choice::keep : reap_choice::free;
+  }));
+  EXPECT_EQ(freed, 23u);
+  auto* words_left = static_cast<char*>(must(h.resolve(handle{w->wanted.load()})));
+  EXPECT_STREQ(words_left, "the last words");
+  EXPECT_EQ(h.members().size(), 2u) << "it still holds one";
+  heap::free(words_left);
+  h.trim();
+  EXPECT_EQ(h.members().size(), 1u) << "the last block went, and its name with it";
+  must(raw_pool::release(h, "pool"));
+  EXPECT_EQ(h.stats().live_blocks, 0u);
   expect_sound(h);
 }
 

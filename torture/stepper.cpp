@@ -1,4 +1,4 @@
-// torture/stepper.cpp - see stepper.hpp. x86-64 only: a breakpoint is the byte 0xcc.
+// torture/stepper.cpp - see stepper.hpp. x86-64 only: the debug registers.
 #include "stepper.hpp"
 
 #include <signal.h>
@@ -117,24 +117,26 @@ path stepper::record(const std::function<void(std::size_t)>& look) {
   return found;
 }
 
+// The debug registers belong to the traced thread alone: another thread of the process does not meet the breakpoint, as it
+// would a byte in the text.
+bool stepper::set_breakpoint(std::uint64_t address) {
+  auto write = [&](std::size_t which, std::uint64_t value) { return ::ptrace(PTRACE_POKEUSER, traced_, offsetof(user, u_debugreg) + which * sizeof(long), value) == 0; };
+  return address != 0 ? write(0, address) && write(7, 1) : write(7, 0);
+}
+
 bool stepper::run_to(std::uint64_t address, std::uint32_t times) {
-  errno = 0;
-  const long word = ::ptrace(PTRACE_PEEKTEXT, traced_, address, nullptr);
-  if (errno != 0) return false;
-  const long broken = (word & ~0xffL) | 0xcc;
-  auto write = [&](long value) { return ::ptrace(PTRACE_POKETEXT, traced_, address, value) == 0; };
   if (instruction_pointer(traced_) == address && --times == 0) return true;
   bool first = instruction_pointer(traced_) == address;
   for (;;) {
     if (first && !step()) return false;  // off the breakpoint's own instruction
     if (instruction_pointer(traced_) != address) {
-      if (!write(broken)) return false;
+      if (!set_breakpoint(address)) return false;
       if (::ptrace(PTRACE_CONT, traced_, nullptr, nullptr) != 0) give_up("PTRACE_CONT");
       int signal = 0;
       if (!wait_for_stop(&signal)) return false;
       if (signal != SIGTRAP) std::fprintf(stderr, "the victim met signal %d\n", signal), std::abort();
-      write(word);
-      ::ptrace(PTRACE_POKEUSER, traced_, offsetof(user, regs) + offsetof(user_regs_struct, rip), address);
+      if (instruction_pointer(traced_) != address) return false;
+      set_breakpoint(0);
     }
     if (--times == 0) return true;
     first = true;

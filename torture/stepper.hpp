@@ -38,7 +38,7 @@ class stepper {
   void finish();
   void kill_now();
   pid_t process() const { return process_; }
-  /// Breakpoints that were never met, because the run differed from the recorded one; the way was stepped then.
+  /// Breakpoints that were never met, because the run differed from the recorded one; the operation had ended then.
   static std::uint64_t detours();
 
   /// To be called by the thread that is to be stepped; stops it.
@@ -48,6 +48,7 @@ class stepper {
  private:
   bool step();
   bool run_to(std::uint64_t address, std::uint32_t times);
+  bool set_breakpoint(std::uint64_t address);
   bool wait_for_stop(int* signal);
   pid_t process_ = 0, traced_ = 0;
   bool ended_ = false;

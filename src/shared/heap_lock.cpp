@@ -10,6 +10,7 @@ namespace {
 
 constexpr int spins_before_sleep = 200;
 constexpr u64 look_again_ns = 2'000'000;
+constexpr u64 complain_after_ns = 1'000'000'000;  // nobody alive and running holds it so long
 
 }  // namespace
 
@@ -42,6 +43,8 @@ transaction::transaction(const segment& s, lock_identity who) noexcept : segment
   u32 seen = 0;
   // sync(heap lock): acquire pairs with the release in the destructor, or with the kernel's exit path of a dead holder
   if (!lock.compare_exchange(seen, mine, std::memory_order_acquire)) {
+    u64 first_look_ns = 0;
+    bool complained = false;
     for (int spins = 0;;) {
       const u32 holder = seen & ~lock_waiters;
       if (holder == 0) {
@@ -63,6 +66,11 @@ transaction::transaction(const segment& s, lock_identity who) noexcept : segment
           break;
         }
         continue;
+      }
+      if (first_look_ns == 0) first_look_ns = os::now_ns();
+      if (!complained && os::now_ns() - first_look_ns > complain_after_ns) {
+        complained = true;
+        annex::log(log_level::warn, "process {} (member {}) has held the lock of heap {} for a second: it is stopped, or starved; continue or kill it", s.member(member).process_id, member, s.header().name);
       }
       if ((seen & lock_waiters) == 0 && !lock.compare_exchange(seen, seen | lock_waiters, std::memory_order_relaxed)) continue;
       os::wait_on(&lock.value, holder | lock_waiters, look_again_ns);

@@ -17,7 +17,9 @@
 //   inside undo                 n is unchanged until the end; undo is idempotent: the next stealer repeats it
 //
 // The fences are for the compiler only (base/shared_word.hpp). A waiter never waits for the dead: it asks the kernel
-// whether the holder lives before it sleeps, and every few milliseconds after.
+// whether the holder lives before it sleeps, and every few milliseconds after. A holder that is stopped (SIGSTOP, a frozen
+// container) in the microsecond it holds the lock is alive: taking it over would let it write into what is others' when it
+// goes on. Who needs the lock waits for it, and says so in the log; hits of the caches go on.
 // One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it.
 #pragma once
 #include "base/report.hpp"
