@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -91,6 +92,7 @@ class watcher {
     const unsigned seed = static_cast<unsigned>(random_());
     process_[w] = ::fork();
     if (process_[w] == 0) {
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
       ::setpriority(PRIO_PROCESS, 0, 0);
       work(*room_, w, seed);
     }

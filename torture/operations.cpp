@@ -183,7 +183,7 @@ std::vector<operation> make_operations() {
                    heap::free_bulk(blocks);
                  }, 20});
   all.push_back({"reallocate, small to small", allocate(100), resize(100, 1000), 2});
-  all.push_back({"reallocate, small to large", allocate(60000), resize(60000, 200000), 2});
+  all.push_back({"reallocate, small to large", allocate(3000), resize(3000, 200000), 2});
   all.push_back({"reallocate, large grows in place", allocate(100000), resize(100000, 200000), 2});
   all.push_back({"reallocate, large shrinks", allocate(300000), resize(300000, 100000), 2});
   // ---- others' blocks

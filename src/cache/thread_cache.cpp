@@ -154,6 +154,21 @@ void flush(const segment& s, region_views& views, thread_cache& c, u32 size_clas
   m.count.store(keep, std::memory_order_relaxed);
 }
 
+void give_back_magazine(const segment& s, region_views& views, magazine& m) noexcept {
+  const u32 n = m.count.load(std::memory_order_relaxed);
+  for (u32 i = 0; i < n && i < magazine_slots; ++i) {
+    local_region& region = views.at(static_cast<u32>(m.entries[i] >> region_shift));
+    const u64 offset = m.entries[i] & offset_mask;
+    slab_record* slab = slab_at(s, region, offset);
+    if (slab == nullptr) continue;
+    const u32 block = block_index_of(offset - (u64{slab->granule} << region.granule_shift), class_reciprocal[slab->size_class]);
+    u64& word = slab->free_words()[block / 64];
+    store_word(word, word | u64{1} << (block % 64));
+  }
+  compiler_fence();  // the blocks are in both places now (rule R2)
+  m.count.store(0, std::memory_order_relaxed);
+}
+
 void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept {
   for (u32 size_class = 1; size_class < class_count; ++size_class) {
     magazine& m = c.magazines[size_class];

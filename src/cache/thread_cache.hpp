@@ -164,6 +164,8 @@ bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept;
 u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept;
 /// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts blocks that were free already.
 void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept;
+/// Every entry into its slab's bitmap, of a thread that is gone: its indexes (counts, partial lists) are not to be trusted.
+void give_back_magazine(const segment& s, region_views& views, magazine& m) noexcept;
 /// Gives back only the entries of one region.
 void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept;
 /// Marks a block free in its slab's bitmap. False: it was free.

@@ -246,12 +246,13 @@ class inspector {
       }
       if (slot.cache == 0) continue;
       const auto* c = s_.chunk<thread_cache>(slot.cache);
-      if (c->slot != i || c->key == 0) continue;  // claimed, not started
+      if (c->slot != i) continue;  // claimed, not started
       if (locked_)
         for (u32 lane = 0; lane < limits::lanes; ++lane) {
           check_list(c->lanes[lane], static_cast<u16>(i), lane, false);
           if (c->lanes[lane] != 0 && (c->used_lanes[lane / 64] >> (lane % 64) & 1) == 0) broken("S4: lane {} of thread {} has slabs, but is not marked", lane, i);
         }
+      if (c->key == 0) continue;  // half recovered, or not started: its lanes count, the rest does not
       const bool is_still = i < still_.size() && still_[i];
       for (u32 k = 1; k < class_count; ++k) {
         const magazine& m = c->magazines[k];

@@ -382,7 +382,7 @@ result<void> local_heap::destroy(std::string_view name) {
         if (first_other == 0) first_other = heap->segment_.member(m).process_id;
       }
     u64 live = 0;
-    frozen_caches frozen = heap->recover_and_freeze(*t);
+    frozen_caches frozen = heap->freeze_all(*t);
     for (const u32 slot : used_region_slots(heap->segment_)) {
       if (heap->views_.record(slot).state.load(std::memory_order_relaxed) == region_free) continue;
       if (heap->has_live_blocks(*t, slot, &frozen)) ++live;

@@ -101,7 +101,9 @@ class local_heap {
   frozen_caches freeze_all(transaction& t) noexcept;
   frozen_caches recover_and_freeze(transaction& t) noexcept;
   void thaw(frozen_caches& frozen) noexcept;
-  void make_orphans(transaction& t, thread_cache& c, u32 region_slot_or_all) noexcept;
+  void make_orphans(transaction& t, thread_cache& c, u32 region_slot) noexcept;
+  void orphan_slab(transaction& t, slab_record* slab, chunk_ref* lane) noexcept;
+  bool orphan_slabs_of_gone(transaction& t, thread_slot& slot, thread_cache& c) noexcept;
   void release_empty_orphans(transaction& t) noexcept;
   void pass_on(transaction& t, slab_record* slab) noexcept;
   slab_record* adopt(transaction& t, u32 size_class, thread_cache& c) noexcept;
@@ -112,6 +114,7 @@ class local_heap {
   void for_each_pool(const std::function<void(const zone_record&, pool_table&)>& visit) noexcept;
   /// A pool needs its objects back from the caches of every thread.
   void recall_pool(pool_table& pool) noexcept;
+  void flush_pool_caches(transaction& t, pool_table& pool, const frozen_caches& frozen) noexcept;
   void take_pool_object_back(transaction& t, pool_table& pool, u32 object) noexcept;
 
   // ---- reap.cpp

@@ -389,6 +389,10 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
       locked t(*this);
       if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
       frozen_caches frozen = recover_and_freeze(*t);
+      if (views_.find(id) != record) {  // recovery lets others in
+        thaw(frozen);
+        return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
+      }
       not_still = frozen.not_still;
       live = has_live_blocks(*t, slot, &frozen);
       thaw(frozen);

@@ -18,8 +18,7 @@ namespace {
 
 constexpr u64 patience_ns = 20'000'000;  // with a thread that is in the middle of an operation: it may be stopped
 constexpr int spins_before_look = 1000;  // then it may be dead
-
-constexpr u32 every_region = ~u32{0};
+constexpr u32 slabs_per_holding = 256;  // of the lock, while others wait for it
 
 }  // namespace
 
@@ -33,6 +32,7 @@ local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
     auto* c = segment_.chunk<thread_cache>(slot.cache);
+    if (c->key == 0) continue;  // not started, or being recovered
     if (c->slot != i || (i != t.slot() && !barrier)) { frozen.not_still += i != t.slot(); continue; }
     if (i != t.slot()) c->frozen.store(frozen_asked, std::memory_order_relaxed);
     frozen.caches.push_back(c);
@@ -108,13 +108,22 @@ void local_heap::repair_cache(thread_cache& c) noexcept {
 
 // ---- slabs without owner -----------------------------------------------------------------------------------------------------
 
-void local_heap::make_orphans(transaction& t, thread_cache& c, u32 only_region) noexcept {
-  segment_header& h = segment_.header();
+// From its thread's lane to the orphans of its class.
+void local_heap::orphan_slab(transaction& t, slab_record* slab, chunk_ref* lane) noexcept {
+  u32& left_behind = segment_.member(slab->member).slabs_orphaned;
+  unlink_slab(t, lane, slab);
+  set_owner(t, views_.at(slab->region), slab, no_owner, false);
+  link_slab(t, &segment_.header().orphans[slab->size_class], slab);
+  t.put(left_behind, left_behind + 1);
+}
+
+// Of one region, from a cache that is held still.
+void local_heap::make_orphans(transaction& t, thread_cache& c, u32 region_slot) noexcept {
   for_each_lane(c, [&](chunk_ref& lane) {
     for (chunk_ref ref = lane; ref != 0;) {
       auto* slab = segment_.chunk<slab_record>(ref);
       ref = slab->lane_next;
-      if (only_region != every_region && slab->region != only_region) continue;
+      if (slab->region != region_slot) continue;
       local_region& region = views_.at(slab->region);
       u32 doubles = 0;
       collect(segment_, slab, &doubles);
@@ -125,10 +134,7 @@ void local_heap::make_orphans(transaction& t, thread_cache& c, u32 only_region) 
         drop_empty_holdings(t, slab);
         release_slab(t, region, slab, &lane);
       } else {
-        unlink_slab(t, &lane, slab);
-        set_owner(t, region, slab, no_owner, false);
-        link_slab(t, &h.orphans[slab->size_class], slab);
-        t.put(segment_.member(slab->member).slabs_orphaned, segment_.member(slab->member).slabs_orphaned + 1);
+        orphan_slab(t, slab, &lane);
       }
       t.commit();
     }
@@ -268,9 +274,13 @@ void local_heap::release_pool_caches(transaction& t, const zone_record& z) noexc
 void local_heap::recall_pool(pool_table& pool) noexcept {
   locked t(*this);
   frozen_caches frozen = recover_and_freeze(*t);
-  for (const thread_cache* c : frozen.caches)
-    if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0) flush_pool_cache(*t, pool, *segment_.chunk<pool_cache>(cache), 0);
+  flush_pool_caches(*t, pool, frozen);
   thaw(frozen);
+}
+
+void local_heap::flush_pool_caches(transaction& t, pool_table& pool, const frozen_caches& frozen) noexcept {
+  for (const thread_cache* c : frozen.caches)
+    if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0) flush_pool_cache(t, pool, *segment_.chunk<pool_cache>(cache), 0);
 }
 
 // ---- threads and members that are gone ----------------------------------------------------------------------------------------------
@@ -295,6 +305,34 @@ void local_heap::return_pool_objects(transaction& t, u32 slot) noexcept {
   });
 }
 
+// The slabs of a thread that is gone, to their regions or the orphans. Others get the lock in between: then it starts again
+// from what is left. False: somebody else has finished it.
+bool local_heap::orphan_slabs_of_gone(transaction& t, thread_slot& slot, thread_cache& c) noexcept {
+  const u64 state = slot.state.load(std::memory_order_relaxed);
+  u32 done = 0;
+  for (u32 lane = 0; lane < limits::lanes; ++lane) {
+    if ((c.used_lanes[lane / 64] >> (lane % 64) & 1) == 0) continue;
+    while (c.lanes[lane] != 0) {
+      auto* slab = segment_.chunk<slab_record>(c.lanes[lane]);
+      u32 doubles = 0;  // both places may have had a block (rule R2): no mistake of the program
+      collect(segment_, slab, &doubles);
+      recount(slab);
+      slab->in_partial = 0;
+      if (slab->free_count == slab->capacity) {
+        drop_empty_holdings(t, slab);
+        release_slab(t, views_.at(slab->region), slab, &c.lanes[lane]);
+      } else {
+        orphan_slab(t, slab, &c.lanes[lane]);
+      }
+      t.commit();
+      if (++done % slabs_per_holding != 0 || !t.let_others_in()) continue;
+      if (t.stole()) repair_frozen(t);
+      if (slot.state.load(std::memory_order_acquire) != state) return false;
+    }
+  }
+  return true;
+}
+
 void local_heap::recover_thread(transaction& t, u32 index, bool dead) noexcept {
   thread_slot& slot = segment_.slot(index);
   const u64 state = slot.state.load(std::memory_order_acquire);
@@ -303,12 +341,13 @@ void local_heap::recover_thread(transaction& t, u32 index, bool dead) noexcept {
   return_pool_objects(t, index);
   if (slot.cache != 0 && segment_.chunk<thread_cache>(slot.cache)->slot == index) {
     auto& c = *segment_.chunk<thread_cache>(slot.cache);
-    repair_cache(c);
-    make_orphans(t, c, every_region);
-    c.key = 0;
+    const bool counted = c.key != 0;
+    c.key = 0;  // its indexes are nobody's any more
     c.frozen.store(frozen_no, std::memory_order_relaxed);
     c.busy.store(0, std::memory_order_relaxed);
-    if (segment_.member(member).threads > 0) t.put(segment_.member(member).threads, segment_.member(member).threads - 1);
+    for (u32 i = 1; i < class_count; ++i) give_back_magazine(segment_, views_, c.magazines[i]);
+    if (counted && segment_.member(member).threads > 0) t.put(segment_.member(member).threads, segment_.member(member).threads - 1);
+    if (!orphan_slabs_of_gone(t, slot, c)) return;
   }
   if (slot.inflight_region_1 != 0 && slot.inflight_region_1 <= segment_.header().region_limit) {  // its caller never saw it
     local_region& region = views_.at(slot.inflight_region_1 - 1);
@@ -369,6 +408,8 @@ void local_heap::recover_dead(transaction& t) noexcept {
     log(log_level::info, "member {} (process {}) of heap {} is dead: taking its caches back", id, segment_.member(id).process_id, name_);
     for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i)
       if (member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)) == id) recover_thread(t, i, true);
+    // Others were let in: one of them may have finished this, and the record be somebody else's.
+    if (segment_.member(id).state.load(std::memory_order_acquire) != member_live || !is_member_gone(segment_, id, member_)) continue;
     recover_member(t, id, true);
     any = true;
     if (has_option(option_reclaim_dead) && segment_.member(id).state.load(std::memory_order_relaxed) == member_dead) free_held_by(t, id, nullptr, nullptr);

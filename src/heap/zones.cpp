@@ -138,11 +138,19 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   segment_header& h = segment_.header();
   locked t(*this);
+  frozen_caches frozen = type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{};
   auto found = find_zone_record(name, type);
+  if (found && type == zone_type::pool) flush_pool_caches(*t, *segment_.chunk<pool_table>((*found)->table), frozen);
+  thaw(frozen);
   if (!found) return std::unexpected(found.error());
   zone_record* z = *found;
   const chunk_ref ref = segment_.ref_of(z);
-  if (type == zone_type::pool) release_pool_caches(*t, *z);
+  if (type == zone_type::pool) {
+    auto* pool = segment_.chunk<pool_table>(z->table);
+    if (const u32 out = pool->object_count - pool->in_bits.load(std::memory_order_relaxed); out != 0)
+      return refuse(errc::blocks_live, "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead members first", out, pool->object_count, name);
+    release_pool_caches(*t, *z);
+  }
   chunk_ref* link = &segment_.zone_buckets()[zone_bucket_of(name)];
   while (*link != ref) link = &segment_.chunk<zone_record>(*link)->next;
   t->put(*link, z->next);

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int spins_before_sleep = 200;
 constexpr u64 look_again_ns = 2'000'000;
+constexpr u64 time_for_others_ns = 50'000;        // a woken waiter has to come first
 constexpr u64 complain_after_ns = 1'000'000'000;  // nobody alive and running holds it so long
 
 }  // namespace
@@ -37,9 +38,14 @@ void undo_journal(const segment& s) noexcept {
   compiler_fence();
 }
 
-transaction::transaction(const segment& s, lock_identity who) noexcept : segment_(s), who_(who) {
+transaction::transaction(const segment& s, lock_identity who) noexcept : segment_(s), who_(who) { acquire(); }
+transaction::~transaction() { release(); }
+
+void transaction::acquire() noexcept {
+  const segment& s = segment_;
   shared_word<u32>& lock = s.header().lock;
-  const u32 mine = u32{who.slot} + 1;
+  const u32 mine = u32{who_.slot} + 1;
+  stole_ = false;
   u32 seen = 0;
   // sync(heap lock): acquire pairs with the release in the destructor, or with the kernel's exit path of a dead holder
   if (!lock.compare_exchange(seen, mine, std::memory_order_acquire)) {
@@ -59,7 +65,7 @@ transaction::transaction(const segment& s, lock_identity who) noexcept : segment
       const bool known = holder - 1 < s.header().thread_limit;
       const u32 member = known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
       // By the byte alone: a member that is closing has given its record up, but not yet the lock.
-      const bool gone = member == 0 || member > s.header().member_limit || (member != who.member && !os::is_byte_locked(s.fd(), member_lock_position + member));
+      const bool gone = member == 0 || member > s.header().member_limit || (member != who_.member && !os::is_byte_locked(s.fd(), member_lock_position + member));
       if (gone) {
         if (lock.compare_exchange(seen, mine | (seen & lock_waiters), std::memory_order_acquire)) {
           stole_ = true;
@@ -87,12 +93,21 @@ transaction::transaction(const segment& s, lock_identity who) noexcept : segment
   }
 }
 
-transaction::~transaction() {
+void transaction::release() noexcept {
   commit();
   shared_word<u64>& sequence = segment_.header().lock_sequence;
   sequence.store(sequence.load(std::memory_order_relaxed) + 1, std::memory_order_release);  // sync(sequence): even again
   // sync(heap lock): release: the next holder sees all of it
   if ((segment_.header().lock.exchange(0, std::memory_order_release) & lock_waiters) != 0) os::wake_all(&segment_.header().lock.value);
+}
+
+bool transaction::let_others_in() noexcept {
+  commit();
+  if ((segment_.header().lock.load(std::memory_order_relaxed) & lock_waiters) == 0) return false;
+  release();
+  os::sleep_ns(time_for_others_ns);
+  acquire();
+  return true;
 }
 
 void transaction::log(const void* word, u32 bytes) noexcept {

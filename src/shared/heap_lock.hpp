@@ -20,7 +20,8 @@
 // whether the holder lives before it sleeps, and every few milliseconds after. A holder that is stopped (SIGSTOP, a frozen
 // container) in the microsecond it holds the lock is alive: taking it over would let it write into what is others' when it
 // goes on. Who needs the lock waits for it, and says so in the log; hits of the caches go on.
-// One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it.
+// One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it; what takes long
+// (the slabs of a dead thread) lets others in.
 #pragma once
 #include "base/report.hpp"
 #include "shared/liveness.hpp"
@@ -58,12 +59,17 @@ class transaction {
   void commit() noexcept;
   /// Everything put since the last commit has not happened.
   void roll_back() noexcept;
+  /// Commits, and lets those who wait have the lock first, if there are any. True: anything may have changed, and stole()
+  /// tells about the new holding.
+  bool let_others_in() noexcept;
   bool stole() const noexcept { return stole_; }
   const segment& seg() const noexcept { return segment_; }
   u16 slot() const noexcept { return who_.slot; }
   u32 member() const noexcept { return who_.member; }
 
  private:
+  void acquire() noexcept;
+  void release() noexcept;
   void log(const void* word, u32 bytes) noexcept;
   const segment& segment_;
   lock_identity who_;

@@ -83,21 +83,7 @@ result<raw_pool> raw_pool::open(heap& h, std::string_view name) {
 }
 
 result<void> raw_pool::release(heap& h, std::string_view name) {
-  detail::local_heap& heap = *h.internal();
-  ANNEX_TRY(detail::check_zone_name(name));
-  if (heap.is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to release pools", heap.name());
-  if (!heap.ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  pool_table* table = nullptr;  // its memory need not be mapped here
-  {
-    detail::local_heap::locked t(heap);
-    auto record = heap.find_zone_record(name, zone_type::pool);
-    if (!record) return std::unexpected(record.error());
-    table = heap.seg().chunk<pool_table>((*record)->table);
-  }
-  heap.recall_pool(*table);
-  if (const u32 out = table->object_count - table->in_bits.load(std::memory_order_relaxed); out != 0)
-    return refuse(errc::blocks_live, "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead members first", out, table->object_count, name);
-  return heap.release_zone(name, zone_type::pool);
+  return h.internal()->release_zone(name, zone_type::pool);
 }
 
 size_t raw_pool::take_bulk(std::span<void*> objects) noexcept {
