@@ -17,8 +17,8 @@ namespace {
 
 std::atomic<unsigned> count{0}, fail_at{0};
 std::atomic<bool> goes_on{false};
-kind how_it_fails = kind::refused;
-const char* failed_call = nullptr;
+std::atomic<kind> how_it_fails{kind::refused};
+std::atomic<const char*> failed_call{nullptr};
 
 // True: this call is to fail; errno is set. can_be_interrupted: EINTR is among its errors.
 bool is_to_fail(const char* name, int refusal, bool can_be_interrupted) {
