@@ -1,4 +1,5 @@
-// fuzz/corrupt_segment.cpp - attaching to a segment with any bytes in it: refused, or it works; never a crash, never a hang.
+// fuzz/corrupt_segment.cpp - attaching to a segment with any bytes in it, or repairing it first: refused, or it works; never a
+// crash, never a hang; what a repair calls sound is attached.
 //
 // The input patches a good segment: {offset, value} pairs over the bytes that are in use, so that the damage lies where it
 // matters. After an attach that was not refused, the heap is used, audited and looked at.
@@ -113,7 +114,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* input, std::size_t cou
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
   if (::write(fd, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
   ::close(fd);
-  if (auto h = heap::attach("f", {.read_only = read_only})) use(*h);
+  bool is_sound = false;
+  if ((input[0] & 2) != 0)
+    if (const auto repaired = heap::repair("f")) is_sound = repaired->after.holds();
+  auto h = heap::attach("f", {.read_only = read_only});
+  if (h) use(*h);
+  else if (is_sound && h.error().code == errc::corrupt) std::abort();
   (void)heap::list();
   ::unlink(path.c_str());
   return 0;

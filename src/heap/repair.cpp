@@ -79,6 +79,7 @@ class rebuilder {
       if (!is_sane_region(s_, r, slot) || !take(r.granules, u64{r.granule_count} * sizeof(granule_entry)) || !take(r.extents, u64{r.granule_count} * sizeof(extent_entry))) continue;
       rebuild_iovas(r);
       if (r.state.value == region_partial) continue;
+      usable_.insert(slot);
       rebuild_extents(slot);
       if (r.state.value == region_active && r.free_granules != 0) with_memory[slot / 64] |= u64{1} << (slot % 64);
     }
@@ -155,7 +156,13 @@ class rebuilder {
         rebuild_holdings(slab);
       }
       if (kind == granule_zone) zone_extents_[e[at].record] = place{slot, at, length};
-      if (kind == granule_large) ++tallies_[e[at].holder].extents;
+      if (kind == granule_large) {
+        if (e[at].holder > h_.member_limit) {
+          say("{}: the block at granule {} was said to be member {}'s, who is nobody; it is listed under member 1", name, at, e[at].holder);
+          e[at].holder = 1;
+        }
+        ++tallies_[e[at].holder].extents;
+      }
       if (kind != granule_free) ++live;
       else if (!free_runs.empty() && free_runs.back().at + free_runs.back().length == at) {
         say("{}: the free extents at granules {} and {} touched", name, free_runs.back().at, at);
@@ -300,7 +307,7 @@ class rebuilder {
       n = 0;
     }
     for (u32 i = 0; i < n; ++i) {
-      const auto [slab, index] = m.entries[i] >> region_shift < h_.region_limit
+      const auto [slab, index] = usable_.contains(static_cast<u32>(m.entries[i] >> region_shift))
                                      ? find_cached_block(s_, m.entries[i], k, [&](chunk_ref ref) { return slabs_.contains(ref); }) : cached_block{nullptr, 0};
       if (slab == nullptr) {
         say("thread {} kept {:#x}, which is no block of class {}", thread, m.entries[i], k);
@@ -311,6 +318,7 @@ class rebuilder {
       clear_holders(s_, slab, index / 64, bit);
       slab->free_words()[index / 64] |= bit;
     }
+    compiler_fence();  // R2: in the slabs before they leave the magazine
     m.count.value = 0;
     m.capacity = std::min(m.capacity, magazine_slots);
     m.block_bytes = class_bytes[k];
@@ -379,9 +387,12 @@ class rebuilder {
       ++count;
       return true;
     };
-    for (u32 bucket = 0; bucket < limits::zone_buckets; ++bucket)
-      for (chunk_ref* link = s_.zone_buckets() + bucket; *link != 0;) {
-        pages |= u64{1} << (bucket / (limits::zone_buckets / 64));
+    chunk_ref* const buckets = s_.zone_buckets();
+    chunk_ref* const end = buckets + limits::zone_buckets;
+    for (chunk_ref* used = buckets; (used = std::find_if(used, end, [](chunk_ref head) { return head != 0; })) != end; ++used) {
+      const auto bucket = static_cast<u32>(used - buckets);
+      pages |= u64{1} << (bucket / (limits::zone_buckets / 64));
+      for (chunk_ref* link = used; *link != 0;) {
         if (lies_in_arena(s_, *link, sizeof(zone_record)) && restore(*link)) {
           link = &s_.chunk<zone_record>(*link)->next;
           continue;
@@ -389,6 +400,7 @@ class rebuilder {
         say("the chain of zones {} led to something that is no zone", bucket);
         *link = 0;
       }
+    }
     for (const auto& [ref, where] : zone_extents_) {  // in memory, but in no chain
       if (seen.contains(ref) || !lies_in_arena(s_, ref, sizeof(zone_record)) || !restore(ref)) continue;
       auto* z = s_.chunk<zone_record>(ref);
@@ -515,6 +527,7 @@ class rebuilder {
   std::vector<std::pair<u64, u64>> taken_;
   std::map<chunk_ref, place> slabs_, zone_extents_;
   std::map<u32, tally> tallies_;
+  std::unordered_set<u32> usable_;  // slots of regions whose tables were walked
 };
 
 }  // namespace
