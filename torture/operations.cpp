@@ -10,8 +10,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
 #include <memory>
 #include <optional>
+#include <utility>
+
+#include "heap/local_heap.hpp"
 
 namespace annex::torture {
 namespace {
@@ -69,6 +73,24 @@ void remove_extra_regions(survivor& s) {
   });
   for (const region_id r : extra) must(s.own().drain_memory(r, std::chrono::seconds(5)));
 }
+
+// A member that did something and was killed, not stepped.
+template <class Join>
+void die_after_in(const Join& join, const work& what) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    auto own = std::make_unique<books>();
+    heap mine = join();
+    what(mine, *own);
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) fail("a member that was to be killed ended before by itself");
+}
+void die_after(const work& what) { die_after_in([] { return must(heap::attach(heap_name)); }, what); }
+void dead_with_blocks(survivor&) { die_after(allocate(208, 5)); }
+
 void bring_extra(survivor& s) { must(s.own().bring_memory({.length_bytes = 1 << 20})); }
 region_id newest(heap& h) {
   region_id latest{};
@@ -76,19 +98,55 @@ region_id newest(heap& h) {
   return latest;
 }
 
-// A member that did something and was killed, not stepped.
-void die_after(const work& what) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    auto own = std::make_unique<books>();
-    heap mine = must(heap::attach(heap_name));
-    what(mine, *own);
-    ::kill(::getpid(), SIGKILL);
-  }
-  ::waitpid(child, nullptr, 0);
+// ---- a second heap, which comes and goes as a whole
+constexpr const char* second_name = "second";
+const heap_options second_options{.metadata_limit_bytes = std::size_t{64} << 20, .member_limit = 16, .thread_limit = 16, .region_limit = 16, .zone_limit = 16};
+
+// Whether it is there, half gone or not there: its name can be used at once, and nothing of it stays.
+void end_second(survivor&) {
+  if (heap h; auto made = heap::create(second_name, second_options)) h = std::move(*made);
+  else if (made.error().code != errc::name_taken) fail("the name of a heap can't be used again: " + std::string(made.error().message()));
+  must(heap::destroy(second_name));
+  for (const auto& file : std::filesystem::directory_iterator(directory()))
+    if (file.path().filename().string().starts_with(second_name)) fail("a file was left: " + file.path().string());
 }
 
-void dead_with_blocks(survivor&) { die_after(allocate(208, 5)); }
+constexpr int second_blocks = 40;
+constexpr std::size_t second_sizes[] = {64, 1000, 20000, 100000};
+// What a crash of the machine or a stray write could leave: blocks, a zone and a pool, and indexes that don't fit them.
+void damage_second(survivor&) {
+  die_after_in([] { return must(heap::create(second_name, second_options)); }, [](heap& h, books&) {
+    must(h.bring_memory({.length_bytes = 3 << 19}));
+    const zone z = must(h.reserve_zone("blocks", {.size_bytes = second_blocks * sizeof(handle), .zeroed = true}));
+    for (int i = 0; i < second_blocks; ++i) static_cast<handle*>(z.address)[i] = h.handle_of(h.allocate(second_sizes[i % 4]));
+    for (int i = 0; i < second_blocks; i += 2) heap::free(must(h.resolve(std::exchange(static_cast<handle*>(z.address)[i], null_handle))));
+    auto p = must(raw_pool::create(h, "pool", {.object_bytes = 64, .object_count = 20, .cache_objects = 8}));
+    p.give(p.take());
+    const segment& s = h.internal()->seg();
+    region_record& r = s.at<region_record>(s.header().regions_at)[0];
+    --r.free_granules;
+    ++r.live_extents;
+    r.bin_groups = 0;
+    s.header().zone_count = 9;
+    s.header().arena.small_free[5] = 0x7fffffff;
+    ++s.member(1).extents_held;
+  });
+}
+void check_second() {
+  heap h = must(heap::attach(second_name));
+  if (const audit_report report = must(h.audit()); !report.holds()) fail("the repaired heap: " + report.broken.front());
+  const auto* blocks = static_cast<handle*>(must(h.find_zone("blocks")).address);
+  for (int i = 0; i < second_blocks; ++i) {
+    if (i % 2 == 0) continue;
+    if (heap::usable_size(must(h.resolve(blocks[i]))) < second_sizes[i % 4]) fail("a block was lost in the repair");
+    heap::free(must(h.resolve(blocks[i])));
+  }
+  if (must(raw_pool::open(h, "pool")).free_count() != 20) fail("objects of the pool were lost in the repair");
+  must(raw_pool::release(h, "pool"));
+  must(h.release_zone("blocks"));
+  h.trim();
+  if (const heap_stats s = h.stats(); s.live_blocks != 0 || s.free_bytes != s.total_bytes) fail(fmt::format("{} blocks and {} of {} bytes are left of the repaired heap", s.live_blocks, s.free_bytes, s.total_bytes));
+}
 
 struct willing : observer {
   bool refuses = false;
@@ -274,6 +332,18 @@ std::vector<operation> make_operations() {
                    kept_in_victim<observation>::value = must(h.observe(who));
                    who.refuses = true;
                  }, [](heap& h, books&) { if (h.bring_memory({.length_bytes = 1 << 20})) fail("the veto was not heard"); }, 0, {}, {}, remove_extra_regions});
+  // ---- heaps
+  all.push_back({"create a heap", nothing, [](heap&, books&) { (void)must(heap::create(second_name, second_options)); }, 0, {}, {}, end_second});
+  all.push_back({"destroy a heap", nothing, [](heap&, books&) { must(heap::destroy(second_name)); }, 0, [](survivor&) {
+                   heap second = must(heap::create(second_name, second_options));
+                   must(second.bring_memory({.length_bytes = 1 << 20}));
+                 }, {}, end_second});
+  all.push_back({"list heaps", nothing, [](heap&, books&) { (void)must(heap::list()); }, 0});
+  all.push_back({"repair a heap", nothing, [](heap&, books&) { must(heap::repair(second_name)); }, 0, damage_second, {}, [](survivor& s) {
+                   if (const repair_report done = must(heap::repair(second_name)); !done.after.holds()) fail("a second repair leaves " + done.after.broken.front());
+                   check_second();
+                   end_second(s);
+                 }});
   // ---- coming and going
   all.push_back({"attach", nothing, [](heap&, books&) { static heap* const again = new heap(must(heap::attach(heap_name))); (void)again; }, 0});
   all.push_back({"close", both(both(allocate(64, 20), allocate(300000)), free_latest(10)), [](heap& h, books& b) {

@@ -14,6 +14,8 @@
 #include <cstdlib>
 #include <unordered_map>
 
+#include "visible.hpp"
+
 namespace annex::torture {
 namespace {
 
@@ -107,11 +109,15 @@ void stepper::finish() {
 
 path stepper::record(const std::function<void(std::size_t)>& look) {
   path found;
+  visibility sight(process_);
   std::unordered_map<std::uint64_t, std::uint32_t> met;
   do {
-    const std::uint64_t at = instruction_pointer(traced_);
+    user_regs_struct registers;
+    if (::ptrace(PTRACE_GETREGS, traced_, nullptr, &registers) != 0) give_up("PTRACE_GETREGS");
+    const std::uint64_t at = registers.rip;
     found.addresses.push_back(at);
     found.times_met.push_back(++met[at]);
+    found.visible.push_back(sight.is_visible(registers));
     if (look) look(found.length() - 1);
   } while (step());
   return found;

@@ -18,6 +18,7 @@ namespace annex::torture {
 struct path {
   std::vector<std::uint64_t> addresses;
   std::vector<std::uint32_t> times_met;   // how often this address had been met, itself included
+  std::vector<bool> visible;              // it changes what outlives the process (visible.hpp)
   std::size_t length() const { return addresses.size(); }
 };
 

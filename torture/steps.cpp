@@ -1,6 +1,10 @@
 // torture/steps.cpp - kills every operation after every machine instruction of it, and looks at what is left.
 //
-//   torture_steps [--kills N] [--depth D] [--only TEXT]     N deaths spread over each operation; without: after every instruction
+//   torture_steps [--kills N] [--depth D] [--only TEXT] [--invisible]
+//
+// N deaths are spread over each operation; without: at every moment there is. The moments are the beginning and after each
+// instruction that changes something that outlives the process (visible.hpp): after any other, the same bytes are left as
+// before it. --invisible kills after those too, which only takes longer.
 //
 // Three depths: an operation; the one who takes over from a process killed in the middle of an operation; and the one who
 // takes over from that one. See survivor.hpp for what is checked after each death.
@@ -23,7 +27,7 @@
 namespace annex::torture {
 namespace {
 
-struct figures { std::uint64_t operations = 0, kills = 0, instructions = 0; };
+struct figures { std::uint64_t operations = 0, instructions = 0, moments = 0, kills = 0; };
 
 std::unique_ptr<stepper> start(survivor& s, const operation& what) {
   books& book = s.book();
@@ -52,7 +56,7 @@ struct weak_points { std::vector<std::size_t> steps; };
 
 class torturer {
  public:
-  torturer(survivor& s, std::size_t most_kills) : s_(s), most_kills_(most_kills) {}
+  torturer(survivor& s, std::size_t most_kills, bool invisible) : s_(s), most_kills_(most_kills), invisible_(invisible) {}
 
   /// Kills it everywhere. Returns the path, and where a death leaves most to do.
   std::pair<path, weak_points> torture(const operation& what, const std::string& name) {
@@ -69,25 +73,25 @@ class torturer {
     });
     victim->kill_now();
     end(what);
-    const std::size_t n = known.length(), stride = most_kills_ == 0 ? 1 : std::max<std::size_t>(1, n / most_kills_);
-    const std::size_t first = stride == 1 ? 0 : (figures_.operations * 7919) % stride;  // not always the same ones
+    const std::size_t n = known.length();
+    const std::vector<std::size_t> moments = moments_of(known);
+    const std::size_t stride = most_kills_ == 0 ? 1 : std::max<std::size_t>(1, moments.size() / most_kills_);
     std::uint64_t kills = 0;
-    for (std::size_t k = first; k < n; k += stride) {
-      // One string instruction (rep movsb) is many steps at one address, all in the block it fills: three of them will do.
-      if (stride == 1 && k > 3 && known.addresses[k] == known.addresses[k - 3]) continue;
+    for (std::size_t i = stride == 1 ? 0 : (figures_.operations * 7919) % stride; i < moments.size(); i += stride) {  // not always the same ones
       ++kills;
-      where_we_are = fmt::format("{}, after {} of {} instructions", name, k, n);
+      where_we_are = fmt::format("{}, after {} of {} instructions", name, moments[i], n);
       begin(what);
       victim = start(s_, what);
       if (what.meanwhile) what.meanwhile(s_);
-      victim->go_to(known, k);
+      victim->go_to(known, moments[i]);
       victim->kill_now();
       end(what);
     }
     ++figures_.operations;
     figures_.kills += kills;
     figures_.instructions += n;
-    fmt::print("{:<84} {:>8} {:>8}\n", name, n, kills);
+    figures_.moments += moments.size();
+    fmt::print("{:<84} {:>8} {:>8} {:>8}\n", name, n, moments.size(), kills);
     std::fflush(stdout);
     weak_points weak;
     if (!by_depth.empty()) weak.steps.push_back(by_depth.rbegin()->second);
@@ -97,6 +101,17 @@ class torturer {
   const figures& so_far() const { return figures_; }
 
  private:
+  // The numbers of instructions after which to die.
+  std::vector<std::size_t> moments_of(const path& known) const {
+    std::vector<std::size_t> moments;
+    for (std::size_t k = 0; k < known.length(); ++k) {
+      if (k > 0 && !invisible_ && !known.visible[k - 1]) continue;
+      // One string instruction (rep movsb) is many steps at one address, all in the block it fills: three of them will do.
+      if (k > 3 && known.addresses[k] == known.addresses[k - 3]) continue;
+      moments.push_back(k);
+    }
+    return moments;
+  }
   static bool is_anybody_held(const segment& seg) {
     for (u32 i = 0; i < seg.header().thread_slots_used.load(std::memory_order_relaxed); ++i)
       if (const chunk_ref cache = seg.slot(i).cache; cache != 0 && seg.chunk<thread_cache>(cache)->frozen.load(std::memory_order_relaxed) == frozen_held) return true;
@@ -113,6 +128,7 @@ class torturer {
   }
   survivor& s_;
   std::size_t most_kills_;
+  bool invisible_;
   figures figures_;
 };
 
@@ -149,7 +165,7 @@ operation take_over(const operation& first, const path& first_path, std::size_t 
   return what;
 }
 
-void run(std::size_t most_kills, int depth, const std::string& only) {
+void run(std::size_t most_kills, int depth, const std::string& only, bool invisible) {
   const heap_options options{.metadata_limit_bytes = std::size_t{1} << 30, .member_limit = 64, .thread_limit = 64, .region_limit = 64, .zone_limit = 64};
   figures total;
   std::uint64_t longest = 0;
@@ -157,13 +173,14 @@ void run(std::size_t most_kills, int depth, const std::string& only) {
     total.operations += t.so_far().operations;
     total.kills += t.so_far().kills;
     total.instructions += t.so_far().instructions;
+    total.moments += t.so_far().moments;
     longest = std::max(longest, s.longest_wait_ns());
   };
   auto wanted = [&](const std::string& name) { return only.empty() || name.find(only) != name.npos; };
-  fmt::print("{:<84} {:>8} {:>8}\n", "operation", "instr.", "kills");
+  fmt::print("{:<84} {:>8} {:>8} {:>8}\n", "operation", "instr.", "moments", "kills");
   {
     survivor s(options);
-    torturer t(s, most_kills);
+    torturer t(s, most_kills, invisible);
     for (const operation& what : every_operation()) {
       const bool takes_lock = what.name[0] != 'r' || what.name[1] != 'i';  // rings work without it
       const std::string over = fmt::format("take over from: {}", what.name), again = fmt::format("take over from who took over from: {}", what.name);
@@ -183,14 +200,14 @@ void run(std::size_t most_kills, int depth, const std::string& only) {
     heap_options checked = options;
     checked.checked = true;
     survivor s(checked);
-    torturer t(s, most_kills);
+    torturer t(s, most_kills, invisible);
     for (const operation& what : checked_operations())
       if (wanted(what.name)) t.torture(what, what.name);
     add(t, s);
   }
-  fmt::print("\n{} operations of {} instructions, {} kills ({} not where they were planned, the operation having taken another way): every audit held, every byte was accounted for.\n"
+  fmt::print("\n{} operations of {} instructions, {} moments at which a death leaves something else, {} kills ({} not where they were planned, the operation having taken another way): every audit held, every byte was accounted for.\n"
              "The longest a survivor waited for an operation after a death: {:.2f} ms.\n",
-             total.operations, total.instructions, total.kills, stepper::detours(), static_cast<double>(longest) / 1e6);
+             total.operations, total.instructions, total.moments, total.kills, stepper::detours(), static_cast<double>(longest) / 1e6);
 }
 
 }  // namespace
@@ -201,14 +218,16 @@ int main(int argc, char** argv) {
   std::size_t kills = 0;
   int depth = 3;
   std::string only;
-  app.add_option("--kills", kills, "Deaths per operation, spread over it; 0: after every instruction");
+  app.add_option("--kills", kills, "Deaths per operation, spread over it; 0: at every moment");
   app.add_option("--depth", depth, "1: operations; 2: also who takes over; 3: also who takes over from that one")->capture_default_str()->check(CLI::Range(1, 3));
   app.add_option("--only", only, "Only operations whose name contains this");
+  bool invisible = false;
+  app.add_flag("--invisible", invisible, "Also after instructions that change only what dies with the process");
   CLI11_PARSE(app, argc, argv);
   // The tracer and the traced on one CPU: a step costs a fifth.
   cpu_set_t here;
   CPU_ZERO(&here);
   CPU_SET(static_cast<std::size_t>(::sched_getcpu()), &here);
   ::sched_setaffinity(0, sizeof here, &here);
-  annex::torture::run(kills, depth, only);
+  annex::torture::run(kills, depth, only, invisible);
 }
