@@ -195,6 +195,21 @@ TEST_F(adding, many_regions_are_found_as_one) {
   expect_sound(h);
 }
 
+TEST_F(adding, gives_handles_however_often_a_slot_was_used) {
+  heap h = must(heap::create("a", {.region_limit = 1}));
+  mapped_memory m(64 << 10);
+  region_id last{};
+  for (int i = 0; i < 200; ++i) {
+    const region_id r = must(h.add_memory(m.range()));
+    ASSERT_GT(r, last);
+    last = r;
+    void* block = h.allocate(5000);
+    ASSERT_EQ(must(h.resolve(h.handle_of(block))), block) << "region " << static_cast<u32>(r);
+    heap::free(block);
+    must(h.remove_memory(r));
+  }
+}
+
 TEST_F(removing, refuses_while_a_block_is_live_and_goes_on_serving) {
   heap h = heap_with(0);
   mapped_memory m(1 << 20);

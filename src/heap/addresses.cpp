@@ -38,7 +38,7 @@ void* local_heap::address_of(iova address) noexcept {
 handle local_heap::handle_of(const void* p) const noexcept {
   const local_region* region = address_index::find(p);
   if (region == nullptr || region->heap != this) return null_handle;
-  return handle{u64{region->id & 0xfffff} << limits::handle_offset_bits | static_cast<u64>(static_cast<const char*>(p) - region->base)};
+  return handle_at(region->id, static_cast<u64>(static_cast<const char*>(p) - region->base));
 }
 
 result<void*> local_heap::resolve(handle h) {
@@ -47,7 +47,7 @@ result<void*> local_heap::resolve(handle h) {
   if (h == null_handle || id_bits == 0 || slot >= views_.slots()) return refuse(errc::foreign_handle, "{:#x} is no handle of heap \"{}\"", word, name_);
   const region_record& r = views_.record(slot);
   const u32 id = r.id.load(std::memory_order_acquire);
-  if (r.state.load(std::memory_order_acquire) < region_active || (id & 0xfffff) != id_bits)
+  if (r.state.load(std::memory_order_acquire) < region_active || handle_bits_of(id) != id_bits)
     return refuse(errc::stale_handle, "the region of handle {:#x} has been removed", word);
   if (offset >= r.length_bytes) return refuse(errc::foreign_handle, "handle {:#x} points behind region {} of {} bytes", word, id, r.length_bytes);
   auto attached = ensure_attached(slot);

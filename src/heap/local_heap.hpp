@@ -121,7 +121,6 @@ class local_heap {
   result<size_t> reap(u32 member, const std::function<reap_choice(const block_summary&)>& look);
   size_t free_held_by(transaction& t, u32 member, const std::vector<handle>* only, u32* skipped) noexcept;
   std::vector<block_summary> held_by(u32 member);
-  handle handle_at(const local_region& region, u64 offset) const noexcept { return handle{u64{region.id & 0xfffff} << limits::handle_offset_bits | offset}; }
 
   // ---- memory.cpp
   result<region_id> add_memory(const memory_range& range, bool mapped_by_annex, const std::string& owned_path);

@@ -145,8 +145,8 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   {
     locked t(*this);
     u32 candidate = h.next_region_id;
-    for (u32 tries = 0; tries < h.region_limit + limits::region_slots; ++tries, ++candidate) {
-      if (candidate == 0 || candidate % limits::region_slots >= h.region_limit) continue;
+    for (u32 tries = 0; tries < h.region_limit + 2 * limits::region_slots; ++tries, ++candidate) {  // 2: slot 0 has an id that can't be
+      if (handle_bits_of(candidate) == 0 || candidate % limits::region_slots >= h.region_limit) continue;
       if (views_.record(candidate % limits::region_slots).state.load(std::memory_order_relaxed) == region_free) { id = candidate; break; }
     }
     for (const u32 other : used_region_slots(segment_)) {  // the same file, the same IOVAs?
@@ -323,7 +323,7 @@ std::string local_heap::who_holds(u32 slot) {
   std::vector<std::pair<u32, u64>> holders;
   const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
   (void)for_each_block([&](const block_summary& b) {
-    if (static_cast<u64>(b.where) >> limits::handle_offset_bits != (id & 0xfffff)) return;
+    if (static_cast<u64>(b.where) >> limits::handle_offset_bits != handle_bits_of(id)) return;
     ++blocks;
     bytes += b.size_bytes;
     const u32 member = static_cast<u32>(b.holder);

@@ -52,7 +52,7 @@ size_t local_heap::free_held_by(transaction& t, u32 id, const std::vector<handle
       next = granule + region.extents[granule].length;
       const granule_entry g = region.granules[granule];
       const u64 begin = u64{granule} << region.granule_shift;
-      if (g.kind == granule_large && region.extents[granule].holder == id && is_chosen(handle_at(region, begin + u64{region.extents[granule].lead} * 64))) {
+      if (g.kind == granule_large && region.extents[granule].holder == id && is_chosen(handle_at(region.id, begin + u64{region.extents[granule].lead} * 64))) {
         free_extent(t, region, granule);
         ++freed;
         if (region.granules[before].kind == granule_free) granule = before;  // merged with it
@@ -77,7 +77,7 @@ size_t local_heap::free_held_by(transaction& t, u32 id, const std::vector<handle
         theirs &= ~slab->free_words()[w];
         for (u64 rest = only != nullptr ? theirs : 0; rest != 0; rest &= rest - 1) {
           const u32 bit = static_cast<u32>(std::countr_zero(rest));
-          if (!is_chosen(handle_at(region, begin + u64{w * 64 + bit} * class_bytes[slab->size_class]))) theirs &= ~(u64{1} << bit);
+          if (!is_chosen(handle_at(region.id, begin + u64{w * 64 + bit} * class_bytes[slab->size_class]))) theirs &= ~(u64{1} << bit);
         }
         if (theirs == 0) continue;
         freed += static_cast<size_t>(std::popcount(theirs));

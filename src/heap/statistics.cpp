@@ -152,7 +152,7 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
       if (views_.record(slot).state.load(std::memory_order_relaxed) < region_active) continue;
       const local_region& view = views_.at(slot);
       auto add = [&](block_kind kind, u64 offset, u64 bytes, u32 holder) {
-        found.push_back({kind, handle{u64{view.id & 0xfffff} << limits::handle_offset_bits | offset}, view.base != nullptr ? view.base + offset : nullptr, bytes, member_id{holder}});
+        found.push_back({kind, handle_at(view.id, offset), view.base != nullptr ? view.base + offset : nullptr, bytes, member_id{holder}});
       };
       walk_extents(view, [&](u32 granule, u32, u8 kind) {
         const extent_entry& e = view.extents[granule];

@@ -22,7 +22,7 @@ zone local_heap::zone_of(const zone_record& z) noexcept {
   if (z.region_slot == no_region) return found;
   local_region& view = views_.at(z.region_slot);
   found.region = region_id{view.id};
-  found.where = handle{u64{view.id & 0xfffff} << limits::handle_offset_bits | z.offset_bytes};
+  found.where = handle_at(view.id, z.offset_bytes);
   if (view.base != nullptr) found.address = view.base + z.offset_bytes;
   if (const auto bus = view.iovas.at(z.offset_bytes)) found.bus_address = iova{bus->address};
   return found;

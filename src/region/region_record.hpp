@@ -12,6 +12,8 @@
 // then frees the record: no death leaves a file behind.
 // A region's id modulo region_slots is its slot, so an id leads to its record in one step and is never reused.
 #pragma once
+#include <annex/types.hpp>
+
 #include "shared/layout.hpp"
 
 namespace annex {
@@ -78,5 +80,9 @@ struct region_record {
   u8 padding[324];
 };
 static_assert(sizeof(region_record) == 2048);
+
+/// What a handle carries of its region's id; ids for which this is 0 are not given out.
+constexpr u32 handle_bits_of(u32 region_id) noexcept { return region_id & ((1u << (64 - limits::handle_offset_bits)) - 1); }
+constexpr handle handle_at(u32 region_id, u64 offset) noexcept { return handle{u64{handle_bits_of(region_id)} << limits::handle_offset_bits | offset}; }
 
 }  // namespace annex
