@@ -38,7 +38,7 @@ void undo_journal(const segment& s) noexcept {
   compiler_fence();
 }
 
-transaction::transaction(const segment& s, lock_identity who) noexcept : segment_(s), who_(who) { acquire(); }
+transaction::transaction(const segment& s, lock_identity who) noexcept : segment_(s), journal_(s.log()), who_(who) { acquire(); }
 transaction::~transaction() { release(); }
 
 void transaction::acquire() noexcept {
@@ -110,22 +110,9 @@ bool transaction::let_others_in() noexcept {
   return true;
 }
 
-void transaction::log(const void* word, u32 bytes) noexcept {
-  journal& j = segment_.log();
-  const u32 n = j.count.load(std::memory_order_relaxed);
-  ANNEX_ENSURE(n < limits::journal_entries);
-  journal_entry& e = j.entries[n];
-  e.offset_and_bytes = segment_.offset_of(word) << 4 | bytes;
-  e.old_value = 0;
-  std::memcpy(&e.old_value, word, bytes);
-  compiler_fence();
-  j.count.store(n + 1, std::memory_order_relaxed);
-  compiler_fence();
-}
-
 void transaction::commit() noexcept {
   compiler_fence();
-  segment_.log().count.store(0, std::memory_order_relaxed);
+  journal_.count.store(0, std::memory_order_relaxed);
   compiler_fence();
 }
 

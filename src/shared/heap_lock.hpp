@@ -23,6 +23,8 @@
 // One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it; what takes long
 // (the slabs of a dead thread) lets others in.
 #pragma once
+#include <cstring>
+
 #include "base/report.hpp"
 #include "shared/liveness.hpp"
 
@@ -46,13 +48,13 @@ class transaction {
   template <class T>
   void put(T& word, std::type_identity_t<T> value) noexcept {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
-    log(&word, sizeof(T));
+    log(word);
     store_word(word, value);
     compiler_fence();
   }
   template <class T>
   void put(shared_word<T>& word, std::type_identity_t<T> value) noexcept {
-    log(&word, sizeof(T));
+    log(word.value);
     word.store(value, std::memory_order_release);  // sync(published): readers without the lock acquire it
   }
   /// Everything put so far has happened. The lock is kept; a new transaction begins.
@@ -70,8 +72,19 @@ class transaction {
  private:
   void acquire() noexcept;
   void release() noexcept;
-  void log(const void* word, u32 bytes) noexcept;
+  template <class T>
+  void log(const T& word) noexcept {
+    const u32 n = journal_.count.load(std::memory_order_relaxed);
+    ANNEX_ENSURE(n < limits::journal_entries);
+    u64 old = 0;
+    std::memcpy(&old, &word, sizeof word);
+    journal_.entries[n] = {segment_.offset_of(&word) << 4 | sizeof word, old};
+    compiler_fence();
+    journal_.count.store(n + 1, std::memory_order_relaxed);
+    compiler_fence();
+  }
   const segment& segment_;
+  journal& journal_;
   lock_identity who_;
   bool stole_ = false;
 };
