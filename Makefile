@@ -4,8 +4,8 @@
 #   make test     installs what is missing, builds, runs every fast test
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
 #   make fuzz     fuzzes for FUZZ_SECONDS (60) a target                                      make bench   measures
-#   make torture  kills every operation after every machine instruction (hours; KILLS=n deaths of each: minutes), then workers
-#                 at random moments for SECONDS (300)                                        make models  checks the models
+#   make torture  kills every operation wherever a death leaves something else (10 minutes; KILLS=n deaths of each: 2), then
+#                 workers at random moments for SECONDS (300)                                make models  checks the models
 #   make format   make install   make clean
 
 .PHONY: all demo test asan tsan fuzz torture models bench format install clean packages
