@@ -72,6 +72,7 @@ const damage every_damage[] = {
     {"S2", "a block twice in a magazine", [](const segment& s) { cache(s)->magazines[4].entries[1] = cache(s)->magazines[4].entries[0]; }},
     {"Z1", "a zone count that is wrong", [](const segment& s) { s.header().zone_count = 9; }},
     {"Z1", "a zone without its extent", [](const segment& s) { zone_named(s, zone_type::plain)->granule += 1; }},
+    {"Z1", "a zone with a pool's table", [](const segment& s) { zone_named(s, zone_type::plain)->table = 0x7fffffff; }},
     {"R1", "regions behind the last slot", [](const segment& s) { s.header().region_slots_used = 1; }},
     {"E2", "two free extents that touch", [](const segment& s) {
        const u32 at = first_free(s), length = extents_of(s)[at].length;

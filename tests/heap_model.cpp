@@ -22,7 +22,8 @@ std::size_t pick_size(choices& c) {
 
 }  // namespace
 
-heap_model::heap_model(heap& h, char* arena, std::size_t arena_bytes) : heap_(h), arena_(arena), arena_bytes_(arena_bytes) {}
+heap_model::heap_model(heap& h, char* arena, std::size_t arena_bytes, std::size_t region_limit)
+    : heap_(h), arena_(arena), arena_bytes_(arena_bytes), region_limit_(region_limit) {}
 
 std::string heap_model::note(void* p, std::size_t size, std::size_t align, bool is_zone, std::string name) {
   char* const at = static_cast<char*>(p);
@@ -51,7 +52,8 @@ std::string heap_model::step(choices& c) {
     if (next_base_ + bytes > arena_bytes_) next_base_ = 0;
     const auto added_here = heap_.add_memory({.base = arena_ + next_base_, .length_bytes = bytes, .access = touch::none});
     const bool clash = std::any_of(regions_.begin(), regions_.end(), [&](const added& r) { return arena_ + next_base_ < r.base + r.bytes && r.base < arena_ + next_base_ + bytes; });
-    if (clash == added_here.has_value()) return fmt::format("adding {} bytes at {}: {}", bytes, next_base_, clash ? "overlap accepted" : added_here.error().text);
+    const bool full = regions_.size() == region_limit_;
+    if ((clash || full) == added_here.has_value()) return fmt::format("adding {} bytes at {}: {}", bytes, next_base_, clash ? "overlap accepted" : full ? "a region too many accepted" : added_here.error().text);
     if (added_here) regions_.push_back({*added_here, arena_ + next_base_, bytes});
     next_base_ += bytes + page;
     return {};

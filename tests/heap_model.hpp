@@ -20,7 +20,7 @@ struct choices {
 class heap_model {
  public:
   /// Memory: regions of these sizes, brought and taken away by turns.
-  heap_model(heap& h, char* arena, std::size_t arena_bytes);
+  heap_model(heap& h, char* arena, std::size_t arena_bytes, std::size_t region_limit = heap_options{}.region_limit);
   /// One operation; a sentence when heap and model disagree.
   std::string step(choices& c);
   /// Audit, statistics and the model agree; a sentence when not.
@@ -35,7 +35,7 @@ class heap_model {
   std::string drop(std::map<char*, live_one>::iterator at);
   heap& heap_;
   char* arena_;
-  std::size_t arena_bytes_, next_base_ = 0;
+  std::size_t arena_bytes_, region_limit_, next_base_ = 0;
   std::map<char*, live_one> live_;
   std::vector<char*> order_;     // live blocks that are no zones, for choosing one
   std::vector<std::string> zones_;

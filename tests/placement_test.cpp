@@ -51,6 +51,36 @@ TEST_F(placing, alignment_holds_in_a_region_that_begins_anywhere) {
   expect_sound(h);
 }
 
+TEST_F(placing, a_larger_block_serves_only_where_it_is_as_asked) {
+  heap h = heap_with(0);
+  mapped_memory m(1 << 20);
+  std::vector<iova> iovas;  // no two pages follow each other
+  for (std::size_t page = 0; page < m.size() / 4096; ++page) iovas.push_back(iova{0x100000000 + page * 8192});
+  memory_range r = m.range();
+  r.page_iovas = iovas;
+  must(h.add_memory(r));
+  std::vector<void*> large, rest;
+  while (void* block = h.allocate(7168)) large.push_back(block);
+  while (void* block = h.allocate(4096)) rest.push_back(block);
+  for (std::size_t i = 0; i < large.size(); i += 2) heap::free(large[i]);
+  int served = 0;
+  auto take_all = [&](const placement& p, std::size_t unit) {
+    std::vector<void*> taken;
+    while (void* block = h.allocate(p)) {
+      const auto first = reinterpret_cast<u64>(block);
+      EXPECT_EQ(first / unit, (first + p.size_bytes - 1) / unit) << p.size_bytes << " bytes at " << block;
+      taken.push_back(block);
+    }
+    served += static_cast<int>(taken.size());
+    heap::free_bulk(taken);
+  };
+  take_all({.size_bytes = 3581, .boundary_bytes = 16384}, 16384);
+  take_all({.size_bytes = 3581, .boundary_bytes = 4096}, 4096);
+  take_all({.size_bytes = 3000, .align_bytes = 16, .iova_contiguous = true}, 4096);
+  EXPECT_GT(served, 0) << "no larger block served at all";
+  expect_sound(h);
+}
+
 TEST_F(placing, a_boundary_is_not_crossed) {
   heap h = heap_with(512 << 20);
   std::mt19937 random(7);

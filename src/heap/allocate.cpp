@@ -17,6 +17,13 @@
 namespace annex::detail {
 namespace {
 
+// For a block of another class than the one the placement was made for.
+bool meets(const placement& p, const void* block) noexcept {
+  const u64 at = reinterpret_cast<u64>(block);
+  const auto crosses = [&](u64 boundary) { return at / boundary != (at + p.size_bytes - 1) / boundary; };
+  return at % p.align_bytes == 0 && (p.boundary_bytes == 0 || !crosses(p.boundary_bytes)) && (!p.iova_contiguous || !crosses(limits::smallest_page_bytes));
+}
+
 bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
 
 }  // namespace
@@ -139,7 +146,7 @@ void* local_heap::allocate_class(u32 size_class, const placement& p) noexcept {
   // A larger block that is free serves better than none.
   for (u32 larger = size_class + 1; larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
     if (void* block = take_block(*c, larger)) {
-      if ((reinterpret_cast<u64>(block) & (p.align_bytes - 1)) == 0) return block;
+      if (meets(p, block)) return block;
       free(block);
     }
   return explain(explanation::cause::no_fit, p);

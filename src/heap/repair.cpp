@@ -364,6 +364,11 @@ class rebuilder {
     std::unordered_set<chunk_ref> seen;
     auto restore = [&](chunk_ref ref) {
       auto* z = s_.chunk<zone_record>(ref);
+      if (z->type == zone_type::plain && (z->table != 0 || z->table_bytes != 0)) {
+        say("a plain zone had a table, which only pools and rings have");
+        z->table = 0;
+        z->table_bytes = 0;
+      }
       if (!is_sane_zone(*z)) return false;
       if (const auto found = zone_extents_.find(ref); found != zone_extents_.end()) {
         const place& p = found->second;
