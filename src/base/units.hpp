@@ -20,6 +20,9 @@ constexpr u64 align_up(u64 value, u64 alignment) noexcept { return (value + alig
 constexpr u64 divide_up(u64 value, u64 divisor) noexcept { return (value + divisor - 1) / divisor; }
 constexpr u32 log2_floor(u64 value) noexcept { return 63u - static_cast<u32>(std::countl_zero(value)); }
 
+/// True when a multiple of boundary (a power of two) lies inside [begin, begin + bytes), not at its start.
+constexpr bool crosses(u64 begin, u64 bytes, u64 boundary) noexcept { return ((begin ^ (begin + bytes - 1)) & ~(boundary - 1)) != 0; }
+
 /// True when a + b does not fit; otherwise *sum is set.
 constexpr bool add_overflows(u64 a, u64 b, u64* sum) noexcept { return __builtin_add_overflow(a, b, sum); }
 constexpr bool multiply_overflows(u64 a, u64 b, u64* product) noexcept { return __builtin_mul_overflow(a, b, product); }

@@ -21,8 +21,6 @@ u32 next_used_bin(const region_record& r, u32 from) noexcept {
   return next * 8 + static_cast<u32>(std::countr_zero(static_cast<u32>(r.bin_bits[next])));
 }
 
-bool crosses(u64 begin, u64 bytes, u64 boundary) noexcept { return ((begin ^ (begin + bytes - 1)) & ~(boundary - 1)) != 0; }
-
 }  // namespace
 
 void extents::set_kind(transaction& t, u32 granule, granule_kind kind) noexcept {

@@ -20,8 +20,8 @@ namespace {
 // For a block of another class than the one the placement was made for.
 bool meets(const placement& p, const void* block) noexcept {
   const u64 at = reinterpret_cast<u64>(block);
-  const auto crosses = [&](u64 boundary) { return at / boundary != (at + p.size_bytes - 1) / boundary; };
-  return at % p.align_bytes == 0 && (p.boundary_bytes == 0 || !crosses(p.boundary_bytes)) && (!p.iova_contiguous || !crosses(limits::smallest_page_bytes));
+  return at % p.align_bytes == 0 && (p.boundary_bytes == 0 || !crosses(at, p.size_bytes, p.boundary_bytes)) &&
+         (!p.iova_contiguous || !crosses(at, p.size_bytes, limits::smallest_page_bytes));
 }
 
 bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
