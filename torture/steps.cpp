@@ -66,9 +66,7 @@ class torturer {
     const segment& seg = s_.own().internal()->seg();
     std::map<u32, std::size_t> by_depth;
     std::size_t held_still = 0;
-    begin(what);
-    auto victim = start(s_, what);
-    if (what.meanwhile) what.meanwhile(s_);
+    auto victim = begin(what);
     path known = victim->record([&](std::size_t step) {
       if (const u32 depth = seg.log().count.load(std::memory_order_relaxed); depth != 0) by_depth[depth] = step;
       if (held_still == 0 && is_anybody_held(seg)) held_still = step + 40;
@@ -102,9 +100,7 @@ class torturer {
   // False: it was killed elsewhere, because the operation took another way this time.
   bool kill_at(const operation& what, const path& known, std::size_t moment) {
     const std::uint64_t detours = stepper::detours();
-    begin(what);
-    auto victim = start(s_, what);
-    if (what.meanwhile) what.meanwhile(s_);
+    auto victim = begin(what);
     victim->go_to(known, moment);
     victim->kill_now();
     end(what);
@@ -116,7 +112,8 @@ class torturer {
     for (std::size_t k = 0; k < known.length(); ++k) {
       if (k > 0 && !invisible_ && !known.visible[k - 1]) continue;
       // One string instruction (rep movsb) is many steps at one address, all in the block it fills: three of them will do.
-      if (k > 3 && known.addresses[k] == known.addresses[k - 3]) continue;
+      const auto at = known.addresses.begin() + static_cast<std::ptrdiff_t>(k);
+      if (k > 3 && std::all_of(at - 3, at, [&](std::uint64_t before) { return before == *at; })) continue;
       moments.push_back(k);
     }
     return moments;
@@ -126,9 +123,13 @@ class torturer {
       if (const chunk_ref cache = seg.slot(i).cache; cache != 0 && seg.chunk<thread_cache>(cache)->frozen.load(std::memory_order_relaxed) == frozen_held) return true;
     return false;
   }
-  void begin(const operation& what) {
+  // The victim stands before its operation.
+  std::unique_ptr<stepper> begin(const operation& what) {
     s_.set_the_scene();
     if (what.before) what.before(s_);
+    auto victim = start(s_, what);
+    if (what.meanwhile) what.meanwhile(s_);
+    return victim;
   }
   void end(const operation& what) {
     s_.go_on_at_once();
