@@ -1,0 +1,86 @@
+// bench/main.cpp - annex and its peers in one run.
+//
+// jemalloc, opened beside glibc's malloc, needs more static thread-local memory than the loader keeps by default; the loader is
+// told through its environment, so the program starts itself again with that set.
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <regex>
+
+#include "peers.hpp"
+#include "report.hpp"
+#include "workloads.hpp"
+
+namespace {
+
+void start_with_room_for_thread_locals(char** arguments) {
+  constexpr const char* name = "GLIBC_TUNABLES";
+  if (std::getenv(name) != nullptr) return;
+  ::setenv(name, "glibc.rtld.optional_static_tls=16384", 1);
+  ::execv("/proc/self/exe", arguments);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  using namespace annex::bench;
+  start_with_room_for_thread_locals(arguments);
+  CLI::App app{"Runs annex and the allocators it is judged against, in turns, and prints medians, quartiles and ratios."};
+  std::string filter = ".*", json_file, html_file;
+  run_options options;
+  bool list = false;
+  app.add_option("--filter", filter, "workloads whose name contains a match of this regular expression");
+  app.add_option("--rounds", options.rounds, "how often each peer has its turn")->check(CLI::Range(1, 1000))->capture_default_str();
+  app.add_option("--json", json_file, "write everything there ('-': standard output, and nothing else)");
+  app.add_option("--html", html_file, "write a page of plots there");
+  app.add_flag("--list", list, "print the workloads and end");
+  CLI11_PARSE(app, count, arguments);
+
+  std::vector<workload> all, chosen;
+  add_block_workloads(&all);
+  add_thread_workloads(&all);
+  add_trace_workloads(&all);
+  add_object_workloads(&all);
+  add_memory_workloads(&all);
+  add_space_workloads(&all);
+  try {
+    const std::regex wanted(filter);
+    for (workload& w : all)
+      if (std::regex_search(w.name, wanted)) chosen.push_back(std::move(w));
+  } catch (const std::regex_error&) {
+    fmt::print(stderr, "--filter: \"{}\" is no regular expression\n", filter);
+    return 2;
+  }
+  if (chosen.empty()) {
+    fmt::print(stderr, "--filter: no workload matches \"{}\"; --list shows them\n", filter);
+    return 2;
+  }
+  if (list) {
+    for (const workload& w : chosen) fmt::print("{:<22}{}\n", w.name, w.about);
+    return 0;
+  }
+  const bool quiet = json_file == "-";
+  const std::string machine = machine_words();
+  if (!quiet) {
+    fmt::print("{}; {} rounds\n", machine, options.rounds);
+    for (const std::string& missing : missing_peers()) fmt::print("not here: {}\n", missing);
+    options.report = [](const workload_result& r) {
+      fmt::print("{}", lines_of(r));
+      std::fflush(stdout);
+    };
+  }
+  const auto results = run(chosen, options);
+  const auto verdicts = judge(results);
+  if (!quiet) fmt::print("{}", table_of(verdicts));
+  if (!json_file.empty()) {
+    const std::string text = json_of(results, verdicts, machine).dump(1) + "\n";
+    if (quiet) fmt::print("{}", text);
+    else std::ofstream(json_file) << text;
+  }
+  if (!html_file.empty()) std::ofstream(html_file) << page_of(results, verdicts, machine);
+  return 0;
+}
