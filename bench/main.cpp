@@ -30,10 +30,11 @@ int main(int count, char** arguments) {
   using namespace annex::bench;
   start_with_room_for_thread_locals(arguments);
   CLI::App app{"Runs annex and the allocators it is judged against, in turns, and prints medians, quartiles and ratios."};
-  std::string filter = ".*", json_file, html_file;
+  std::string filter = ".*", peers = ".*", json_file, html_file;
   run_options options;
   bool list = false;
   app.add_option("--filter", filter, "workloads whose name contains a match of this regular expression");
+  app.add_option("--peers", peers, "only these peers: a regular expression as well");
   app.add_option("--rounds", options.rounds, "how often each peer has its turn")->check(CLI::Range(1, 1000))->capture_default_str();
   app.add_option("--json", json_file, "write everything there ('-': standard output, and nothing else)");
   app.add_option("--html", html_file, "write a page of plots there");
@@ -48,15 +49,17 @@ int main(int count, char** arguments) {
   add_memory_workloads(&all);
   add_space_workloads(&all);
   try {
-    const std::regex wanted(filter);
-    for (workload& w : all)
-      if (std::regex_search(w.name, wanted)) chosen.push_back(std::move(w));
+    const std::regex wanted(filter), wanted_peers(peers);
+    for (workload& w : all) {
+      std::erase_if(w.cells, [&](const cell& c) { return !std::regex_search(c.peer, wanted_peers); });
+      if (std::regex_search(w.name, wanted) && !w.cells.empty()) chosen.push_back(std::move(w));
+    }
   } catch (const std::regex_error&) {
-    fmt::print(stderr, "--filter: \"{}\" is no regular expression\n", filter);
+    fmt::print(stderr, "--filter \"{}\" or --peers \"{}\" is no regular expression\n", filter, peers);
     return 2;
   }
   if (chosen.empty()) {
-    fmt::print(stderr, "--filter: no workload matches \"{}\"; --list shows them\n", filter);
+    fmt::print(stderr, "nothing matches --filter \"{}\" and --peers \"{}\"; --list shows the workloads\n", filter, peers);
     return 2;
   }
   if (list) {

@@ -66,10 +66,20 @@ result<void> heap::detach_memory(region_id r) { return impl_->detach_memory(r); 
 result<void> heap::prefault(region_id r, unsigned threads, const std::function<void(std::uint64_t, std::uint64_t)>& progress) { return impl_->prefault(r, threads, progress); }
 void heap::synchronize() { impl_->synchronize(); }
 
+// Everything but a hit in the cache this thread used last: kept out of the way so that the hit needs no stack.
+[[gnu::noinline]] static void* allocate_elsewhere(local_heap& h, std::size_t size_bytes) noexcept {
+  if (this_thread.heap_number != h.number() && size_bytes - 1 < limits::largest_slab_block_bytes)
+    if (thread_cache* c = turn_to(h.index(), h.number()))
+      if (void* block = nullptr; take_cached(c, h.views().bases(), class_of(size_bytes), &block)) return block;
+  return h.allocate(size_bytes);
+}
+
 void* heap::allocate(std::size_t size_bytes) noexcept {
-  if (size_bytes - 1 < limits::largest_slab_block_bytes) [[likely]]
-    if (void* block = take_cached(impl_->index(), impl_->views().bases(), class_of(size_bytes))) [[likely]] return block;
-  return impl_->allocate(size_bytes);
+  local_heap& h = *impl_;
+  if (size_bytes - 1 >= limits::largest_slab_block_bytes || this_thread.heap_number != h.number()) [[unlikely]] return allocate_elsewhere(h, size_bytes);
+  void* block = nullptr;
+  if (!take_cached(this_thread.cache, h.views().bases(), class_of(size_bytes), &block)) [[unlikely]] return allocate_elsewhere(h, size_bytes);
+  return block;
 }
 void* heap::allocate(const placement& p) noexcept { return impl_->allocate(p); }
 std::size_t heap::allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept { return impl_->allocate_bulk(size_bytes, blocks); }

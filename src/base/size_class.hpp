@@ -30,12 +30,16 @@ inline constexpr auto class_bytes = [] {
   return bytes;
 }();
 
-inline constexpr u64 class_table_bytes = 1024;
-inline constexpr auto class_table = [] {  // by ceil(bytes / 16), bytes up to 1024: one load on the fast path
-  std::array<u8, class_table_bytes / 16 + 1> table{};
-  for (u32 i = 0; i < table.size(); ++i) {
-    u32 c = 1;
-    while (class_bytes[c] < i * 16) ++c;
+// One load on the fast path: by ceil(bytes / 16) up to 1024 bytes, by ceil(bytes / 256) above.
+inline constexpr u64 fine_table_bytes = 1024, fine_step = 16, coarse_step = 256;
+inline constexpr u64 fine_entries = fine_table_bytes / fine_step + 1;
+inline constexpr auto class_table = [] {
+  std::array<u8, fine_entries + limits::largest_slab_block_bytes / coarse_step + 1> table{};
+  u32 c = 1;
+  for (u64 i = 0; i < table.size(); ++i) {
+    const u64 bytes = i < fine_entries ? i * fine_step : (i - fine_entries) * coarse_step;
+    if (i == fine_entries) c = 1;
+    while (class_bytes[c] < bytes) ++c;
     table[i] = static_cast<u8>(c);
   }
   return table;
@@ -43,7 +47,7 @@ inline constexpr auto class_table = [] {  // by ceil(bytes / 16), bytes up to 10
 
 /// bytes up to largest_slab_block_bytes; 0 counts as 1.
 constexpr u32 class_of(u64 bytes) noexcept {
-  return bytes <= class_table_bytes ? class_table[(bytes + 15) / 16] : class_of_above_128(bytes);
+  return class_table[bytes <= fine_table_bytes ? (bytes + fine_step - 1) / fine_step : fine_entries + (bytes + coarse_step - 1) / coarse_step];
 }
 
 /// The smallest class that holds bytes with every block at a multiple of alignment (a power of two up to a page).
@@ -63,6 +67,15 @@ inline constexpr auto class_reciprocal = [] {
 constexpr u32 block_index_of(u64 offset_in_slab, u64 reciprocal) noexcept {
   return static_cast<u32>((offset_in_slab * reciprocal) >> division_shift);
 }
+
+// Whether an offset is a multiple of the class size, by one multiplication: with divisor = 2^64 / size rounded up, exactly the
+// multiples (below 2^32) have a product, modulo 2^64, below the divisor. Source: Lemire, Kaser and Kurz (2019).
+inline constexpr auto class_divisor = [] {
+  std::array<u64, class_count> divisors{};
+  for (u32 c = 1; c < class_count; ++c) divisors[c] = ~u64{0} / class_bytes[c] + 1;
+  return divisors;
+}();
+constexpr bool is_block_start(u64 offset_in_slab, u64 divisor) noexcept { return offset_in_slab * divisor < divisor; }
 
 /// How many bytes a slab of this class should have: at least 16 blocks of the large classes, 64 KiB for the small.
 constexpr u64 slab_bytes_of(u32 size_class, u64 granule_bytes) noexcept {
@@ -88,5 +101,11 @@ static_assert([] {
       if (block_index_of(block * class_bytes[c], class_reciprocal[c]) != block) return false;
   return true;
 }(), "the multiplication divides exactly");
+static_assert([] {
+  for (u32 c = 1; c < class_count; ++c)
+    for (u64 offset = 0; offset < 4 * MiB; offset += offset % 4096 == 0 ? 1 : 1361)
+      if (is_block_start(offset, class_divisor[c]) != (offset % class_bytes[c] == 0)) return false;
+  return true;
+}(), "exactly the multiples are block starts");
 
 }  // namespace annex

@@ -7,6 +7,14 @@ namespace annex {
 
 constinit thread_local thread_state this_thread;
 
+thread_cache* turn_to(u32 heap_index, u64 heap_number) noexcept {
+  thread_cache* const c = cache_of(heap_index);
+  if (c == nullptr) return nullptr;
+  this_thread.heap_number = heap_number;
+  this_thread.cache = c;
+  return c;
+}
+
 namespace {
 
 u64 entry_of(const slab_record& slab, u64 slab_offset, u32 block, u32 block_bytes) noexcept {
@@ -31,14 +39,37 @@ bool set_free(const segment& s, thread_cache& c, slab_record* slab, u32 block) n
   return true;
 }
 
-void free_entry(const segment& s, region_views& views, thread_cache& c, u64 entry, u32* doubles) noexcept {
-  local_region& region = views.at(static_cast<u32>(entry >> region_shift));
-  const u64 offset = entry & offset_mask;
-  slab_record* slab = slab_at(s, region, offset);
-  if (slab == nullptr) { ++*doubles; return; }
-  const u64 in_slab = offset - (u64{slab->granule} << region.granule_shift);
-  if (!set_free(s, c, slab, block_index_of(in_slab, class_reciprocal[slab->size_class]))) ++*doubles;
-}
+// Puts entries back into their slabs. Neighbours in a magazine are often neighbours in a slab, so the slab is looked up
+// only when an entry lies outside the last one.
+class returner {
+ public:
+  returner(const segment& s, region_views& views, thread_cache& c, u32* doubles) noexcept : s_(s), views_(views), cache_(c), doubles_(doubles) {}
+  void give_back(u64 entry) noexcept {
+    if (entry - begin_ >= bytes_ && !find_slab(entry)) {
+      ++*doubles_;
+      return;
+    }
+    if (!set_free(s_, cache_, slab_, block_index_of(entry - begin_, reciprocal_))) ++*doubles_;
+  }
+
+ private:
+  bool find_slab(u64 entry) noexcept {
+    const local_region& region = views_.at(static_cast<u32>(entry >> region_shift));
+    slab_record* const slab = slab_at(s_, region, entry & offset_mask);
+    if (slab == nullptr) return false;
+    slab_ = slab;
+    begin_ = region.entry_base | u64{slab->granule} << region.granule_shift;
+    bytes_ = u64{slab->capacity} * class_bytes[slab->size_class];
+    reciprocal_ = class_reciprocal[slab->size_class];
+    return entry - begin_ < bytes_;
+  }
+  const segment& s_;
+  region_views& views_;
+  thread_cache& cache_;
+  u32* doubles_;
+  slab_record* slab_ = nullptr;
+  u64 begin_ = 0, bytes_ = 0, reciprocal_ = 0;
+};
 
 }  // namespace
 
@@ -57,7 +88,7 @@ void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept {
     m.count.store(0, std::memory_order_relaxed);
     m.capacity = checked ? 0 : first_capacity;
     m.block_bytes = class_bytes[i];
-    m.reciprocal = class_reciprocal[i];
+    m.divisor = class_divisor[i];
     m.empties = 0;
     m.partial = 0;
   }
@@ -91,6 +122,7 @@ void remove_partial(const segment& s, thread_cache& c, slab_record* slab) noexce
 
 bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
   magazine& m = c.magazines[size_class];
+  u64* const entries = c.entries_of(size_class);
   u32 n = m.count.load(std::memory_order_relaxed);
   if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
   const u32 wanted = m.capacity / 2;
@@ -107,7 +139,7 @@ bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
         const u32 bit = 63u - static_cast<u32>(std::countl_zero(rest));  // the highest first: the lowest is handed out first
         rest &= ~(u64{1} << bit);
         taken |= u64{1} << bit;
-        m.entries[n + count++] = entry_of(*slab, offset, w * 64 + bit, m.block_bytes);
+        entries[n + count++] = entry_of(*slab, offset, w * 64 + bit, m.block_bytes);
       }
       n += count;
       compiler_fence();
@@ -147,18 +179,22 @@ void flush(const segment& s, region_views& views, thread_cache& c, u32 size_clas
   const u32 n = m.count.load(std::memory_order_relaxed);
   if (n <= keep) return;
   const u32 flushed = n - keep;
-  for (u32 i = 0; i < flushed; ++i) free_entry(s, views, c, m.entries[i], doubles);
+  u64* const entries = c.entries_of(size_class);
+  returner slabs(s, views, c, doubles);
+  for (u32 i = 0; i < flushed; ++i) slabs.give_back(entries[i]);
   compiler_fence();  // the blocks are in both places now (rule R2)
-  for (u32 i = 0; i < keep; ++i) store_word(m.entries[i], m.entries[flushed + i]);
+  for (u32 i = 0; i < keep; ++i) store_word(entries[i], entries[flushed + i]);
   compiler_fence();
   m.count.store(keep, std::memory_order_relaxed);
 }
 
-void give_back_magazine(const segment& s, region_views& views, magazine& m) noexcept {
+void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class) noexcept {
+  magazine& m = c.magazines[size_class];
+  const u64* const entries = c.entries_of(size_class);
   const u32 n = m.count.load(std::memory_order_relaxed);
   for (u32 i = 0; i < n && i < magazine_slots; ++i) {
-    local_region& region = views.at(static_cast<u32>(m.entries[i] >> region_shift));
-    const u64 offset = m.entries[i] & offset_mask;
+    local_region& region = views.at(static_cast<u32>(entries[i] >> region_shift));
+    const u64 offset = entries[i] & offset_mask;
     slab_record* slab = slab_at(s, region, offset);
     if (slab == nullptr) continue;
     const u32 block = block_index_of(offset - (u64{slab->granule} << region.granule_shift), class_reciprocal[slab->size_class]);
@@ -170,14 +206,16 @@ void give_back_magazine(const segment& s, region_views& views, magazine& m) noex
 }
 
 void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept {
+  returner slabs(s, views, c, doubles);
   for (u32 size_class = 1; size_class < class_count; ++size_class) {
     magazine& m = c.magazines[size_class];
+    u64* const entries = c.entries_of(size_class);
     const u32 n = m.count.load(std::memory_order_relaxed);
     u32 kept = 0;
     for (u32 i = 0; i < n; ++i) {
-      const u64 entry = m.entries[i];
-      if (entry >> region_shift == region_slot) free_entry(s, views, c, entry, doubles);
-      else store_word(m.entries[kept++], entry);
+      const u64 entry = entries[i];
+      if (entry >> region_shift == region_slot) slabs.give_back(entry);
+      else store_word(entries[kept++], entry);
     }
     compiler_fence();
     m.count.store(kept, std::memory_order_relaxed);

@@ -1,6 +1,6 @@
 // cache/thread_cache.hpp - free blocks that one thread keeps, in the segment, so that they come back when it dies.
 //
-//   magazine of a class:  entries[0 … count)   free blocks of this thread's own slabs; the top is handed out next
+//   magazine of a class:  entries_of(class)[0 … count)   free blocks of this thread's own slabs; the top is handed out next
 //
 //   allocate   e = entries[count-1]; fence; count = count-1          <- commit: before it free, after it live
 //   free       entries[count] = e;   fence; count = count+1          <- commit
@@ -33,14 +33,13 @@ constexpr u32 largest_capacity_of(u32 bytes) noexcept { return bytes <= 1 * KiB 
 struct alignas(64) magazine {
   shared_word<u32> count;
   u32 capacity;
+  u64 divisor;                 // class_divisor of base/size_class.hpp
   u32 block_bytes;
   u32 empties;                 // index: slabs of the class without a live block
-  u64 reciprocal;
   chunk_ref partial;           // index: slabs with free blocks
-  u32 padding;
-  u64 entries[magazine_slots]; // region slot << 48 | offset
+  u32 padding[9];
 };
-static_assert(sizeof(magazine) == 1088);
+static_assert(sizeof(magazine) == 64);
 
 enum frozen_state : u32 { frozen_no = 0, frozen_asked = 1, frozen_held = 2 };
 
@@ -55,17 +54,25 @@ struct thread_cache {
   u64 used_lanes[limits::lanes / 64];  // index: a lane without its bit is empty
   chunk_ref lanes[limits::lanes];
   magazine magazines[class_count];
+  u64 entries[class_count * magazine_slots];  // region slot << 48 | offset
+  u64* entries_of(u32 size_class) noexcept { return entries + size_class * magazine_slots; }
+  const u64* entries_of(u32 size_class) const noexcept { return entries + size_class * magazine_slots; }
 };
 
 inline constexpr u32 region_shift = 48;
 inline constexpr u64 offset_mask = (u64{1} << region_shift) - 1;
-inline u32 key_of(granule_entry g) noexcept { return std::bit_cast<u64>(g) & 0xffffff; }
 
-/// What the fast path needs of this thread: its caches by local heap index, and where its last free went.
+/// A region without bytes.
+inline constinit local_region no_place{};
+
+/// What the fast path needs of this thread: its caches by local heap index, the cache it used last and the heap that one is
+/// of (by a number that no two heaps of a process have), and where its last free went.
 struct thread_state {
   thread_cache* const* caches = nullptr;
   u32 cache_count = 0;
-  local_region* last_region = nullptr;
+  u64 heap_number = 0;
+  thread_cache* cache = nullptr;      // there, if heap_number is not 0
+  local_region* last_region = &no_place;
 };
 extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial-exec")]];
 
@@ -73,44 +80,46 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   return heap_index < this_thread.cache_count ? this_thread.caches[heap_index] : nullptr;
 }
 
-/// A block from the thread's magazine; null: take the slow path.
-[[gnu::always_inline]] inline void* take_cached(u32 heap_index, char* const* bases, u32 size_class) noexcept {
-  thread_cache* const c = cache_of(heap_index);
-  if (c == nullptr) [[unlikely]] return nullptr;
+/// The thread uses another heap than the last time. Null: it has no cache there yet.
+[[gnu::noinline]] thread_cache* turn_to(u32 heap_index, u64 heap_number) noexcept;
+
+/// A block from the thread's magazine; false: take the slow path.
+[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u32 size_class, void** block) noexcept {
   c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
   compiler_fence();
   magazine& m = c->magazines[size_class];
   const u32 n = m.count.load(std::memory_order_relaxed);
   if (n == 0 || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen): what the freezer did is seen
     c->busy.store(0, std::memory_order_release);
-    return nullptr;
+    return false;
   }
-  const u64 entry = m.entries[n - 1];
+  const u64 entry = c->entries_of(size_class)[n - 1];
   compiler_fence();
   m.count.store(n - 1, std::memory_order_relaxed);  // commit
   compiler_fence();
   c->busy.store(0, std::memory_order_release);  // sync(busy): the freezer sees all of it
-  return bases[entry >> region_shift] + (entry & offset_mask);
+  *block = bases[entry >> region_shift] + (entry & offset_mask);
+  return true;
 }
 
 /// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also finds out what is wrong.
-[[gnu::always_inline]] inline bool put_cached(const local_region& region, u64 offset, granule_entry g) noexcept {
-  thread_cache* const c = cache_of(region.heap_index);
-  if (c == nullptr || key_of(g) != c->key) [[unlikely]] return false;
+[[gnu::always_inline]] inline bool put_cached(thread_cache* c, const local_region& region, u64 offset, granule_entry g) noexcept {
+  const u64 word = std::bit_cast<u64>(g);  // fields by shifts: the compiler takes the struct apart through memory
+  if ((static_cast<u32>(word) & 0xffffff) != c->key) [[unlikely]] return false;
   c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  const u64 word = std::bit_cast<u64>(g);  // class and distance by shifts: the compiler takes the struct apart through memory
-  magazine& m = c->magazines[word >> 24 & 0xff];
+  const u32 size_class = static_cast<u32>(word >> 24 & 0xff);
+  magazine& m = c->magazines[size_class];
   const u32 n = m.count.load(std::memory_order_relaxed);
-  const u64 entry = u64{region.slot} << region_shift | offset;
-  const u64 in_slab = (offset & ((u64{1} << region.granule_shift) - 1)) + ((word >> 32 & 0xffff) << region.granule_shift);
-  const bool whole_block = u64{block_index_of(in_slab, m.reciprocal)} * m.block_bytes == in_slab;
-  const bool freed_twice = n != 0 && m.entries[n - 1] == entry;
-  if (n >= m.capacity || !whole_block || freed_twice || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)
+  u64* const top = c->entries_of(size_class) + n;
+  const u64 entry = region.entry_base | offset;
+  const u64 in_slab = (offset & region.granule_mask) + ((word >> 32 & 0xffff) << region.granule_shift);
+  // An empty magazine's top is the end of the class below: never this block, or the slow path knows better.
+  if (n >= m.capacity || !is_block_start(in_slab, m.divisor) || top[-1] == entry || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)
     c->busy.store(0, std::memory_order_release);
     return false;
   }
-  m.entries[n] = entry;
+  *top = entry;
   compiler_fence();
   m.count.store(n + 1, std::memory_order_relaxed);  // commit
   compiler_fence();
@@ -165,7 +174,7 @@ u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept;
 /// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts blocks that were free already.
 void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept;
 /// Every entry into its slab's bitmap, of a thread that is gone: its indexes (counts, partial lists) are not to be trusted.
-void give_back_magazine(const segment& s, region_views& views, magazine& m) noexcept;
+void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class) noexcept;
 /// Gives back only the entries of one region.
 void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept;
 /// Marks a block free in its slab's bitmap. False: it was free.

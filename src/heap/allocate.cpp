@@ -24,6 +24,13 @@ bool meets(const placement& p, const void* block) noexcept {
          (!p.iova_contiguous || !crosses(at, p.size_bytes, limits::smallest_page_bytes));
 }
 
+// A block's start in a slab of this class; nothing is known of whether it is live.
+bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcept {
+  const granule_entry g = load_granule(region.granules + (offset >> region.granule_shift));
+  return g.kind == granule_slab && g.size_class == size_class &&
+         is_block_start((offset & region.granule_mask) + (u64{g.distance} << region.granule_shift), class_divisor[size_class]);
+}
+
 bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
 
 }  // namespace
@@ -78,7 +85,7 @@ void* local_heap::take_block(thread_cache& c, u32 size_class) noexcept {
         } else {
           if (m.count.load(std::memory_order_relaxed) == 0 && !refill(segment_, c, size_class)) return nullptr;
           const u32 n = m.count.load(std::memory_order_relaxed);
-          entry = m.entries[n - 1];
+          entry = c.entries_of(size_class)[n - 1];
           compiler_fence();
           m.count.store(n - 1, std::memory_order_relaxed);  // commit
         }
@@ -267,7 +274,7 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
         const u32 n = m.count.load(std::memory_order_relaxed);
         const u32 taken = static_cast<u32>(std::min<size_t>(n, blocks.size() - filled));
         for (u32 i = 0; i < taken; ++i) {
-          const u64 entry = m.entries[n - 1 - i];
+          const u64 entry = c->entries_of(size_class)[n - 1 - i];
           blocks[filled + i] = views_.bases()[entry >> region_shift] + (entry & offset_mask);
         }
         compiler_fence();
@@ -291,13 +298,15 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
   }
   placement p;
   p.size_bytes = size_bytes;
-  local_region* region = address_index::find(block);
+  local_region* region = this_thread.last_region;
+  if (static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) region = address_index::find(block);
   if (region == nullptr || region->heap == nullptr) {
     report_misuse("reallocate of an address in no heap", block, nullptr);
     return explain(explanation::cause::bad_request, p);
   }
   local_heap& home = *region->heap;  // the block stays in its heap
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  if (size_bytes <= limits::largest_slab_block_bytes && is_in_class(*region, offset, class_of(size_bytes))) return block;
   const auto live = home.find_block(*region, offset, false);
   if (!live || live->kind == block_kind::zone) {
     report_misuse("reallocate of what is no live block", block, region);
@@ -313,9 +322,13 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
     if (size_bytes <= room) return block;
     return explain(explanation::cause::no_cpu_access, p);
   }
-  void* moved = home.allocate(size_bytes);
+  void* moved = nullptr;
+  if (size_bytes > limits::largest_slab_block_bytes || this_thread.heap_number != home.number_ ||
+      !take_cached(this_thread.cache, home.views_.bases(), class_of(size_bytes), &moved))
+    moved = home.allocate(size_bytes);
   if (moved == nullptr) return nullptr;
-  if (const local_region* to = address_index::find(moved); to == nullptr || to->access == touch::none) {
+  const bool same_region = static_cast<u64>(static_cast<char*>(moved) - region->base) < region->length_bytes;
+  if (const local_region* to = same_region ? region : address_index::find(moved); to == nullptr || to->access == touch::none) {
     free(moved);
     return explain(explanation::cause::no_cpu_access, p);
   }

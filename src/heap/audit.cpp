@@ -257,10 +257,10 @@ class inspector {
       for (u32 k = 1; k < class_count; ++k) {
         const magazine& m = c->magazines[k];
         const u32 n = m.count.load(std::memory_order_relaxed);
-        if (n > magazine_slots || m.capacity > magazine_slots || m.block_bytes != class_bytes[k] || m.reciprocal != class_reciprocal[k]) { broken("C1: thread {}: the magazine of class {} is impossible", i, k); continue; }
+        if (n > magazine_slots || m.capacity > magazine_slots || m.block_bytes != class_bytes[k] || m.divisor != class_divisor[k]) { broken("C1: thread {}: the magazine of class {} is impossible", i, k); continue; }
         if (locked_) check_partial(m, static_cast<u16>(i), k);
         for (u32 at = 0; at < n; ++at) {
-          const u64 entry = m.entries[at];
+          const u64 entry = c->entries_of(k)[at];
           const u32 region_slot = static_cast<u32>(entry >> region_shift);
           if (!usable_.contains(region_slot)) { broken("C1: thread {} keeps a block of a region that is not there", i); break; }
           const auto [slab, index] = find_cached_block(s_, entry, k, [&](chunk_ref ref) { return slabs_.contains(ref); });

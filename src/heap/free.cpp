@@ -78,28 +78,33 @@ size_t local_heap::usable_size(const void* block) noexcept {
   return live ? live->size_bytes : 0;
 }
 
-// The region of an address that is not in the thread's last one. No heap, so no heap's policy: an address annex never handed
-// out is always a mistake of the program.
-[[gnu::noinline]] static local_region* find_region_or_stop(void* block) noexcept {
-  local_region* region = address_index::find(block);
-  if (region == nullptr || region->heap == nullptr) {
-    char report[256];
-    auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
-    stop_program({report, static_cast<size_t>(end.out - report)});
+// Everything but a block of this thread's own slab in the region and heap of its last free: kept out of the way so that the
+// hit needs no stack. No heap, so no heap's policy: an address annex never handed out is always a mistake of the program.
+void local_heap::free_elsewhere(void* block) noexcept {
+  if (block == nullptr) return;
+  local_region* region = this_thread.last_region;
+  if (static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) {
+    region = address_index::find(block);
+    if (region == nullptr || region->heap == nullptr) {
+      char report[256];
+      auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
+      stop_program({report, static_cast<size_t>(end.out - report)});
+    }
+    this_thread.last_region = region;
   }
-  this_thread.last_region = region;
-  return region;
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
+  thread_cache* c = this_thread.heap_number == region->heap_number ? this_thread.cache : turn_to(region->heap_index, region->heap_number);
+  if (c != nullptr && put_cached(c, *region, offset, g)) return;
+  region->heap->free_in(*region, block);
 }
 
 void local_heap::free(void* block) noexcept {
-  if (block == nullptr) return;
-  local_region* region = this_thread.last_region;
-  if (region == nullptr || static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) [[unlikely]]
-    region = find_region_or_stop(block);
+  const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_elsewhere(block);
   const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
-  if (put_cached(*region, offset, g)) [[likely]] return;
-  region->heap->free_in(*region, block);
+  if (!put_cached(this_thread.cache, *region, offset, g)) [[unlikely]] return free_elsewhere(block);
 }
 
 void local_heap::free_in(local_region& region, void* block) noexcept {
@@ -140,7 +145,7 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
         const u64 entry = u64{region.slot} << region_shift | offset;
         const u32 n = m.count.load(std::memory_order_relaxed);
         freed_twice = (slab->free_words()[index / 64] & bit) != 0 || (slab->remote_words()[index / 64].load(std::memory_order_relaxed) & bit) != 0 ||
-                      (n != 0 && m.entries[n - 1] == entry);
+                      (n != 0 && c->entries_of(size_class)[n - 1] == entry);
         if (freed_twice) break;
         if (g.kind == granule_slab_held) {
           clear_holders(segment_, slab, index / 64, bit);
@@ -157,7 +162,7 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
             else flush(segment_, views_, *c, size_class, m.capacity / 2, &doubles);
           }
           const u32 top = m.count.load(std::memory_order_relaxed);
-          m.entries[top] = entry;
+          c->entries_of(size_class)[top] = entry;
           compiler_fence();
           m.count.store(top + 1, std::memory_order_relaxed);  // commit
         }

@@ -196,6 +196,11 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
   return opened;
 }
 
+u64 local_heap::next_number() noexcept {
+  static std::atomic<u64> numbers{0};
+  return numbers.fetch_add(1, std::memory_order_relaxed) + 1;
+}
+
 result<local_heap*> local_heap::open_segment(int fd, std::string_view name, const attach_options& options, bool created) {
   auto fail = [&](std::unexpected<error> e) {
     os::close_file(fd);
@@ -228,7 +233,7 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
     heap->close();
     return e;
   };
-  if (!heap->views_.open(heap->segment_, heap->index_, heap)) return undo(refuse(errc::os_failure, "no address space for the region tables of \"{}\"", name));
+  if (!heap->views_.open(heap->segment_, heap->index_, heap->number_, heap)) return undo(refuse(errc::os_failure, "no address space for the region tables of \"{}\"", name));
   if (!created) {
     // Nobody alive vouches for the segment: what the last one left open is undone, then everything is inspected.
     auto anybody = [&] {

@@ -57,6 +57,7 @@ class local_heap {
   const segment& seg() const noexcept { return segment_; }
   const std::string& name() const noexcept { return name_; }
   u32 index() const noexcept { return index_; }
+  u64 number() const noexcept { return number_; }
   u32 self() const noexcept { return member_; }
   bool is_read_only() const noexcept { return !segment_.writable(); }
   bool has_option(segment_option option) const noexcept { return (segment_.header().options & option) != 0; }
@@ -177,6 +178,8 @@ class local_heap {
   static explanation last_failure() noexcept;
 
  private:
+  /// 1, 2, …: unlike an index, never used again by this process.
+  static u64 next_number() noexcept;
   friend class locked;
   local_heap() = default;
   ~local_heap() = default;
@@ -195,6 +198,7 @@ class local_heap {
   bool add_slab(thread_cache& c, u32 size_class) noexcept;
   bool zero_if_asked(void* block, const placement& p) noexcept;
   lock_identity identity(std::unique_lock<std::mutex>& service) noexcept;
+  [[gnu::noinline]] static void free_elsewhere(void* block) noexcept;
   void free_in(local_region& region, void* block) noexcept;
   void free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
   void free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept;
@@ -214,6 +218,7 @@ class local_heap {
   segment segment_;
   std::string name_, path_;
   u32 index_ = 0;
+  const u64 number_ = next_number();
   u32 member_ = 0;
   u16 service_slot_ = no_owner;
   std::mutex service_mutex_;

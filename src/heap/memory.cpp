@@ -648,7 +648,7 @@ void local_heap::close_regions() noexcept {
     local_region* view = views_.existing(slot);
     if (view == nullptr) continue;
     detach_view(*view);
-    if (this_thread.last_region == view) this_thread.last_region = nullptr;
+    if (this_thread.last_region == view) this_thread.last_region = &no_place;
     views_.drop(slot);
   }
 }

@@ -345,7 +345,7 @@ void local_heap::recover_thread(transaction& t, u32 index, bool dead) noexcept {
     c.key = 0;  // its indexes are nobody's any more
     c.frozen.store(frozen_no, std::memory_order_relaxed);
     c.busy.store(0, std::memory_order_relaxed);
-    for (u32 i = 1; i < class_count; ++i) give_back_magazine(segment_, views_, c.magazines[i]);
+    for (u32 i = 1; i < class_count; ++i) give_back_magazine(segment_, views_, c, i);
     if (counted && segment_.member(member).threads > 0) t.put(segment_.member(member).threads, segment_.member(member).threads - 1);
     if (!orphan_slabs_of_gone(t, slot, c)) return;
   }

@@ -41,7 +41,7 @@ struct thread_entry {
     }
     for (auto [heap, cache] : mine) heap->leave_thread(cache);
   }
-  void publish() noexcept { this_thread = {caches.data(), static_cast<u32>(caches.size()), this_thread.last_region}; }
+  void publish() noexcept { this_thread = {caches.data(), static_cast<u32>(caches.size()), 0, nullptr, this_thread.last_region}; }
 };
 
 thread_entry& entry_of_this_thread() {
@@ -55,7 +55,8 @@ void in_child() {
   thread_entry& mine = entry_of_this_thread();
   state().threads.assign(1, &mine);
   std::fill(mine.caches.begin(), mine.caches.end(), nullptr);
-  this_thread.last_region = nullptr;
+  mine.publish();
+  this_thread.last_region = &no_place;
   for (detail::local_heap* heap : state().heaps)
     if (heap != nullptr) heap->become_child();
 }

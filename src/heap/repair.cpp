@@ -292,7 +292,7 @@ class rebuilder {
       if (slot.cache == 0) continue;
       auto& c = *s_.chunk<thread_cache>(slot.cache);
       if (c.slot != i) continue;
-      for (u32 k = 1; k < class_count; ++k) empty_magazine(c.magazines[k], i, k);
+      for (u32 k = 1; k < class_count; ++k) empty_magazine(c, i, k);
       std::fill(std::begin(c.lanes), std::end(c.lanes), 0);
       std::fill(std::begin(c.used_lanes), std::end(c.used_lanes), 0);
       c.busy.value = c.frozen.value = 0;
@@ -300,17 +300,19 @@ class rebuilder {
     fix(h_.thread_slots_used, std::max(used, last), "the thread slots that were ever used");
   }
 
-  void empty_magazine(magazine& m, u32 thread, u32 k) {
+  void empty_magazine(thread_cache& c, u32 thread, u32 k) {
+    magazine& m = c.magazines[k];
+    const u64* const entries = c.entries_of(k);
     u32 n = m.count.value;
     if (n > magazine_slots) {
       say("thread {}: {} entries in the magazine of class {} can't be; the blocks it may have kept stay with their holder", thread, n, k);
       n = 0;
     }
     for (u32 i = 0; i < n; ++i) {
-      const auto [slab, index] = usable_.contains(static_cast<u32>(m.entries[i] >> region_shift))
-                                     ? find_cached_block(s_, m.entries[i], k, [&](chunk_ref ref) { return slabs_.contains(ref); }) : cached_block{nullptr, 0};
+      const auto [slab, index] = usable_.contains(static_cast<u32>(entries[i] >> region_shift))
+                                     ? find_cached_block(s_, entries[i], k, [&](chunk_ref ref) { return slabs_.contains(ref); }) : cached_block{nullptr, 0};
       if (slab == nullptr) {
-        say("thread {} kept {:#x}, which is no block of class {}", thread, m.entries[i], k);
+        say("thread {} kept {:#x}, which is no block of class {}", thread, entries[i], k);
         continue;
       }
       const u64 bit = u64{1} << (index % 64);
@@ -322,7 +324,7 @@ class rebuilder {
     m.count.value = 0;
     m.capacity = std::min(m.capacity, magazine_slots);
     m.block_bytes = class_bytes[k];
-    m.reciprocal = class_reciprocal[k];
+    m.divisor = class_divisor[k];
     m.partial = m.empties = 0;
   }
 

@@ -146,7 +146,7 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
     std::vector<u64> cached;
     for (const thread_cache* c : frozen.caches)
       for (u32 k = 1; k < class_count; ++k)
-        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i) cached.push_back(c->magazines[k].entries[i]);
+        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i) cached.push_back(c->entries_of(k)[i]);
     std::sort(cached.begin(), cached.end());
     for (const u32 slot : used_region_slots(segment_)) {
       if (views_.record(slot).state.load(std::memory_order_relaxed) < region_active) continue;
@@ -213,7 +213,7 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
       const auto* c = segment_.chunk<thread_cache>(thread.cache);
       for (u32 k = 1; k < class_count; ++k)
         for (u32 n = 0; n < std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots); ++n) {
-          const u64 entry = c->magazines[k].entries[n], offset = entry & offset_mask;
+          const u64 entry = c->entries_of(k)[n], offset = entry & offset_mask;
           if (entry >> region_shift != slot) continue;
           auto piece = std::upper_bound(pieces.begin(), pieces.end(), offset, [](u64 at, const map_piece& p) { return at < p.offset_bytes; });
           if (piece == pieces.begin()) continue;

@@ -12,6 +12,9 @@ struct alignas(64) local_region {
   char* base = nullptr;
   u64 length_bytes = 0;
   granule_entry* granules = nullptr;   // in the segment
+  u64 heap_number = 0;                 // no two heaps of a process have the same
+  u64 entry_base = 0;                  // slot << 48: what a magazine entry begins with
+  u64 granule_mask = 0;
   u32 granule_shift = 0;
   u32 heap_index = 0;                  // of the thread's cache
   detail::local_heap* heap = nullptr;

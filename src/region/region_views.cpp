@@ -13,6 +13,7 @@ void load_view(const segment& s, region_record& r, local_region& v) noexcept {
   v.granules = s.chunk<granule_entry>(r.granules);
   v.extents = s.chunk<extent_entry>(r.extents);
   v.granule_shift = r.granule_shift;
+  v.granule_mask = low_bits(r.granule_shift);
   v.access = static_cast<touch>(r.access);
   v.heap_id = s.header().heap_id;
   v.tables.open(s, r);
@@ -25,8 +26,9 @@ void remove_owned_file(const region_record& r) noexcept {
   if (r.backing == backing_owned && r.path[0] == '/') os::remove_file_if(r.path, r.device, r.inode);
 }
 
-bool region_views::open(const segment& s, u32 heap_index, detail::local_heap* heap) {
+bool region_views::open(const segment& s, u32 heap_index, u64 heap_number, detail::local_heap* heap) {
   segment_ = &s;
+  heap_number_ = heap_number;
   heap_index_ = heap_index;
   heap_ = heap;
   const u64 bytes = align_up(u64{limits::region_slots} * sizeof(void*), os::page_bytes());
@@ -64,8 +66,10 @@ local_region& region_views::renew(u32 slot) noexcept {
   }
   local_region* made = address_index::make_region();
   made->heap_index = heap_index_;
+  made->heap_number = heap_number_;
   made->heap = heap_;
   made->slot = slot;
+  made->entry_base = u64{slot} << 48;
   load_view(*segment_, r, *made);
   view = made;
   if (slot >= local_slots_.load(std::memory_order_relaxed)) local_slots_.store(slot + 1, std::memory_order_relaxed);

@@ -22,7 +22,7 @@ class region_views {
   region_views& operator=(const region_views&) = delete;
 
   /// False: no address space for the tables.
-  bool open(const segment& s, u32 heap_index, detail::local_heap* heap);
+  bool open(const segment& s, u32 heap_index, u64 heap_number, detail::local_heap* heap);
 
   region_record& record(u32 slot) const noexcept { return segment_->at<region_record>(segment_->header().regions_at)[slot]; }
   /// The view of the region that has this slot now.
@@ -50,6 +50,7 @@ class region_views {
   local_region** views_ = nullptr;
   char** bases_ = nullptr;
   u32 heap_index_ = 0;
+  u64 heap_number_ = 0;
   detail::local_heap* heap_ = nullptr;
   std::atomic<u32> local_slots_{0};
   std::mutex mutex_;
