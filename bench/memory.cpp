@@ -58,7 +58,7 @@ measurement annex_locate(unsigned regions) {
   std::vector<char*> bytes;
   for (unsigned i = 0; i < 4096; ++i) bytes.push_back(space + i * 7919ul % regions * step + i % 4096);
   return {time_per_operation([&](unsigned long count) {
-    for (unsigned long i = 0; i < count; ++i) keep(heap::locate(bytes[i & 4095]));
+    for (unsigned long i = 0; i < count; ++i) keep(heap::locate(bytes[i & 4095])->offset_bytes);
   })};
 }
 

@@ -92,17 +92,27 @@ std::size_t heap::usable_size(const void* block) noexcept { return local_heap::u
 explanation heap::last_failure() noexcept { return local_heap::last_failure(); }
 void heap::trim() noexcept { impl_->trim_own(); }
 
+// Results are made where the caller wants them: a copy would wait for the stores of its halves.
+[[gnu::noinline]] static std::optional<location> locate_with_iova(const local_region& r, std::size_t offset) noexcept {
+  const auto bus = r.iovas.find(offset);
+  return std::optional<location>(std::in_place, heap_id{r.heap_id}, region_id{r.id}, offset, iova{bus.address}, bus.contiguous_bytes);
+}
+
+[[gnu::noinline]] static std::optional<location> locate_far(const void* p) noexcept;
+
+[[gnu::always_inline]] static inline std::optional<location> locate_in(const local_region* r, const void* p) noexcept {
+  const std::size_t offset = static_cast<std::size_t>(static_cast<const char*>(p) - r->base);
+  if (r->iova_run_count != 0) return locate_with_iova(*r, offset);
+  return std::optional<location>(std::in_place, heap_id{r->heap_id}, region_id{r->id}, offset, std::nullopt, r->length_bytes - offset);
+}
+static std::optional<location> locate_far(const void* p) noexcept {
+  const local_region* const r = address_index::find(p);
+  return r != nullptr ? locate_in(r, p) : std::nullopt;
+}
+
 std::optional<location> heap::locate(const void* p) noexcept {
-  const local_region* r = address_index::find(p);
-  if (r == nullptr) return {};
-  location l{heap_id{r->heap_id}, region_id{r->id}, static_cast<std::size_t>(static_cast<const char*>(p) - r->base), {}, 0};
-  if (const auto bus = r->iovas.at(l.offset_bytes)) {
-    l.bus_address = iova{bus->address};
-    l.contiguous_bytes = bus->contiguous_bytes;
-  } else {
-    l.contiguous_bytes = r->length_bytes - l.offset_bytes;
-  }
-  return l;
+  const local_region* const r = address_index::find_near(p);
+  return r != nullptr ? locate_in(r, p) : locate_far(p);
 }
 void* heap::address_of(iova address) const noexcept { return impl_->address_of(address); }
 handle heap::handle_of(const void* p) const noexcept { return impl_->handle_of(p); }

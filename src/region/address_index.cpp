@@ -1,28 +1,19 @@
 // region/address_index.cpp - see address_index.hpp.
 #include "region/address_index.hpp"
 
-#include <array>
-#include <atomic>
 #include <map>
 #include <mutex>
 #include <new>
 
-#include "platform/os.hpp"
-
 namespace annex::address_index {
+
+constinit std::array<shared_word<u64>, u64{1} << (address_bits - root_shift)> root{};
+
 namespace {
-
-constexpr u32 root_shift = 30, middle_shift = 21, leaf_shift = 12;
-constexpr u32 address_bits = 47;
-constexpr u64 root_bytes = (u64{1} << (address_bits - root_shift)) * sizeof(u64);
-constexpr u64 is_table = 1;
-
-struct table { std::array<shared_word<u64>, 512> entries{}; };
 
 struct reservation { u64 end; local_region* region; };
 
 struct index_state {
-  shared_word<u64>* root = nullptr;
   std::mutex mutex;
   std::map<u64, reservation> ranges;      // by base
   std::vector<local_region*> all_regions, unused;
@@ -34,9 +25,7 @@ index_state& state() noexcept {
   static index_state& only = *new index_state;
   return only;
 }
-constinit std::atomic<shared_word<u64>*> root_of_index{nullptr};  // so that find() needs no initialization guard
 
-local_region* region_in(u64 entry) noexcept { return reinterpret_cast<local_region*>(entry); }
 table* table_in(u64 entry) noexcept { return reinterpret_cast<table*>(entry & ~is_table); }
 
 table* new_table();
@@ -68,29 +57,19 @@ table* new_table() {
 
 void fill(u64 begin, u64 end, u64 value) {
   if (end > u64{1} << address_bits) return;  // found through the ordered map
-  fill_level(state().root, root_shift, 0, begin, end, value);
+  fill_level(root.data(), root_shift, 0, begin, end, value);
 }
 
 }  // namespace
 
-local_region* find(const void* address) noexcept {
+local_region* find_far(const void* address) noexcept {
   const u64 at = reinterpret_cast<u64>(address);
-  shared_word<u64>* const root = root_of_index.load(std::memory_order_acquire);  // sync(root)
-  if (root == nullptr) return nullptr;
-  if ((at >> address_bits) != 0) [[unlikely]] {
-    index_state& s = state();
-    std::lock_guard guard(s.mutex);
-    auto after = s.ranges.upper_bound(at);
-    if (after == s.ranges.begin()) return nullptr;
-    const reservation& r = std::prev(after)->second;
-    return at < r.end ? r.region : nullptr;
-  }
-  u64 entry = root[at >> root_shift].load(std::memory_order_acquire);  // sync(index)
-  if ((entry & is_table) != 0) {
-    entry = table_in(entry)->entries[(at >> middle_shift) & 511].load(std::memory_order_acquire);  // sync(index)
-    if ((entry & is_table) != 0) entry = table_in(entry)->entries[(at >> leaf_shift) & 511].load(std::memory_order_acquire);  // sync(index)
-  }
-  return region_in(entry);
+  index_state& s = state();
+  std::lock_guard guard(s.mutex);
+  auto after = s.ranges.upper_bound(at);
+  if (after == s.ranges.begin()) return nullptr;
+  const reservation& r = std::prev(after)->second;
+  return at < r.end ? r.region : nullptr;
 }
 
 result<void> reserve(const void* base, u64 length_bytes) {
@@ -100,12 +79,6 @@ result<void> reserve(const void* base, u64 length_bytes) {
     return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", length_bytes, base);
   index_state& s = state();
   std::lock_guard guard(s.mutex);
-  if (s.root == nullptr) {
-    const auto space = os::reserve(root_bytes, true);
-    if (space.address == nullptr) return refuse_os(errc::os_failure, space.error, "no {} bytes of address space for the index of addresses; raise the limit (ulimit -v)", root_bytes);
-    s.root = static_cast<shared_word<u64>*>(space.address);
-    root_of_index.store(s.root, std::memory_order_release);  // sync(root)
-  }
   auto next = s.ranges.upper_bound(begin);
   auto clash = s.ranges.end();
   if (next != s.ranges.end() && next->first < end) clash = next;

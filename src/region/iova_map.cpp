@@ -19,12 +19,6 @@ u32 iova_map::run_at(u64 offset) const noexcept {
   return low;
 }
 
-std::optional<iova_map::place> iova_map::at(u64 offset) const noexcept {
-  if (run_count == 0) return {};
-  const u32 run = run_at(offset);
-  return place{runs[run].address + (offset - runs[run].offset), end_of(run) - offset, runs[run].offset};
-}
-
 std::optional<u64> iova_map::offset_of(u64 address) const noexcept {
   const u32* end = order + run_count;
   const u32* after = std::upper_bound(order, end, address, [&](u64 a, u32 run) { return a < runs[run].address; });

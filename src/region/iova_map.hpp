@@ -26,7 +26,12 @@ struct iova_map {
   u64 length_bytes = 0;
 
   struct place { u64 address, contiguous_bytes, run_offset; };
-  std::optional<place> at(u64 offset) const noexcept;
+  /// run_count is not 0.
+  place find(u64 offset) const noexcept {
+    const u32 run = run_count == 1 ? 0 : run_at(offset);
+    return place{runs[run].address + (offset - runs[run].offset), end_of(run) - offset, runs[run].offset};
+  }
+  std::optional<place> at(u64 offset) const noexcept { return run_count != 0 ? std::optional(find(offset)) : std::nullopt; }
   std::optional<u64> offset_of(u64 address) const noexcept;
   u32 run_at(u64 offset) const noexcept;
   u64 end_of(u32 run) const noexcept { return run + 1 < run_count ? runs[run + 1].offset : length_bytes; }

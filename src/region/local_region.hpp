@@ -9,17 +9,20 @@ namespace detail { class local_heap; }
 
 /// Objects are never returned to the system, so a stale pointer to one may be read; length_bytes is 0 when it is not in use.
 struct alignas(64) local_region {
+  // One line: all that free() and locate() look at.
   char* base = nullptr;
   u64 length_bytes = 0;
   granule_entry* granules = nullptr;   // in the segment
   u64 heap_number = 0;                 // no two heaps of a process have the same
   u64 entry_base = 0;                  // slot << 48: what a magazine entry begins with
-  u64 granule_mask = 0;
-  u32 granule_shift = 0;
-  u32 heap_index = 0;                  // of the thread's cache
-  detail::local_heap* heap = nullptr;
-  u32 slot = 0, id = 0;
   u64 heap_id = 0;
+  u32 granule_mask = 0, granule_shift = 0;
+  u32 id = 0;
+  u32 iova_run_count = 0;              // as in iovas
+  // The second line.
+  detail::local_heap* heap = nullptr;
+  u32 heap_index = 0;                  // of the thread's cache
+  u32 slot = 0;
   extent_entry* extents = nullptr;
   region_record* record = nullptr;
   iova_map iovas;

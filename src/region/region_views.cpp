@@ -13,11 +13,12 @@ void load_view(const segment& s, region_record& r, local_region& v) noexcept {
   v.granules = s.chunk<granule_entry>(r.granules);
   v.extents = s.chunk<extent_entry>(r.extents);
   v.granule_shift = r.granule_shift;
-  v.granule_mask = low_bits(r.granule_shift);
+  v.granule_mask = static_cast<u32>(low_bits(r.granule_shift));
   v.access = static_cast<touch>(r.access);
   v.heap_id = s.header().heap_id;
   v.tables.open(s, r);
   v.iovas = {};
+  v.iova_run_count = r.iova_run_count;
   if (r.iova_run_count != 0)
     v.iovas = {s.chunk<iova_run>(r.iova_runs), s.chunk<u32>(r.iova_index), s.chunk<u32>(r.iova_order), r.iova_run_count, r.iova_index_shift, r.length_bytes};
 }
