@@ -78,8 +78,8 @@ TEST_F(pools, know_when_an_object_comes_back_twice_or_is_none) {
   EXPECT_EQ(h.stats().misuse_count, 3u);
   void* const same[2] = {other, other};
   p.give_bulk(same);
+  must(raw_pool::release(h, "p"));  // its caches come back: at the latest now
   EXPECT_EQ(h.stats().misuse_count, 4u);
-  EXPECT_EQ(p.free_count(), 100u);
   expect_sound(h);
 }
 

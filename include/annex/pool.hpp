@@ -19,6 +19,8 @@ struct pool_options {
   int numa_node = any_node;
 };
 
+struct pool_access;
+
 /// Untyped pool. Handle of this process; closing it changes nothing.
 class ANNEX_PUBLIC raw_pool {
  public:
@@ -49,8 +51,13 @@ class ANNEX_PUBLIC raw_pool {
   detail::local_heap* heap_ = nullptr;
   void* table_ = nullptr;
   char* base_ = nullptr;
-  std::uint64_t stride_ = 0, reciprocal_ = 0;
-  std::uint32_t count_ = 0, shift_ = 0;
+  std::size_t take_more(std::span<void*> objects) noexcept;
+  void give_each(std::span<void* const> objects) noexcept;
+  void give_odd(const void* address) noexcept;
+  std::uint64_t number_ = 0;  // of this opening: no two of a process are alike
+  std::uint64_t stride_ = 0, reciprocal_ = 0, bytes_ = 0;
+  std::uint32_t count_ = 0, capacity_ = 0;
+  bool has_single_bit_ = false;
 };
 
 /// A pool of T: take constructs, give destroys.

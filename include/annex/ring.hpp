@@ -37,7 +37,7 @@ class ANNEX_PUBLIC ring {
   std::uint64_t count() const noexcept;
 
  private:
-  std::uint64_t take_one(std::uint32_t taker, bool remember) noexcept;
+  std::uint64_t take_remembered() noexcept;
   bool claim_taker() noexcept;
   detail::local_heap* heap_ = nullptr;
   void* table_ = nullptr;

@@ -125,7 +125,7 @@ bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
   u64* const entries = c.entries_of(size_class);
   u32 n = m.count.load(std::memory_order_relaxed);
   if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
-  const u32 wanted = m.capacity / 2;
+  const u32 wanted = std::min(m.capacity / 2, largest_batch);
   u32 doubles = 0;
   while (n < wanted) {
     if (m.partial == 0 && (n != 0 || !collect_lanes(s, c, false, &doubles) || m.partial == 0)) break;
@@ -135,7 +135,7 @@ bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
       const u32 w = static_cast<u32>(std::countr_zero(slab->summary));
       u64 taken = 0;
       u32 count = 0;
-      for (u64 rest = slab->free_words()[w]; rest != 0 && n + count < m.capacity;) {
+      for (u64 rest = slab->free_words()[w]; rest != 0 && n + count < wanted;) {
         const u32 bit = 63u - static_cast<u32>(std::countl_zero(rest));  // the highest first: the lowest is handed out first
         rest &= ~(u64{1} << bit);
         taken |= u64{1} << bit;

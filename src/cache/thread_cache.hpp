@@ -28,6 +28,7 @@ namespace annex {
 
 inline constexpr u32 magazine_slots = 128;
 inline constexpr u32 first_capacity = 8;
+inline constexpr u32 largest_batch = 32;  // blocks moved at once: what the slowest of 10,000 operations takes
 constexpr u32 largest_capacity_of(u32 bytes) noexcept { return bytes <= 1 * KiB ? magazine_slots : bytes <= 8 * KiB ? 64 : 16; }
 
 struct alignas(64) magazine {
@@ -62,6 +63,8 @@ struct thread_cache {
 inline constexpr u32 region_shift = 48;
 inline constexpr u64 offset_mask = (u64{1} << region_shift) - 1;
 
+struct pool_cache;
+
 /// A region without bytes.
 inline constinit local_region no_place{};
 
@@ -73,6 +76,9 @@ struct thread_state {
   u64 heap_number = 0;
   thread_cache* cache = nullptr;      // there, if heap_number is not 0
   local_region* last_region = &no_place;
+  u64 pool_number = 0;                // of the pool it used last, and its caches there
+  pool_cache* pool = nullptr;
+  thread_cache* pool_thread = nullptr;
 };
 extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial-exec")]];
 

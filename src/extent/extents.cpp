@@ -7,6 +7,8 @@
 namespace annex {
 namespace {
 
+constexpr u32 sorted_steps = 16;  // how far a free extent is put in order in its bin
+
 bool bin_is_used(const region_record& r, u32 bin) noexcept { return (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0; }
 
 // The first bin from `from` on that holds an extent; extent_bins: none.
@@ -37,13 +39,19 @@ void extents::count_free(transaction& t, u32 granules) noexcept {
 
 void extents::insert(transaction& t, u32 granule, u32 length) noexcept {
   extent_entry* const e = region_.extents;
-  const u32 bin = bin_of(length), head = record_.bins[bin];
+  const u32 bin = bin_of(length);
+  u32 before = no_extent, after = record_.bins[bin];
+  for (u32 steps = 0; steps < sorted_steps && after != no_extent && after < granule; ++steps) {
+    before = after;
+    after = e[after].next;
+  }
   t.put(e[granule].length, length);
   t.put(e[granule + length - 1].foot, granule);
-  t.put(e[granule].previous, no_extent);
-  t.put(e[granule].next, head);
-  if (head != no_extent) t.put(e[head].previous, granule);
-  t.put(record_.bins[bin], granule);
+  t.put(e[granule].previous, before);
+  t.put(e[granule].next, after);
+  if (after != no_extent) t.put(e[after].previous, granule);
+  if (before != no_extent) t.put(e[before].next, granule);
+  else t.put(record_.bins[bin], granule);
   if (!bin_is_used(record_, bin)) {
     t.put(record_.bin_bits[bin / 8], static_cast<u8>(record_.bin_bits[bin / 8] | 1u << (bin % 8)));
     t.put(record_.bin_groups, record_.bin_groups | u64{1} << (bin / 8));
@@ -139,6 +147,13 @@ std::optional<extent_place> extents::allocate(transaction& t, const extent_reque
       if (const auto offset = place_in(g, q)) return take(t, g, *offset, q);
     return {};
   };
+  // A slab lies as low as it can: what slabs leave behind then lies together, and the rest of the region stays in one piece.
+  if (free_of_constraints && q.kind == granule_slab) {
+    u32 lowest = no_extent;
+    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+      if (record_.bins[bin] < lowest && place_in(record_.bins[bin], q)) lowest = record_.bins[bin];
+    if (lowest != no_extent) return take(t, lowest, offset_of(lowest), q);
+  }
   // Without constraints the first extent of the first bin serves, but for a region whose last granule is cut short.
   if (free_of_constraints) {
     for (u32 bin = next_used_bin(record_, sure); bin < extent_bins; bin = next_used_bin(record_, bin + 1))

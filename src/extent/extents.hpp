@@ -4,7 +4,8 @@
 //            [slab][free: 4    ][large: 2     ][free …
 //   entry     kind  length,foot  length,holder               only first and last granules carry a meaning
 //
-// Free extents lie in bins by length (eight per doubling); two levels of bitmaps find the first bin that must fit.
+// Free extents lie in bins by length (eight per doubling), the lowest first as far as 16 steps go; two levels of bitmaps find
+// the first bin that must fit. A large block takes the shortest that fits, a slab the lowest: docs/design/0006.
 // A request is rounded up to its bin, so the first extent found serves it; if there is none, the one bin below is searched,
 // so nothing that fits is refused. Constraints (alignment, boundary, IOVA contiguity) are tried extent by extent, and a
 // region whose longest IOVA run is too short says no at once.

@@ -329,6 +329,7 @@ class inspector {
     if (!is_sane_pool(s_, z, *pool) || pool->first_word > pool->words)
       return broken("Z1: pool \"{}\" has an impossible table", z.name);
     u64 in_bits = 0, in_caches = 0;
+    std::vector<bool> kept(pool->object_count);
     for (u32 w = 0; w < pool->words; ++w) {
       in_bits += static_cast<u64>(std::popcount(pool->bits()[w]));
       if ((pool->bits()[w] & ~low_bits(std::min<u32>(64, pool->object_count - w * 64))) != 0) broken("Z1: pool \"{}\" has objects beyond its last", z.name);
@@ -342,13 +343,16 @@ class inspector {
       if (cache->count.value > pool_cache_slots || cache->capacity > pool_cache_slots) { broken("Z1: pool \"{}\": the cache of thread {} is impossible", z.name, i); continue; }
       in_caches += cache->count.value;
       for (u32 n = 0; n < cache->count.value; ++n)
-        if (cache->entries[n] >= pool->object_count) { broken("Z1: pool \"{}\": thread {} keeps object {} of {}", z.name, i, cache->entries[n], pool->object_count); break; }
+        if (const u64 at = cache->entries[n]; at / pool->object_bytes >= pool->object_count || at % pool->object_bytes != 0) { broken("Z1: pool \"{}\": thread {} keeps {:#x}, which is no object", z.name, i, at); break; }
+        else kept[at / pool->object_bytes] = true;
     }
     if (locked_ && in_bits + in_caches > pool->object_count) broken("Z1: pool \"{}\" has {} free objects of {}", z.name, in_bits + in_caches, pool->object_count);
     const u16* const holders = pool->holders(h_.thread_limit);
     u64 out = 0;
     for (u32 i = 0; i < pool->object_count; ++i) {
-      if (holders[i] == 0) continue;
+      const bool in_pool = (pool->bits()[i / 64] >> (i % 64) & 1) != 0;
+      if (locked_ && in_pool && holders[i] != 0) { broken("Z2: pool \"{}\": object {} is in it, and with member {}", z.name, i, holders[i]); break; }
+      if (holders[i] == 0 || in_pool || kept[i]) continue;
       ++out;
       if (holders[i] > h_.member_limit) { broken("Z1: pool \"{}\": object {} is held by member {}, who is nobody", z.name, i, holders[i]); break; }
       ++held_[holders[i]].objects;

@@ -159,7 +159,7 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
         } else {
           if (n >= m.capacity) {
             if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
-            else flush(segment_, views_, *c, size_class, m.capacity / 2, &doubles);
+            else flush(segment_, views_, *c, size_class, m.capacity - std::min(m.capacity / 2, largest_batch), &doubles);
           }
           const u32 top = m.count.load(std::memory_order_relaxed);
           c->entries_of(size_class)[top] = entry;

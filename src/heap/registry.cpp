@@ -41,7 +41,7 @@ struct thread_entry {
     }
     for (auto [heap, cache] : mine) heap->leave_thread(cache);
   }
-  void publish() noexcept { this_thread = {caches.data(), static_cast<u32>(caches.size()), 0, nullptr, this_thread.last_region}; }
+  void publish() noexcept { this_thread = {.caches = caches.data(), .cache_count = static_cast<u32>(caches.size()), .last_region = this_thread.last_region}; }
 };
 
 thread_entry& entry_of_this_thread() {

@@ -438,8 +438,8 @@ class rebuilder {
       auto* cache = s_.chunk<pool_cache>(ref);
       cache->capacity = pool_cache_slots;
       for (u32 n = 0; n < std::min(cache->count.value, pool_cache_slots); ++n) {
-        if (cache->entries[n] >= pool->object_count) say("{}: thread {} kept object {} of {}", name, i, cache->entries[n], pool->object_count);
-        else in_cache[cache->entries[n]] = true;
+        if (cache->entries[n] / pool->object_bytes >= pool->object_count || cache->entries[n] % pool->object_bytes != 0) say("{}: thread {} kept {:#x}, which is no object", name, i, cache->entries[n]);
+        else in_cache[cache->entries[n] / pool->object_bytes] = true;
       }
       cache->count.value = 0;
     }

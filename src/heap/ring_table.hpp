@@ -2,11 +2,11 @@
 //
 //   slot p mod N    {position, taker, full?, value}    16 bytes, changed by one compare-and-swap
 //
-//   put    {empty, p} → {full, p, value}               <- commit        then tail: p → p + 1   (anybody may do it)
-//   take   {full, p, value} → {empty, p + N, taker}    <- commit        then head: p → p + 1   (anybody may do it)
+//   put    {empty, p} → {full, p, value}               <- commit        then tail: up to p + 1   (anybody may do it)
+//   take   {full, p, value} → {empty, p + N, taker}    <- commit        then head: up to p + 1   (anybody may do it)
 //
-// The slot, not the counter, is the truth: a process killed after its commit leaves a counter one behind, and the next one
-// that comes along moves it. Positions only grow, so no value is mistaken for an older one.
+// The slot, not the counter, is the truth; the counter says where to begin to look, and follows a burst once, at its end. A
+// process killed after its commits leaves a counter behind, and the next one that comes along goes over it and moves it. Positions only grow, so no value is mistaken for an older one.
 // A taker that wants to be recovered writes what it is about to take into its record first; after its death the slot says
 // whether it was taken. Sources: the idea of helping lagging counters is Tsigas and Zhang's (2001); the record is annex's.
 #pragma once

@@ -266,6 +266,11 @@ std::vector<member_summary> local_heap::members() {
       const u16* const holders = pool.holders(h.thread_limit);
       for (u32 i = 0; i < pool.object_count; ++i)
         if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;  // its bytes are the pool's zone
+      for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {  // what its caches keep is not in its hands
+        const chunk_ref ref = pool.caches()[i];
+        member_summary* m = ref != 0 ? of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire))) : nullptr;
+        if (m != nullptr) m->held_blocks -= std::min<u64>(m->held_blocks, segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed));
+      }
     });
   } else {
     // Without stopping anyone: by slab and extent, so blocks in the middle of a move may be missed.

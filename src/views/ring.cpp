@@ -25,28 +25,9 @@ ring_slot look(const ring_slot& slot) noexcept {
   return seen;
 }
 
-void advance(shared_word<u64>& counter, u64 position) noexcept {
-  counter.compare_exchange(position, position + 1, std::memory_order_acq_rel);  // somebody else may have done it
-}
-
-bool put_one(ring_table& ring, u64 value) noexcept {
-  ring_slot* const slots = ring.slots();
-  for (;;) {
-    const u64 position = ring.tail.load(std::memory_order_acquire);
-    ring_slot& slot = slots[position & (ring.capacity - 1)];
-    const ring_slot seen = look(slot);
-    const u64 at = seen.state >> position_shift;
-    if (at == position && (seen.state & is_full) == 0) {
-      if (!change(slot, seen, {position << position_shift | is_full, value})) continue;  // commit, or somebody was faster
-      advance(ring.tail, position);
-      return true;
-    }
-    if (at + ring.capacity == position && (seen.state & is_full) != 0) {
-      if (ring.tail.load(std::memory_order_acquire) == position) return false;  // still full of the last round
-      continue;
-    }
-    advance(ring.tail, position);  // whoever put it here died before, or has not come to it yet
-  }
+// Every slot before position is past what the counter counts.
+void catch_up(shared_word<u64>& counter, u64 position) noexcept {
+  for (u64 seen = counter.load(std::memory_order_acquire); seen < position && !counter.compare_exchange(seen, position, std::memory_order_acq_rel);) seen = counter.load(std::memory_order_acquire);
 }
 
 }  // namespace
@@ -78,17 +59,39 @@ result<ring> ring::open(heap& h, std::string_view name) {
 
 result<void> ring::release(heap& h, std::string_view name) { return h.internal()->release_zone(name, zone_type::ring); }
 
-bool ring::put(handle value) noexcept { return put_one(table_of(table_), static_cast<u64>(value)); }
-
+// One change() per value is the commit; the counter follows once, since it is only where others begin to look.
 std::size_t ring::put(std::span<const handle> values) noexcept {
+  ring_table& table = table_of(table_);
+  ring_slot* const slots = table.slots();
+  u64 position = table.tail.load(std::memory_order_acquire);
   std::size_t n = 0;
-  while (n < values.size() && put(values[n])) ++n;
+  while (n < values.size()) {
+    ring_slot& slot = slots[position & (table.capacity - 1)];
+    const ring_slot seen = look(slot);
+    const u64 at = seen.state >> position_shift;
+    if (at == position && (seen.state & is_full) == 0) {
+      if (!change(slot, seen, {position << position_shift | is_full, static_cast<u64>(values[n])})) continue;  // commit, or somebody was faster
+      ++n;
+      ++position;
+    } else if (at >= position) {
+      ++position;  // put, perhaps taken: whoever did it died before the counter followed, or has not come to it yet
+    } else {       // still full of the last round
+      catch_up(table.tail, position);
+      const u64 now = table.tail.load(std::memory_order_acquire);
+      if (now == position) return n;
+      position = now;
+    }
+  }
+  catch_up(table.tail, position);
   return n;
 }
 
-std::uint64_t ring::take_one(std::uint32_t taker, bool remember) noexcept {
+bool ring::put(handle value) noexcept { return put(std::span<const handle>(&value, 1)) == 1; }
+
+std::uint64_t ring::take_remembered() noexcept {
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
+  ring_taker& mine = table.takers[taker_ - 1];
   for (;;) {
     const u64 position = table.head.load(std::memory_order_acquire);
     ring_slot& slot = slots[position & (table.capacity - 1)];
@@ -96,35 +99,50 @@ std::uint64_t ring::take_one(std::uint32_t taker, bool remember) noexcept {
     const u64 at = seen.state >> position_shift;
     if (at == position) {
       if ((seen.state & is_full) == 0) return 0;  // nothing was put here yet: empty
-      if (remember) {  // before the commit, so that after our death the slot can say whether it happened
-        ring_taker& mine = table.takers[taker - 1];
-        const u32 n = mine.confirmed.load(std::memory_order_relaxed);
-        mine.items[n] = {position, seen.value};
-        compiler_fence();
-        mine.count.store(n + 1, std::memory_order_relaxed);
-        compiler_fence();
-      }
-      const bool taken = change(slot, seen, {(position + table.capacity) << position_shift | u64{taker} << taker_shift, seen.value});  // commit
-      if (!taken) continue;
-      if (remember) {
-        ring_taker& mine = table.takers[taker - 1];
-        compiler_fence();
-        mine.confirmed.store(mine.count.load(std::memory_order_relaxed), std::memory_order_relaxed);
-      }
-      advance(table.head, position);
+      // Before the commit, so that after our death the slot can say whether it happened.
+      const u32 n = mine.confirmed.load(std::memory_order_relaxed);
+      mine.items[n] = {position, seen.value};
+      compiler_fence();
+      mine.count.store(n + 1, std::memory_order_relaxed);
+      compiler_fence();
+      if (!change(slot, seen, {(position + table.capacity) << position_shift | u64{taker_} << taker_shift, seen.value})) continue;  // commit
+      compiler_fence();
+      mine.confirmed.store(n + 1, std::memory_order_relaxed);
+      catch_up(table.head, position + 1);
       return seen.value;
     }
-    advance(table.head, position);
+    catch_up(table.head, position + 1);
   }
 }
 
-handle ring::take() noexcept { return handle{take_one(0, false)}; }
-
 std::size_t ring::take(std::span<handle> values) noexcept {
+  ring_table& table = table_of(table_);
+  ring_slot* const slots = table.slots();
+  u64 position = table.head.load(std::memory_order_acquire);
   std::size_t n = 0;
-  for (; n < values.size(); ++n)
-    if ((values[n] = take()) == null_handle) break;
+  while (n < values.size()) {
+    ring_slot& slot = slots[position & (table.capacity - 1)];
+    const ring_slot seen = look(slot);
+    const u64 at = seen.state >> position_shift;
+    if (at == position) {
+      if ((seen.state & is_full) == 0) break;  // nothing was put here yet: empty
+      if (!change(slot, seen, {(position + table.capacity) << position_shift, seen.value})) continue;  // commit
+      values[n++] = handle{seen.value};
+      ++position;
+    } else if (at > position) {
+      ++position;  // taken, and the counter has not followed
+    } else {
+      catch_up(table.head, position);
+      position = table.head.load(std::memory_order_acquire);
+    }
+  }
+  catch_up(table.head, position);
   return n;
+}
+
+handle ring::take() noexcept {
+  handle value{};
+  return take(std::span<handle>(&value, 1)) == 1 ? value : null_handle;
 }
 
 bool ring::claim_taker() noexcept {
@@ -146,7 +164,7 @@ std::size_t ring::take_in_hand(std::span<handle> values) noexcept {
   const ring_taker& mine = table_of(table_).takers[taker_ - 1];
   std::size_t n = 0;
   for (; n < values.size() && mine.confirmed.load(std::memory_order_relaxed) < in_hand_limit; ++n)
-    if ((values[n] = handle{take_one(taker_, true)}) == null_handle) break;
+    if ((values[n] = handle{take_remembered()}) == null_handle) break;
   return n;
 }
 
