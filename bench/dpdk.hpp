@@ -1,5 +1,8 @@
-// bench/dpdk.hpp - what DPDK offers beside annex: heaps, pools, rings, zones, look-ups. Each in a process of its own, with
-// --no-huge --no-shconf: ordinary pages as for everybody else, nothing left in the file system.
+// bench/dpdk.hpp - what DPDK offers beside annex: heaps, pools, rings, zones, look-ups. Each in a process of its own.
+//
+// With 224 free hugepages of 2 MiB (echo 256 > /proc/sys/vm/nr_hugepages), as DPDK wants to be run: --in-memory -m 384. With
+// fewer, --no-huge, which also makes some look-ups give up at once: the run's head says which it was. External heaps lie on
+// ordinary pages in both.
 #pragma once
 #include "harness.hpp"
 #include "peers.hpp"
@@ -7,6 +10,7 @@
 namespace annex::bench::dpdk {
 
 bool is_built_in();
+bool has_hugepages();
 plain_calls set_up_malloc();
 plain_calls set_up_external();
 

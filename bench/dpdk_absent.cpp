@@ -7,6 +7,7 @@ namespace {
 }  // namespace
 
 bool is_built_in() { return false; }
+bool has_hugepages() { return false; }
 plain_calls set_up_malloc() { refuse_run(); }
 plain_calls set_up_external() { refuse_run(); }
 measurement pool(unsigned) { refuse_run(); }

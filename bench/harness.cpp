@@ -75,6 +75,17 @@ std::vector<double> divide(const std::vector<double>& a, const std::vector<doubl
   return ratios;
 }
 
+// As they are when the program starts: later, a thread's own are one of them.
+const cpu_set_t& allowed_cpus() {
+  static const cpu_set_t allowed = [] {
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    ::sched_getaffinity(0, sizeof all, &all);
+    return all;
+  }();
+  return allowed;
+}
+
 }  // namespace
 
 spread spread_of(std::vector<double> values) {
@@ -116,7 +127,7 @@ std::vector<double> workload_result::peak_ratios(const std::string& a, const std
 }
 
 std::vector<workload_result> run(const std::vector<workload>& workloads, const run_options& options) {
-  stay_on_cpu(0);  // and so does everybody who does not say otherwise
+  allowed_cpus();
   std::vector<workload_result> results;
   for (const workload& w : workloads) {
     workload_result r{w.name, w.unit, w.about, w.net, {}};
@@ -140,13 +151,7 @@ double wall_ns() { return clock_ns(CLOCK_MONOTONIC); }
 double thread_cpu_ns() { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
 
 void stay_on_cpu(unsigned n) {
-  // As they were when the first thread asked: later, the process's own are one of them.
-  static const cpu_set_t allowed = [] {
-    cpu_set_t all;
-    CPU_ZERO(&all);
-    ::sched_getaffinity(0, sizeof all, &all);
-    return all;
-  }();
+  const cpu_set_t& allowed = allowed_cpus();
   const auto count = static_cast<unsigned>(CPU_COUNT(&allowed));
   unsigned seen = 0;
   for (unsigned cpu = 0; cpu < CPU_SETSIZE; ++cpu) {

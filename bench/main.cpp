@@ -11,6 +11,7 @@
 #include <fstream>
 #include <regex>
 
+#include "dpdk.hpp"
 #include "peers.hpp"
 #include "report.hpp"
 #include "workloads.hpp"
@@ -70,6 +71,7 @@ int main(int count, char** arguments) {
   const std::string machine = machine_words();
   if (!quiet) {
     fmt::print("{}; {} rounds\n", machine, options.rounds);
+    if (dpdk::is_built_in()) fmt::print("DPDK runs {}\n", dpdk::has_hugepages() ? "on hugepages" : "with --no-huge; echo 256 > /proc/sys/vm/nr_hugepages gives it what it wants");
     for (const std::string& missing : missing_peers()) fmt::print("not here: {}\n", missing);
     options.report = [](const workload_result& r) {
       fmt::print("{}", lines_of(r));

@@ -27,16 +27,17 @@ measurement annex_add(std::size_t bytes, std::size_t page_bytes, bool remove) {
   return {spread_of(times).median};
 }
 
-// The worst wait of a pair on another heap while memory is added.
+// The worst wait of a pair on another heap while memory is added, a hundred times.
 measurement annex_stall(std::size_t bytes) {
   heap h = expect(heap::create_private(), "a heap");
   char* const base = ordinary_memory(bytes);
   heap& other = annex_heap();
-  std::atomic<bool> done{false};
+  std::atomic<bool> started{false}, done{false};
   double worst = 0;
   std::thread busy([&] {
     stay_on_cpu(1);
     heap::free(other.allocate(64));
+    started = true;
     while (!done.load()) {
       const double begin = wall_ns();
       heap::free(other.allocate(64));
@@ -44,7 +45,8 @@ measurement annex_stall(std::size_t bytes) {
     }
   });
   stay_on_cpu(0);
-  expect(h.add_memory({.base = base, .length_bytes = bytes}), "adding");
+  while (!started.load()) asm volatile("pause");
+  for (int i = 0; i < 100; ++i) expect(h.remove_memory(expect(h.add_memory({.base = base, .length_bytes = bytes}), "adding")), "removing");
   done = true;
   busy.join();
   return {worst};
@@ -59,6 +61,18 @@ measurement annex_locate(unsigned regions) {
   for (unsigned i = 0; i < 4096; ++i) bytes.push_back(space + i * 7919ul % regions * step + i % 4096);
   return {time_per_operation([&](unsigned long count) {
     for (unsigned long i = 0; i < count; ++i) keep(heap::locate(bytes[i & 4095])->offset_bytes);
+  })};
+}
+
+// The loop and a call that does nothing.
+[[gnu::noinline]] void* nowhere(char* byte) {
+  asm volatile("" : "+r"(byte));
+  return byte;
+}
+measurement drive_locate() {
+  std::vector<char*> bytes(4096);
+  return {time_per_operation([&](unsigned long count) {
+    for (unsigned long i = 0; i < count; ++i) keep(nowhere(bytes[i & 4095]));
   })};
 }
 
@@ -91,11 +105,11 @@ measurement annex_hopeless() {
   heap h = expect(heap::create_private(), "a heap");
   expect(h.add_memory({.base = ordinary_memory(bytes), .length_bytes = bytes, .page_iovas = iovas}), "adding");
   std::vector<void*> blocks;
-  while (void* block = h.allocate(65536)) blocks.push_back(block);
+  while (void* block = h.allocate(std::size_t{4} << 20)) blocks.push_back(block);
   for (std::size_t i = 0; i < blocks.size(); i += 2) heap::free(blocks[i]);
   return {time_per_operation([&](unsigned long count) {
     for (unsigned long i = 0; i < count; ++i)
-      if (h.allocate(placement{.size_bytes = 2 << 20, .iova_contiguous = true}) != nullptr) throw std::runtime_error("it was not hopeless");
+      if (h.allocate(placement{.size_bytes = 1 << 20, .iova_contiguous = true}) != nullptr) throw std::runtime_error("it was not hopeless");
   })};
 }
 
@@ -127,12 +141,14 @@ void add_memory_workloads(std::vector<workload>* to) {
     add(fmt::format("add-remove/1024G-{}", pages), "ns", "adding a tebibyte and removing it", [=] { return annex_add(1024 * gib, page, true); }, "", {});
   }
   add("add/stall", "ns", "the worst wait of a pair on another heap while 1 GiB is added", [] { return annex_stall(gib); }, "rte_external", [] { return dpdk::add_memory(gib, 4096, true); }).rounds = 3;
-  for (const unsigned regions : {1u, 100u, 10'000u})
+  for (const unsigned regions : {1u, 100u, 10'000u}) {
     add(fmt::format("locate/{}", regions), "ns", "which region an address belongs to, of so many; DPDK: rte_mem_virt2memseg, at most 123 areas", [=] { return annex_locate(regions); }, "rte_malloc",
         [=] { return dpdk::locate(std::min(regions, 123u)); });
+    to->back().cells.push_back({"driver", drive_locate});
+  }
   add("iova/address-of", "ns", "from an IOVA to its address, a million scattered pages", [] { return annex_addresses(1'000'000, false); }, "rte_malloc", [] { return dpdk::address_of(1'000'000); }).rounds = 3;
   add("iova/of-address", "ns", "from an address to its IOVA, a million scattered pages", [] { return annex_addresses(1'000'000, true); }, "", {});
-  add("hopeless", "ns", "2 MiB IOVA-contiguous out of runs of 255 pages, the heap full of holes", annex_hopeless, "rte_external", dpdk::hopeless).rounds = 3;
+  add("hopeless", "ns", "1 MiB IOVA-contiguous out of runs of 255 pages; every other 4 MiB of the heap is taken", annex_hopeless, "rte_external", dpdk::hopeless).rounds = 3;
   workload prefault{"prefault/8G", "ms", "touching 8 GiB with one thread and with two", {}};
   prefault.cells = {{"annex", [] { return annex_prefault(2); }}, {"annex-1-thread", [] { return annex_prefault(1); }}};
   prefault.rounds = 3;

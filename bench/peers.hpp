@@ -7,7 +7,7 @@
 //   jemalloc      libjemalloc.so.2, opened beside glibc's
 //   boost         Boost.Interprocess managed_external_buffer with its default mutex, in the same amount of memory
 //   pmr           std::pmr::synchronized_pool_resource over a monotonic buffer
-//   rte_malloc    DPDK's heap; "rte_external": DPDK's external heap (--no-huge: both on 4 KiB pages like everybody else)
+//   rte_malloc    DPDK's heap; "rte_external": DPDK's external heap, on ordinary pages (dpdk.hpp)
 //
 // No environment variable changes any of them. Ordinary pages everywhere. A peer that is not installed is left out, with a word.
 #pragma once

@@ -1,4 +1,5 @@
 // tests/misuse_test.cpp - mistakes of the program: stopped with a report, or counted; never a damaged heap.
+#include <algorithm>
 #include <thread>
 
 #include "support.hpp"
@@ -36,6 +37,24 @@ TEST_F(misuse, every_kind_is_refused_and_counted) {
   expect_sound(h);
   EXPECT_EQ(heap::usable_size(small + 8), 0u);
   EXPECT_EQ(heap::usable_size(&count), 0u);
+}
+
+TEST_F(misuse, what_is_left_behind_a_slabs_last_block_is_no_block) {
+  heap h = refusing();
+  constexpr std::size_t bytes = 48;  // 4096 and 65536 are no multiples of it
+  std::vector<char*> blocks;
+  for (int i = 0; i < 5000; ++i) blocks.push_back(static_cast<char*>(h.allocate(bytes)));
+  std::sort(blocks.begin(), blocks.end());
+  u64 count = 0;
+  for (std::size_t i = 0; i + 1 < blocks.size() && count < 10; ++i) {
+    if (blocks[i + 1] - blocks[i] == bytes) continue;
+    heap::free(blocks[i] + bytes);
+    EXPECT_EQ(h.stats().misuse_count, ++count) << "a whole step behind the last block";
+  }
+  EXPECT_GT(count, 0u);
+  for (char* block : blocks) heap::free(block);
+  EXPECT_EQ(h.stats().misuse_count, count);
+  expect_sound(h);
 }
 
 TEST_F(misuse, a_double_free_is_found_when_the_block_reaches_its_slab) {

@@ -108,6 +108,13 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   return true;
 }
 
+/// Whether one of the slab's blocks begins at this offset; granule: the word of the slab's granule there.
+[[gnu::always_inline]] inline bool begins_block(const local_region& region, u64 offset, u64 granule, u64 divisor) noexcept {
+  const u64 in_granule = offset & region.granule_mask;
+  const u64 in_slab = in_granule + ((granule >> 32 & 0xffff) << region.granule_shift);
+  return is_block_start(in_slab, divisor) && in_granule < (granule >> 48) * blocks_end_unit;
+}
+
 /// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also finds out what is wrong.
 [[gnu::always_inline]] inline bool put_cached(thread_cache* c, const local_region& region, u64 offset, granule_entry g) noexcept {
   const u64 word = std::bit_cast<u64>(g);  // fields by shifts: the compiler takes the struct apart through memory
@@ -119,9 +126,8 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   const u32 n = m.count.load(std::memory_order_relaxed);
   u64* const top = c->entries_of(size_class) + n;
   const u64 entry = region.entry_base | offset;
-  const u64 in_slab = (offset & region.granule_mask) + ((word >> 32 & 0xffff) << region.granule_shift);
   // An empty magazine's top is the end of the class below: never this block, or the slow path knows better.
-  if (n >= m.capacity || !is_block_start(in_slab, m.divisor) || top[-1] == entry || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)
+  if (n >= m.capacity || !begins_block(region, offset, word, m.divisor) || top[-1] == entry || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)
     c->busy.store(0, std::memory_order_release);
     return false;
   }

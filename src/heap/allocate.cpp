@@ -27,8 +27,7 @@ bool meets(const placement& p, const void* block) noexcept {
 // A block's start in a slab of this class; nothing is known of whether it is live.
 bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcept {
   const granule_entry g = load_granule(region.granules + (offset >> region.granule_shift));
-  return g.kind == granule_slab && g.size_class == size_class &&
-         is_block_start((offset & region.granule_mask) + (u64{g.distance} << region.granule_shift), class_divisor[size_class]);
+  return g.kind == granule_slab && g.size_class == size_class && begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
 }
 
 bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }

@@ -189,14 +189,13 @@ class inspector {
     if (!take(ref, sizeof(slab_record), "slab record")) return;
     taken_.pop_back();
     auto* slab = s_.chunk<slab_record>(ref);
-    const u32 size_class = slab->size_class;
     if (!is_sane_slab(s_, *slab, r, slot, at, length))
       return broken("S1: region {}: the slab at granule {} has an impossible record", r.id.value, at);
     if (!take(ref, slab_record_bytes(slab->words), "slab record")) return;
     ++slabs_found_;
     slabs_.insert(ref);
     for (u32 i = 0; i < length; ++i)
-      if (g[at + i].owner != slab->owner || g[at + i].size_class != size_class || g[at + i].distance != i) { broken("S3: region {}: granule {} does not name its slab's owner and class", r.id.value, at + i); break; }
+      if (std::bit_cast<u64>(g[at + i]) != std::bit_cast<u64>(slab_granule(*slab, i, slab->owner, g[at + i].kind, r.granule_shift))) { broken("S3: region {}: granule {} does not name its slab's owner and class", r.id.value, at + i); break; }
     u64 steps = 0;
     for (chunk_ref held = slab->holdings; held != 0; held = s_.chunk<holding_record>(held)->next) {
       auto* holding = s_.chunk<holding_record>(held);

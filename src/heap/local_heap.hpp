@@ -112,10 +112,12 @@ class local_heap {
   void release_member_if_done(transaction& t, u32 member) noexcept;
   void free_extent(transaction& t, local_region& region, u32 granule) noexcept;
   void count_doubles(u32 doubles) noexcept;
+  void note_doubles(u32 doubles) noexcept;
   void for_each_pool(const std::function<void(const zone_record&, pool_table&)>& visit) noexcept;
   /// A pool needs its objects back from the caches of every thread.
   void recall_pool(pool_table& pool) noexcept;
-  void flush_pool_caches(transaction& t, pool_table& pool, const frozen_caches& frozen) noexcept;
+  /// Returns how many objects had been given twice.
+  u32 flush_pool_caches(transaction& t, pool_table& pool, const frozen_caches& frozen) noexcept;
   void take_pool_object_back(transaction& t, pool_table& pool, u32 object) noexcept;
 
   // ---- reap.cpp

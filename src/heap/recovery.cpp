@@ -239,10 +239,14 @@ void local_heap::trim_all(bool recall_everything) noexcept {
     thaw(frozen);
     release_empty_orphans(*t);
   }
-  if (doubles != 0) {  // whose mistake it was is not known: count and say it, don't stop a bystander
-    segment_.header().misuse_count.fetch_add(doubles, std::memory_order_relaxed);
-    log(log_level::error, "{} blocks of heap {} had been freed twice", doubles, name_);
-  }
+  note_doubles(doubles);
+}
+
+// Whose mistake it was is not known: counted and said, but no bystander is stopped.
+void local_heap::note_doubles(u32 doubles) noexcept {
+  if (doubles == 0) return;
+  segment_.header().misuse_count.fetch_add(doubles, std::memory_order_relaxed);
+  log(log_level::error, "{} blocks or pool objects of heap {} had been freed twice", doubles, name_);
 }
 
 void local_heap::trim_own() noexcept {
@@ -272,15 +276,21 @@ void local_heap::release_pool_caches(transaction& t, const zone_record& z) noexc
 }
 
 void local_heap::recall_pool(pool_table& pool) noexcept {
-  locked t(*this);
-  frozen_caches frozen = recover_and_freeze(*t);
-  flush_pool_caches(*t, pool, frozen);
-  thaw(frozen);
+  u32 doubles = 0;
+  {
+    locked t(*this);
+    frozen_caches frozen = recover_and_freeze(*t);
+    doubles = flush_pool_caches(*t, pool, frozen);
+    thaw(frozen);
+  }
+  note_doubles(doubles);
 }
 
-void local_heap::flush_pool_caches(transaction& t, pool_table& pool, const frozen_caches& frozen) noexcept {
+u32 local_heap::flush_pool_caches(transaction& t, pool_table& pool, const frozen_caches& frozen) noexcept {
+  u32 doubles = 0;
   for (const thread_cache* c : frozen.caches)
-    if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0) flush_pool_cache(t, pool, *segment_.chunk<pool_cache>(cache), 0);
+    if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0) doubles += flush_pool_cache(t, pool, *segment_.chunk<pool_cache>(cache), 0);
+  return doubles;
 }
 
 // ---- threads and members that are gone ----------------------------------------------------------------------------------------------

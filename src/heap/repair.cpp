@@ -342,8 +342,8 @@ class rebuilder {
       auto* g = s_.chunk<granule_entry>(r.granules) + where.granule;
       const u8 kind = slab->holdings != 0 && owner != nullptr ? granule_slab_held : granule_slab;
       for (u32 i = 0; i < where.length; ++i) {
-        const granule_entry right{slab->owner, kind, slab->size_class, static_cast<u16>(i), 0};
-        if (g[i].owner != right.owner || g[i].size_class != right.size_class || g[i].distance != i || (g[i].kind != granule_slab && g[i].kind != granule_slab_held))
+        const granule_entry right = slab_granule(*slab, i, slab->owner, kind, r.granule_shift);
+        if (std::bit_cast<u64>(g[i]) != std::bit_cast<u64>(right) && (g[i].kind != granule_slab_held || kind != granule_slab))
           say("region {}: granule {} names its slab again", r.id.value, where.granule + i);
         g[i] = right;
       }

@@ -140,7 +140,7 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   locked t(*this);
   frozen_caches frozen = type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{};
   auto found = find_zone_record(name, type);
-  if (found && type == zone_type::pool) flush_pool_caches(*t, *segment_.chunk<pool_table>((*found)->table), frozen);
+  if (found && type == zone_type::pool) note_doubles(flush_pool_caches(*t, *segment_.chunk<pool_table>((*found)->table), frozen));
   thaw(frozen);
   if (!found) return std::unexpected(found.error());
   zone_record* z = *found;

@@ -6,6 +6,11 @@
 #include <utility>
 
 namespace annex {
+namespace {
+
+constexpr u32 guesses = 8;
+
+}  // namespace
 
 u32 iova_map::run_at(u64 offset) const noexcept {
   if (run_count <= 1) return 0;
@@ -20,10 +25,29 @@ u32 iova_map::run_at(u64 offset) const noexcept {
 }
 
 std::optional<u64> iova_map::offset_of(u64 address) const noexcept {
-  const u32* end = order + run_count;
-  const u32* after = std::upper_bound(order, end, address, [&](u64 a, u32 run) { return a < runs[run].address; });
-  if (after == order) return {};
-  const u32 run = after[-1];
+  if (run_count == 0) return {};
+  auto address_at = [&](u32 position) { return runs[order[position]].address; };
+  u32 low = 0, high = run_count - 1;
+  u64 at_low = address_at(low), at_high = address_at(high);
+  if (address < at_low) return {};
+  if (address >= at_high) low = high;
+  // The run's position is in [low, high). Scattered pages lie evenly enough for a guess to land beside it; where they don't,
+  // halving takes over.
+  for (u32 steps = 0; high - low > 1; ++steps) {
+    u32 middle = low + (high - low) / 2;
+    if (steps < guesses) {
+      const double part = static_cast<double>(address - at_low) / static_cast<double>(at_high - at_low);
+      middle = std::clamp(low + static_cast<u32>(part * (high - low)), low + 1, high - 1);
+    }
+    if (const u64 found = address_at(middle); found <= address) {
+      low = middle;
+      at_low = found;
+    } else {
+      high = middle;
+      at_high = found;
+    }
+  }
+  const u32 run = order[low];
   const u64 offset = runs[run].offset + (address - runs[run].address);
   return offset < end_of(run) ? std::optional(offset) : std::nullopt;
 }

@@ -35,8 +35,9 @@ struct alignas(8) granule_entry {
   u8 kind;
   u8 size_class;
   u16 distance;         // granules back to the slab's first
-  u16 padding;
+  u16 blocks_end;       // in this granule, in units of 16 bytes: no block begins there or behind
 };
+inline constexpr u32 blocks_end_unit = 16;
 static_assert(sizeof(granule_entry) == 8);
 
 struct extent_entry {

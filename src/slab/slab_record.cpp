@@ -70,11 +70,17 @@ void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexce
   else t.put(*list_head, next);
 }
 
+granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind, u32 granule_shift) noexcept {
+  const u64 end = u64{slab.capacity} * class_bytes[slab.size_class], begin = u64{index} << granule_shift, granule = u64{1} << granule_shift;
+  const u64 here = end <= begin ? 0 : end - begin < granule ? end - begin : granule;
+  return {owner, kind, slab.size_class, static_cast<u16>(index), static_cast<u16>(here / blocks_end_unit)};
+}
+
 void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner, bool held) noexcept {
   const u32 length = region.extents[slab->granule].length;
   const u8 kind = held ? granule_slab_held : granule_slab;
   for (u32 i = 0; i < length; ++i)
-    t.put(region.granules[slab->granule + i], granule_entry{owner, kind, slab->size_class, static_cast<u16>(i), 0});
+    t.put(region.granules[slab->granule + i], slab_granule(*slab, i, owner, kind, region.granule_shift));
   t.put(slab->owner, owner);
 }
 

@@ -10,7 +10,7 @@
 // Invariants (audit):
 //   S1  free_count = bits in free[]; bits beyond capacity are 0; summary bit w = (free[w] != 0)
 //   S2  no block is in two of free, remote and magazines       (after recovery; in between the union counts)
-//   S3  all granules of the slab name its owner, class and their distance to the first
+//   S3  all granules of the slab name its owner, class, their distance to the first and where blocks end
 //   S4  the slab is in its owner's lane list, or, without owner, in the heap's orphan list of its class
 //   S5  a holding's bits are live blocks
 //
@@ -62,6 +62,8 @@ void release_slab(transaction& t, const local_region& region, slab_record* slab,
 
 void link_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexcept;
 void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexcept;
+/// What the index-th granule of the slab says.
+granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind, u32 granule_shift) noexcept;
 /// Writes owner and kind into every granule of the slab.
 void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner, bool held) noexcept;
 
