@@ -3,7 +3,8 @@
 #   make demo     installs what is missing, builds, runs the main job on real packets
 #   make test     installs what is missing, builds, runs every fast test
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
-#   make fuzz     fuzzes for FUZZ_SECONDS (60) a target                                      make bench   measures
+#   make fuzz     fuzzes for FUZZ_SECONDS (60) a target
+#   make bench    annex and its peers in one run (20 minutes; FILTER=regex, ROUNDS=n: 5); build/bench.html has the plots
 #   make torture  kills every operation wherever a death leaves something else (10 minutes; KILLS=n deaths of each: 2), then
 #                 workers at random moments for SECONDS (300)                                make models  checks the models
 #   make format   make install   make clean
@@ -12,6 +13,8 @@
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
+FILTER ?= .
+ROUNDS ?= 5
 JOBS := $(shell nproc)
 
 all: packages
@@ -45,9 +48,10 @@ models:
 	@./cmake/install-packages models
 	docs/design/models/check
 
-bench: packages
-	cmake --preset release >/dev/null && cmake --build --preset release
-	build/release/bench/bench_pairs
+bench:
+	@./cmake/install-packages base bench
+	cmake --preset bench >/dev/null && cmake --build --preset bench
+	build/bench/bench/annex-bench --filter '$(FILTER)' --rounds $(ROUNDS) --json build/bench.json --html build/bench.html
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i

@@ -165,6 +165,41 @@ measurement comb(confined (*make)(std::size_t)) {
   return {100 * largest_block(c, range) / static_cast<double>(range - live_bytes)};
 }
 
+// Weeks of a server in two million operations: sizes of every magnitude from 16 bytes to 64 KiB, three quarters of the range
+// in use, nine of ten blocks short-lived, the tenth living for as long as a random other one. What is the largest block left?
+measurement long_life(confined (*make)(std::size_t)) {
+  constexpr std::size_t range = std::size_t{256} << 20, operations = 2'000'000, recent_blocks = 256;
+  const confined c = make(range);
+  struct block { void* at; std::size_t bytes; };
+  std::vector<block> old;
+  std::array<block, recent_blocks> recent{};
+  std::size_t live_bytes = 0;
+  random_stream random(29);
+  auto release = [&](const block& b) {
+    c.free(b.at);
+    live_bytes -= b.bytes;
+  };
+  for (std::size_t i = 0; i < operations; ++i) {
+    const std::size_t least = std::size_t{16} << random.below(12);
+    const block fresh{c.allocate(least + random.below(least)), least + least / 2};
+    if (fresh.at == nullptr) throw std::runtime_error(fmt::format("no room for {} bytes with {} MiB of {} in use", least, live_bytes >> 20, range >> 20));
+    live_bytes += fresh.bytes;
+    block& place = recent[i % recent_blocks];
+    if (place.at != nullptr) {
+      if (random.below(10) == 0) old.push_back(place);
+      else release(place);
+    }
+    place = fresh;
+    while (live_bytes > range / 4 * 3) {
+      block& victim = old[random.below(old.size())];
+      release(victim);
+      victim = old.back();
+      old.pop_back();
+    }
+  }
+  return {100 * largest_block(c, range) / static_cast<double>(range - live_bytes)};
+}
+
 // A heap of one MiB filled with blocks of 16 bytes to 4 KiB (small ones more often): how much of it is in blocks then.
 measurement brim(confined (*make)(std::size_t), std::size_t bytes) {
   const confined c = make(bytes);
@@ -219,12 +254,15 @@ void add_space_workloads(std::vector<workload>* to) {
   to->push_back(std::move(million));
   workload holes{"fragmentation/comb", "% of free", "the largest block left after a trace that defeats size classes, of the bytes in no live block; more is better", {}};
   workload small{"small-heap/1M", "% of heap", "a heap of 1 MiB filled with blocks of 16 bytes to 4 KiB; more is better", {}};
+  workload aged{"fragmentation/long", "% of free", "the same after two million operations of every size with three quarters in use; more is better", {}};
   for (const confined_peer& p : confined_peers()) {
+    aged.cells.push_back({p.name, [p] { return long_life(p.make); }});
     holes.cells.push_back({p.name, [p] { return comb(p.make); }});
     if (std::string_view(p.name) != "mimalloc" && std::string_view(p.name) != "jemalloc") small.cells.push_back({p.name, [p] { return brim(p.make, 1 << 20); }});
   }
-  holes.rounds = small.rounds = 2;
+  holes.rounds = small.rounds = aged.rounds = 2;
   to->push_back(std::move(holes));
+  to->push_back(std::move(aged));
   to->push_back(std::move(small));
   workload idle{"idle-threads/1000", "% of heap", "of 512 MiB, what one thread gets while 1,000 others keep caches; more is better", {{"annex", [] { return idle_threads(1000); }}}};
   idle.rounds = 2;

@@ -138,7 +138,7 @@ TEST_F(attaching, foreign_and_newer_segments_are_refused) {
     EXPECT_EQ(::pwrite(fd, &value, sizeof value, static_cast<off_t>(offset)), static_cast<ssize_t>(sizeof value));
     ::close(fd);
   };
-  change(offsetof(segment_header, layout_major), u32{2});
+  change(offsetof(segment_header, layout_major), layout_major + 1);
   const auto newer = heap::attach("a");
   EXPECT_EQ(refused(newer), errc::incompatible_layout);
   EXPECT_NE(newer.error().message().find("2.0"), std::string_view::npos);
