@@ -93,15 +93,16 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 [[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u32 size_class, void** block) noexcept {
   c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
   compiler_fence();
-  magazine& m = c->magazines[size_class];
-  const u32 n = m.count.load(std::memory_order_relaxed);
+  magazine* m = c->magazines + size_class;
+  asm("" : "+r"(m));  // one register for it
+  const u32 n = m->count.load(std::memory_order_relaxed);
   if (n == 0 || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen): what the freezer did is seen
     c->busy.store(0, std::memory_order_release);
     return false;
   }
   const u64 entry = c->entries_of(size_class)[n - 1];
   compiler_fence();
-  m.count.store(n - 1, std::memory_order_relaxed);  // commit
+  m->count.store(n - 1, std::memory_order_relaxed);  // commit
   compiler_fence();
   c->busy.store(0, std::memory_order_release);  // sync(busy): the freezer sees all of it
   *block = bases[entry >> region_shift] + (entry & offset_mask);
@@ -121,22 +122,25 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   if ((static_cast<u32>(word) & 0xffffff) != c->key) [[unlikely]] return false;
   c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  const u32 size_class = static_cast<u32>(word >> 24 & 0xff);
-  magazine& m = c->magazines[size_class];
-  const u32 n = m.count.load(std::memory_order_relaxed);
-  u64* const top = c->entries_of(size_class) + n;
-  const u64 entry = region.entry_base | offset;
-  // An empty magazine's top is the end of the class below: never this block, or the slow path knows better.
-  if (n >= m.capacity || !begins_block(region, offset, word, m.divisor) || top[-1] == entry || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen)
-    c->busy.store(0, std::memory_order_release);
-    return false;
+  const u64 size_class = word >> 24 & 0xff;
+  magazine* m = c->magazines + size_class;
+  asm("" : "+r"(m));  // one register for it, not one for each of its fields
+  const u32 n = m->count.load(std::memory_order_relaxed);
+  if (n < m->capacity && begins_block(region, offset, word, m->divisor)) [[likely]] {
+    u64* const top = c->entries + size_class * magazine_slots + n;
+    const u64 entry = region.entry_base | offset;
+    // An empty magazine's top is the end of the class below: never this block, or the slow path knows better.
+    if (top[-1] != entry && c->frozen.load(std::memory_order_acquire) == 0) [[likely]] {  // sync(frozen)
+      *top = entry;
+      compiler_fence();
+      m->count.store(n + 1, std::memory_order_relaxed);  // commit
+      compiler_fence();
+      c->busy.store(0, std::memory_order_release);  // sync(busy)
+      return true;
+    }
   }
-  *top = entry;
-  compiler_fence();
-  m.count.store(n + 1, std::memory_order_relaxed);  // commit
-  compiler_fence();
-  c->busy.store(0, std::memory_order_release);  // sync(busy)
-  return true;
+  c->busy.store(0, std::memory_order_release);
+  return false;
 }
 
 /// Sets busy for as long as the cache may be touched (rule C1). entered() false: it is frozen; wait for the heap lock, try again.
