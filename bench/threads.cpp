@@ -19,6 +19,7 @@
 #include <array>
 #include <atomic>
 #include <boost/interprocess/managed_shared_memory.hpp>
+#include <filesystem>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -98,15 +99,17 @@ measurement handover(Calls calls, std::size_t bytes) {
   return {allocate_ns + x.free_ns};
 }
 
-// A name and a directory of this cell's own.
-std::string private_directory() {
-  const std::string directory = fmt::format("/dev/shm/annex-bench-{}", ::getpid());
-  ::setenv("ANNEX_DIR", directory.c_str(), 1);
-  return directory;
-}
+// An annex directory of this cell's own, while it lives.
+struct own_directory {
+  std::string path = fmt::format("/dev/shm/annex-bench-{}", ::getpid());
+  own_directory() { ::setenv("ANNEX_DIR", path.c_str(), 1); }
+  ~own_directory() { std::filesystem::remove_all(path); }
+  own_directory(const own_directory&) = delete;
+  own_directory& operator=(const own_directory&) = delete;
+};
 
 measurement annex_handover(bool other_process, std::size_t bytes) {
-  const std::string directory = private_directory();
+  const own_directory directory;
   auto& x = shared_exchange();
   heap mine = expect(heap::create("bench"), "the heap");
   expect(mine.bring_memory({.length_bytes = std::size_t{256} << 20}), "memory");
@@ -121,9 +124,6 @@ measurement annex_handover(bool other_process, std::size_t bytes) {
     stay_on_cpu(0);
     const double allocate_ns = allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
     other.join();
-    expect(result<void>{}, "");
-    mine = {};
-    ::system(("rm -rf " + directory).c_str());
     return {allocate_ns + x.free_ns};
   }
   const pid_t child = ::fork();
@@ -138,8 +138,6 @@ measurement annex_handover(bool other_process, std::size_t bytes) {
   stay_on_cpu(0);
   const double allocate_ns = allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
   ::waitpid(child, nullptr, 0);
-  mine = {};
-  ::system(("rm -rf " + directory).c_str());
   return {allocate_ns + x.free_ns};
 }
 

@@ -83,6 +83,43 @@ TEST_F(pools, know_when_an_object_comes_back_twice_or_is_none) {
   expect_sound(h);
 }
 
+TEST_F(pools, of_a_checked_heap_find_every_second_give_at_once) {
+  heap h = heap_with(1 << 20, {.on_misuse = misuse_policy::refuse, .checked = true});
+  raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 100}));
+  std::vector<void*> objects(10);
+  ASSERT_EQ(p.take_bulk(objects), 10u);
+  p.give_bulk(objects);
+  EXPECT_EQ(h.stats().misuse_count, 0u);
+  for (void* object : objects) p.give(object);
+  EXPECT_EQ(h.stats().misuse_count, 10u);
+  ASSERT_EQ(p.take_bulk(objects), 10u);
+  void* const mixed[3] = {objects[0], objects[1], objects[0]};
+  p.give_bulk(mixed);
+  EXPECT_EQ(h.stats().misuse_count, 11u);
+  expect_sound(h);
+}
+
+TEST_F(pools, know_their_objects_whatever_the_size) {
+  heap h = heap_with(8 << 20, {.on_misuse = misuse_policy::refuse});
+  for (const std::size_t bytes : {std::size_t{2}, std::size_t{48}, std::size_t{100}, std::size_t{4096}, std::size_t{100'000}}) {
+    raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = bytes, .object_count = 33, .align_bytes = 2}));
+    std::vector<void*> objects(33);
+    ASSERT_EQ(p.take_bulk(objects), 33u) << bytes;
+    EXPECT_EQ(p.take(), nullptr);
+    const u64 before = h.stats().misuse_count;
+    for (void* object : objects) p.give(static_cast<char*>(object) + bytes / 2);
+    std::sort(objects.begin(), objects.end());
+    p.give(static_cast<char*>(objects.front()) - bytes);
+    p.give(static_cast<char*>(objects.back()) + bytes);
+    EXPECT_EQ(h.stats().misuse_count, before + 35) << bytes;
+    p.give_bulk(objects);
+    EXPECT_EQ(p.free_count(), 33u);
+    must(raw_pool::release(h, "p"));
+    EXPECT_EQ(h.stats().misuse_count, before + 35) << bytes;
+  }
+  expect_sound(h);
+}
+
 TEST_F(pools, serve_threads_that_give_what_others_took) {
   heap h = heap_with(1 << 20);
   pool<std::pair<long, long>> p = must(pool<std::pair<long, long>>::create(h, "pairs", 2000));

@@ -37,7 +37,8 @@ class ANNEX_PUBLIC raw_pool {
   void* take() noexcept;
   /// As many as there are, up to objects.size(); returns how many.
   std::size_t take_bulk(std::span<void*> objects) noexcept;
-  /// Of this pool, from any thread or process. Anything else, or twice, is a mistake (heap_options::on_misuse).
+  /// Of this pool, from any thread or process. Anything else is a mistake (heap_options::on_misuse), found at once; so is giving
+  /// twice, found at once by a checked heap or when nothing was given in between, else when the object leaves the cache.
   void give(void* object) noexcept;
   void give_bulk(std::span<void* const> objects) noexcept;
 

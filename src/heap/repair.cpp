@@ -425,6 +425,7 @@ class rebuilder {
     auto* pool = s_.chunk<pool_table>(z.table);
     if (!is_sane_pool(s_, z, *pool)) return;
     u16* const holders = pool->holders(h_.thread_limit);
+    pool->only_member = several_members;  // slower, and never wrong
     const std::string name = fmt::format("pool \"{}\"", z.name);
     std::vector<bool> in_cache(pool->object_count);
     for (u32 i = 0; i < h_.thread_limit; ++i) {

@@ -81,7 +81,7 @@ result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_opt
     table->object_bytes = stride;
     table->object_count = o.object_count;
     table->words = static_cast<u32>(divide_up(o.object_count, 64));
-    table->cache_objects = o.cache_objects;
+    table->cache_objects = heap.has_option(option_checked) ? 0 : o.cache_objects;  // every object given is looked at in the bits
     table->in_bits.value = o.object_count;
     for (u32 w = 0; w < table->words; ++w) table->bits()[w] = low_bits(std::min<u32>(64, o.object_count - w * 64));
   });
