@@ -428,6 +428,7 @@ class rebuilder {
     pool->only_member = several_members;  // slower, and never wrong
     const std::string name = fmt::format("pool \"{}\"", z.name);
     std::vector<bool> in_cache(pool->object_count);
+    std::vector<pool_cache*> kept;
     for (u32 i = 0; i < h_.thread_limit; ++i) {
       chunk_ref& ref = pool->caches()[i];
       if (ref == 0) continue;
@@ -442,7 +443,7 @@ class rebuilder {
         if (cache->entries[n] / pool->object_bytes >= pool->object_count || cache->entries[n] % pool->object_bytes != 0) say("{}: thread {} kept {:#x}, which is no object", name, i, cache->entries[n]);
         else in_cache[cache->entries[n] / pool->object_bytes] = true;
       }
-      cache->count.value = 0;
+      kept.push_back(cache);
     }
     u32 in_bits = 0, first = pool->words;
     for (u32 w = 0; w < pool->words; ++w) {
@@ -464,6 +465,8 @@ class rebuilder {
       in_bits += static_cast<u32>(std::popcount(word));
       if (word != 0) first = std::min(first, w);
     }
+    compiler_fence();  // R2: in the bits before they leave the caches
+    for (pool_cache* cache : kept) cache->count.value = 0;
     if (std::none_of(in_cache.begin(), in_cache.end(), [](bool b) { return b; })) fix(pool->in_bits, in_bits, name + ": the count of objects in it");
     pool->in_bits.value = in_bits;
     pool->first_word = first;
