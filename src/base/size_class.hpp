@@ -103,8 +103,12 @@ static_assert([] {
 }(), "the multiplication divides exactly");
 static_assert([] {
   for (u32 c = 1; c < class_count; ++c)
-    for (u64 offset = 0; offset < 4 * MiB; offset += offset % 4096 == 0 ? 1 : 1361)
-      if (is_block_start(offset, class_divisor[c]) != (offset % class_bytes[c] == 0)) return false;
+    for (u64 block = 0; (block + 1) * class_bytes[c] <= 4 * MiB; block += 1 + block / 7) {
+      const u64 start = block * class_bytes[c];
+      if (!is_block_start(start, class_divisor[c])) return false;
+      for (const u64 inside : {u64{1}, u64{8}, u64{class_bytes[c]} / 2, u64{class_bytes[c]} - 1})
+        if (is_block_start(start + inside, class_divisor[c])) return false;
+    }
   return true;
 }(), "exactly the multiples are block starts");
 
