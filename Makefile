@@ -51,7 +51,7 @@ models:
 bench:
 	@./cmake/install-packages base bench
 	cmake --preset bench >/dev/null && cmake --build --preset bench
-	build/bench/bench/annex-bench --filter '$(FILTER)' --rounds $(ROUNDS) --json build/bench.json --html build/bench.html
+	build/bench/bench/annex-bench --filter '$(value FILTER)' --rounds $(ROUNDS) --json build/bench.json --html build/bench.html
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
