@@ -94,6 +94,8 @@ TEST_F(misuse, a_checked_heap_finds_every_double_free_at_once) {
   heap::free(again);
   std::thread([&] { heap::free(again); }).join();
   EXPECT_EQ(h.stats().misuse_count, 1001u);
+  EXPECT_EQ(h.reallocate(again, 100), nullptr) << "it is free";
+  EXPECT_EQ(h.stats().misuse_count, 1002u);
   expect_sound(h);
   h.trim();
   EXPECT_EQ(h.stats().free_bytes, 4u << 20);

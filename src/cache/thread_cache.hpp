@@ -21,6 +21,7 @@
 // Freeing a block of another thread's slab touches neither cache: one atomic OR into the slab's remote bitmap (commit),
 // then a hint bit in the owner's slot, which may be lost.
 #pragma once
+#include "region/address_index.hpp"
 #include "region/region_views.hpp"
 #include "slab/slab_record.hpp"
 
@@ -81,6 +82,12 @@ struct thread_state {
   thread_cache* pool_thread = nullptr;
 };
 extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial-exec")]];
+
+/// The region of an address; the one of the thread's last free is looked at first. Null: none.
+inline local_region* region_of(const void* address) noexcept {
+  local_region* const last = this_thread.last_region;
+  return static_cast<u64>(static_cast<const char*>(address) - last->base) < last->length_bytes ? last : address_index::find(address);
+}
 
 inline thread_cache* cache_of(u32 heap_index) noexcept {
   return heap_index < this_thread.cache_count ? this_thread.caches[heap_index] : nullptr;

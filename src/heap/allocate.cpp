@@ -297,15 +297,15 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
   }
   placement p;
   p.size_bytes = size_bytes;
-  local_region* region = this_thread.last_region;
-  if (static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) region = address_index::find(block);
+  local_region* region = region_of(block);
   if (region == nullptr || region->heap == nullptr) {
     report_misuse("reallocate of an address in no heap", block, nullptr);
     return explain(explanation::cause::bad_request, p);
   }
   local_heap& home = *region->heap;  // the block stays in its heap
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  if (size_bytes <= limits::largest_slab_block_bytes && is_in_class(*region, offset, class_of(size_bytes))) return block;
+  // A checked heap wants to know first whether the block is live.
+  if (size_bytes <= limits::largest_slab_block_bytes && !home.has_option(option_checked) && is_in_class(*region, offset, class_of(size_bytes))) return block;
   const auto live = home.find_block(*region, offset, false);
   if (!live || live->kind == block_kind::zone) {
     report_misuse("reallocate of what is no live block", block, region);
@@ -326,8 +326,7 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
       !take_cached(this_thread.cache, home.views_.bases(), class_of(size_bytes), &moved))
     moved = home.allocate(size_bytes);
   if (moved == nullptr) return nullptr;
-  const bool same_region = static_cast<u64>(static_cast<char*>(moved) - region->base) < region->length_bytes;
-  if (const local_region* to = same_region ? region : address_index::find(moved); to == nullptr || to->access == touch::none) {
+  if (const local_region* to = region_of(moved); to == nullptr || to->access == touch::none) {
     free(moved);
     return explain(explanation::cause::no_cpu_access, p);
   }

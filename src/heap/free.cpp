@@ -82,16 +82,13 @@ size_t local_heap::usable_size(const void* block) noexcept {
 // hit needs no stack. No heap, so no heap's policy: an address annex never handed out is always a mistake of the program.
 void local_heap::free_elsewhere(void* block) noexcept {
   if (block == nullptr) return;
-  local_region* region = this_thread.last_region;
-  if (static_cast<u64>(static_cast<char*>(block) - region->base) >= region->length_bytes) {
-    region = address_index::find(block);
-    if (region == nullptr || region->heap == nullptr) {
-      char report[256];
-      auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
-      stop_program({report, static_cast<size_t>(end.out - report)});
-    }
-    this_thread.last_region = region;
+  local_region* const region = region_of(block);
+  if (region == nullptr || region->heap == nullptr) {
+    char report[256];
+    auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
+    stop_program({report, static_cast<size_t>(end.out - report)});
   }
+  this_thread.last_region = region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
   thread_cache* c = this_thread.heap_number == region->heap_number ? this_thread.cache : turn_to(region->heap_index, region->heap_number);

@@ -26,8 +26,6 @@ index_state& state() noexcept {
   return only;
 }
 
-table* table_in(u64 entry) noexcept { return reinterpret_cast<table*>(entry & ~is_table); }
-
 table* new_table();
 
 // Stores value over [begin, end) in a level whose entries span 2^shift bytes; the level begins at level_base.

@@ -21,6 +21,7 @@ namespace annex::address_index {
 inline constexpr u32 root_shift = 30, middle_shift = 21, leaf_shift = 12, address_bits = 47;
 inline constexpr u64 is_table = 1;   // in an entry: the rest leads to a table, not to a region
 struct table { std::array<shared_word<u64>, 512> entries{}; };
+inline table* table_in(u64 entry) noexcept { return reinterpret_cast<table*>(entry - is_table); }
 extern constinit std::array<shared_word<u64>, u64{1} << (address_bits - root_shift)> root;  // 1 MiB, untouched but where there is memory
 /// For addresses above address_bits.
 local_region* find_far(const void* address) noexcept;
@@ -31,8 +32,8 @@ inline local_region* find_near(const void* address) noexcept {
   if ((at >> address_bits) != 0) [[unlikely]] return nullptr;
   u64 entry = root[at >> root_shift].load(std::memory_order_acquire);  // sync(index)
   if ((entry & is_table) != 0) {
-    entry = reinterpret_cast<table*>(entry - is_table)->entries[(at >> middle_shift) & 511].load(std::memory_order_acquire);  // sync(index)
-    if ((entry & is_table) != 0) entry = reinterpret_cast<table*>(entry - is_table)->entries[(at >> leaf_shift) & 511].load(std::memory_order_acquire);  // sync(index)
+    entry = table_in(entry)->entries[(at >> middle_shift) & 511].load(std::memory_order_acquire);  // sync(index)
+    if ((entry & is_table) != 0) entry = table_in(entry)->entries[(at >> leaf_shift) & 511].load(std::memory_order_acquire);  // sync(index)
   }
   return reinterpret_cast<local_region*>(entry);
 }

@@ -129,10 +129,11 @@ size_t raw_pool::take_bulk(std::span<void*> objects) noexcept {
 }
 
 size_t raw_pool::take_more(std::span<void*> objects) noexcept {
-  if (pool_access::find(*this) == nullptr) return 0;
+  pool_cache* const found = pool_access::find(*this);
+  if (found == nullptr) return 0;
   size_t taken = 0;
   pool_table& table = pool_access::table(*this);
-  pool_cache& cache = *pool_access::find(*this);
+  pool_cache& cache = *found;
   for (int attempt = 0;;) {
     if (busy_scope busy(*this_thread.pool_thread); busy.entered()) taken += take_from(cache, base_, objects.data() + taken, objects.size() - taken);
     if (taken == objects.size()) break;
@@ -177,8 +178,9 @@ void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
 }
 
 void raw_pool::give_each(std::span<void* const> objects) noexcept {
-  if (objects.empty() || pool_access::find(*this) == nullptr) return;
-  pool_cache& cache = *this_thread.pool;
+  pool_cache* const found = objects.empty() ? nullptr : pool_access::find(*this);
+  if (found == nullptr) return;
+  pool_cache& cache = *found;
   const u64 me = heap_->self(), reciprocal = reciprocal_, count = count_;
   const u16* const holders = pool_access::holders(*this);
   const char* const base = base_;
