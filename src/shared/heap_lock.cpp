@@ -4,9 +4,22 @@
 #include <cstring>
 
 #include "platform/os.hpp"
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace annex {
 namespace {
+
+// ThreadSanitizer takes the two mappings of two members in one process for two locks: both are given one name.
+#if defined(__SANITIZE_THREAD__)
+char lock_names[64];
+void seen_as_locked(u64 heap) noexcept { __tsan_acquire(&lock_names[heap % sizeof lock_names]); }
+void seen_as_unlocked(u64 heap) noexcept { __tsan_release(&lock_names[heap % sizeof lock_names]); }
+#else
+void seen_as_locked(u64) noexcept {}
+void seen_as_unlocked(u64) noexcept {}
+#endif
 
 constexpr int spins_before_sleep = 200;
 constexpr u64 look_again_ns = 2'000'000;
@@ -83,6 +96,7 @@ void transaction::acquire() noexcept {
       seen = lock.load(std::memory_order_relaxed);
     }
   }
+  seen_as_locked(s.header().heap_id);
   shared_word<u64>& sequence = s.header().lock_sequence;
   sequence.store(sequence.load(std::memory_order_relaxed) | 1, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_release);  // sync(sequence): readers see it odd before any change
@@ -97,6 +111,7 @@ void transaction::release() noexcept {
   commit();
   shared_word<u64>& sequence = segment_.header().lock_sequence;
   sequence.store(sequence.load(std::memory_order_relaxed) + 1, std::memory_order_release);  // sync(sequence): even again
+  seen_as_unlocked(segment_.header().heap_id);
   // sync(heap lock): release: the next holder sees all of it
   if ((segment_.header().lock.exchange(0, std::memory_order_release) & lock_waiters) != 0) os::wake_all(&segment_.header().lock.value);
 }
