@@ -94,6 +94,10 @@ class ANNEX_PUBLIC heap {
   static std::size_t usable_size(const void* block) noexcept;
   /// Why this thread's last allocation returned nullptr.
   static explanation last_failure() noexcept;
+  /// What to do here when there is no room for size_bytes: called, without any lock, by the thread that wants them, before
+  /// other threads' caches are recalled; it may add memory. True: try again. Several threads may call it at once; an
+  /// allocation inside it that finds no room either is refused. Set it before other threads allocate.
+  void on_shortage(std::function<bool(std::size_t size_bytes)> grow);
   /// Gives back what this process's threads keep in their caches.
   void trim() noexcept;
 

@@ -50,6 +50,7 @@ struct memory_range {
   int numa_node = any_node;         ///< verified against the kernel when the CPU may touch the bytes
   touch access = touch::read_write; ///< none: never read or written, need not even be mapped
   fill contents = fill::keep;
+  bool same_address = false;        ///< a promise: every member that has this memory has it here; they attach it without being told
 };
 
 /// What a block must be like.
@@ -84,6 +85,8 @@ struct heap_options {
   misuse_policy on_misuse = misuse_policy::stop;
   bool checked = false;             ///< catch every double free at once, list live blocks exactly; a few ns more
   bool reclaim_dead = false;        ///< free the blocks of a member as soon as its death is noticed
+  bool ephemeral = false;           ///< worthless once no member lives (its memory died with them): then create() takes the
+                                    ///< name over, and destroy() does not mind live blocks
   unsigned file_mode = 0600;        ///< of the segment and of backing files annex makes
   std::size_t metadata_limit_bytes = std::size_t{64} << 30;  ///< address space reserved for the segment; 2 MiB to 1 TiB
   std::uint32_t member_limit = 4096;   ///< attached or dead with blocks, at once; up to 60,000
@@ -129,6 +132,8 @@ struct region_summary {
   touch access = touch::read_write;
   bool draining = false;
   void* base = nullptr;                  ///< in this process, null when not attached
+  std::uint64_t origin = 0;              ///< where its adder had it, as a number
+  member_id adder{};
   std::uint64_t iova_runs = 0;           ///< 0: no IOVAs
   iova first_iova = no_iova;
   std::string backing;                   ///< path, or how the memory can be reached; empty: only by hand

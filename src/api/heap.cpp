@@ -90,6 +90,7 @@ void heap::free_bulk(std::span<void* const> blocks) noexcept {
 }
 std::size_t heap::usable_size(const void* block) noexcept { return local_heap::usable_size(block); }
 explanation heap::last_failure() noexcept { return local_heap::last_failure(); }
+void heap::on_shortage(std::function<bool(std::size_t)> grow) { impl_->on_shortage(std::move(grow)); }
 void heap::trim() noexcept { impl_->trim_own(); }
 
 // Results are made where the caller wants them: a copy would wait for the stores of its halves.

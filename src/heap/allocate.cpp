@@ -30,6 +30,13 @@ bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcep
   return g.kind == granule_slab && g.size_class == size_class && begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
 }
 
+// A shortage inside on_shortage()'s function is not one to grow for.
+thread_local bool is_growing = false;
+struct growing_scope {
+  growing_scope() noexcept { is_growing = true; }
+  ~growing_scope() { is_growing = false; }
+};
+
 bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
 
 }  // namespace
@@ -123,10 +130,24 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
   return true;
 }
 
-bool local_heap::make_room(u32 attempt, const placement& p, u64 size_bytes) noexcept {
-  if (is_inside_callback() && attempt == 0) return true;
-  if (attempt == 0) return attach_more() || recover() != 0 || true;
-  if (attempt > 1) return false;
+// One step further each time it is called for a request, beginning with stage 0. False: nothing is left to try.
+bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexcept {
+  constexpr u32 growing = 1, recalling = growing + 8, given_up = recalling + 1;  // what was grown may go to others: again, not for ever
+  if (is_inside_callback()) stage = std::max(stage, recalling);
+  if (stage == 0) {
+    stage = growing;
+    if (attach_more() || recover() != 0) return true;
+  }
+  if (stage < recalling) {
+    ++stage;
+    if (grow_ && !is_growing) {
+      const growing_scope here;
+      if (grow_(size_bytes)) return true;
+    }
+    stage = recalling;
+  }
+  if (stage == given_up) return false;
+  stage = given_up;
   // Recalling every cache is worth it only if the request could be met by an empty heap.
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
@@ -142,12 +163,12 @@ void* local_heap::allocate_class(u32 size_class, const placement& p) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
   if (c == nullptr) return explain(is_read_only() ? explanation::cause::read_only : forked_ ? explanation::cause::forked_away : explanation::cause::limit, p);
-  if (seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_relaxed)) synchronize();
-  for (u32 attempt = 0;; ++attempt) {
+  if (has_news()) synchronize();
+  for (u32 stage = 0;;) {
     do {
       if (void* block = take_block(*c, size_class)) return block;
     } while (add_slab(*c, size_class));
-    if (!make_room(attempt, p, class_bytes[size_class])) break;
+    if (!make_room(stage, p, class_bytes[size_class])) break;
   }
   // A larger block that is free serves better than none.
   for (u32 larger = size_class + 1; larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
@@ -185,8 +206,8 @@ void* local_heap::allocate_extent(const placement& p, u64 size_bytes) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
   if (!ensure_member() || is_read_only()) return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away, p);
-  if (seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_relaxed)) synchronize();
-  for (u32 attempt = 0;; ++attempt) {
+  if (has_news()) synchronize();
+  for (u32 stage = 0;;) {
     {
       locked t(*this);
       extent_request q{size_bytes, p.align_bytes, p.boundary_bytes, p.iova_contiguous, granule_large, static_cast<u16>(member_)};
@@ -203,7 +224,7 @@ void* local_heap::allocate_extent(const placement& p, u64 size_bytes) noexcept {
         return block;
       }
     }
-    if (!make_room(attempt, p, size_bytes)) break;
+    if (!make_room(stage, p, size_bytes)) break;
   }
   return explain(explanation::cause::no_fit, p);
 }
@@ -289,6 +310,15 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
   return filled;
 }
 
+bool local_heap::resize_in_place(void* block, u64 size_bytes) noexcept {
+  local_region* const region = region_of(block);
+  if (region == nullptr || region->heap != this || !ensure_member()) return false;
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  locked t(*this);
+  const auto live = find_block(*region, offset, false);
+  return live && live->kind == block_kind::large && extents(*region).resize(*t, live->granule, offset + size_bytes, true);
+}
+
 void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
   if (block == nullptr) return allocate(size_bytes);
   if (size_bytes == 0) {
@@ -313,10 +343,7 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
   }
   const u64 room = live->size_bytes;
   if (size_bytes <= room && (size_bytes > room / 2 || (live->kind == block_kind::slab_block && class_of(size_bytes) == live->slab->size_class))) return block;
-  if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes) {
-    locked t(home);
-    if (extents(*region).resize(*t, live->granule, offset + size_bytes, true)) return block;
-  }
+  if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes && home.resize_in_place(block, size_bytes)) return block;
   if (region->access == touch::none) {
     if (size_bytes <= room) return block;
     return explain(explanation::cause::no_cpu_access, p);

@@ -81,19 +81,21 @@ size_t local_heap::usable_size(const void* block) noexcept {
 // Everything but a block of this thread's own slab in the region and heap of its last free: kept out of the way so that the
 // hit needs no stack. No heap, so no heap's policy: an address annex never handed out is always a mistake of the program.
 void local_heap::free_elsewhere(void* block) noexcept {
-  if (block == nullptr) return;
+  if (block == nullptr || free_anywhere(block)) return;
+  char report[256];
+  auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
+  stop_program({report, static_cast<size_t>(end.out - report)});
+}
+
+bool local_heap::free_anywhere(void* block) noexcept {
   local_region* const region = region_of(block);
-  if (region == nullptr || region->heap == nullptr) {
-    char report[256];
-    auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
-    stop_program({report, static_cast<size_t>(end.out - report)});
-  }
+  if (region == nullptr || region->heap == nullptr) return false;
   this_thread.last_region = region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
   thread_cache* c = this_thread.heap_number == region->heap_number ? this_thread.cache : turn_to(region->heap_index, region->heap_number);
-  if (c != nullptr && put_cached(c, *region, offset, g)) return;
-  region->heap->free_in(*region, block);
+  if (c == nullptr || !put_cached(c, *region, offset, g)) region->heap->free_in(*region, block);
+  return true;
 }
 
 void local_heap::free(void* block) noexcept {
@@ -102,6 +104,14 @@ void local_heap::free(void* block) noexcept {
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_elsewhere(block);
   const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
   if (!put_cached(this_thread.cache, *region, offset, g)) [[unlikely]] return free_elsewhere(block);
+}
+
+bool local_heap::free_if_known(void* block) noexcept {
+  const local_region* const region = this_thread.last_region;
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_anywhere(block);
+  const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
+  return put_cached(this_thread.cache, *region, offset, g) || free_anywhere(block);
 }
 
 void local_heap::free_in(local_region& region, void* block) noexcept {

@@ -162,7 +162,8 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
   h.reserve_bytes = options.metadata_limit_bytes;
   name.copy(h.name, sizeof h.name - 1);
   h.options = (options.checked ? option_checked : 0u) | (options.reclaim_dead ? option_reclaim_dead : 0u) |
-              (options.on_misuse == misuse_policy::refuse ? option_refuse_misuse : 0u) | (is_private ? option_private : 0u);
+              (options.on_misuse == misuse_policy::refuse ? option_refuse_misuse : 0u) | (is_private ? option_private : 0u) |
+              (options.ephemeral ? option_ephemeral : 0u);
   h.member_limit = options.member_limit;
   h.thread_limit = options.thread_limit;
   h.region_limit = options.region_limit;
@@ -186,6 +187,7 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
   int why = os::publish_file(file.fd, path.c_str());
   if (why == EEXIST) {  // somebody's heap, or one whose destroyer died before it removed the name
     finish_destruction(path);
+    if (is_left_behind(name)) (void)destroy(name);
     why = os::publish_file(file.fd, path.c_str());
   }
   if (why != 0) {
@@ -194,6 +196,15 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
     return refuse_path(why, "can't publish the segment", path);
   }
   return opened;
+}
+
+// An ephemeral heap: destroy() refuses if a member lives.
+bool local_heap::is_left_behind(std::string_view name) {
+  auto old = attach(name, {.read_only = true, .regions = attach_policy::manual, .verify = false});
+  if (!old) return false;
+  const bool ephemeral = (*old)->has_option(option_ephemeral);
+  (*old)->close();
+  return ephemeral;
 }
 
 u64 local_heap::next_number() noexcept {
@@ -395,7 +406,7 @@ result<void> local_heap::destroy(std::string_view name) {
     heap->thaw(frozen);
     if (others != 0) {
       done = refuse(errc::heap_in_use, "\"{}\" has {} other members, among them process {}; close it there first", name, others, first_other);
-    } else if (live != 0 || h.zone_count != 0) {
+    } else if ((live != 0 || h.zone_count != 0) && !heap->has_option(option_ephemeral)) {
       done = refuse(errc::blocks_live, "\"{}\" still has live blocks in {} regions and {} zones; free them, or `annex reap` dead members first", name, live, h.zone_count);
     } else {
       h.state.store(segment_destroyed, std::memory_order_release);  // commit

@@ -81,10 +81,18 @@ class local_heap {
   void* allocate(const placement& p) noexcept;
   size_t allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept;
   void* reallocate(void* block, u64 size_bytes) noexcept;
+  /// A large block of this heap, without moving it; false: no room, or no large block.
+  bool resize_in_place(void* block, u64 size_bytes) noexcept;
+  /// Whether another live member has the region attached.
+  bool is_attached_elsewhere(region_id id) noexcept;
   thread_cache* make_cache() noexcept;
+
+  void on_shortage(std::function<bool(size_t)> grow) { grow_ = std::move(grow); }
 
   // ---- free.cpp
   static void free(void* block) noexcept;
+  /// False, and nothing done: the address is in no region of any heap here.
+  static bool free_if_known(void* block) noexcept;
   static size_t usable_size(const void* block) noexcept;
   struct live_block { local_region* region; block_kind kind; u64 offset_bytes, size_bytes; u32 granule; slab_record* slab; u32 index; };
   /// The live block that begins at this byte (inside: or contains it).
@@ -133,6 +141,8 @@ class local_heap {
   result<void> detach_memory(region_id id);
   result<void> prefault(region_id id, unsigned threads, const std::function<void(u64, u64)>& progress);
   void synchronize() noexcept;
+  /// Regions came or went since the last synchronize().
+  bool has_news() const noexcept { return seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_acquire); }
   /// Attaches what can be attached automatically; true when anything new came.
   bool attach_more() noexcept;
   result<local_region*> ensure_attached(u32 slot);
@@ -182,6 +192,7 @@ class local_heap {
  private:
   /// 1, 2, …: unlike an index, never used again by this process.
   static u64 next_number() noexcept;
+  static bool is_left_behind(std::string_view name);
   friend class locked;
   local_heap() = default;
   ~local_heap() = default;
@@ -194,13 +205,14 @@ class local_heap {
   void* allocate_class(u32 size_class, const placement& p) noexcept;
   void* allocate_extent(const placement& p, u64 size_bytes) noexcept;
   std::optional<extent_place> find_extent(transaction& t, const placement& p, extent_request& q, local_region** where) noexcept;
-  bool make_room(u32 attempt, const placement& p, u64 size_bytes) noexcept;
+  bool make_room(u32& stage, const placement& p, u64 size_bytes) noexcept;
   slab_record* slab_of(const local_region& region, u32 granule) const noexcept;
   void* take_block(thread_cache& c, u32 size_class) noexcept;
   bool add_slab(thread_cache& c, u32 size_class) noexcept;
   bool zero_if_asked(void* block, const placement& p) noexcept;
   lock_identity identity(std::unique_lock<std::mutex>& service) noexcept;
   [[gnu::noinline]] static void free_elsewhere(void* block) noexcept;
+  static bool free_anywhere(void* block) noexcept;
   void free_in(local_region& region, void* block) noexcept;
   void free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
   void free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept;
@@ -230,6 +242,7 @@ class local_heap {
   region_views views_;
   observer_list observers_;
   std::atomic<u32> seen_epoch_{0};
+  std::function<bool(size_t)> grow_;
   std::thread watcher_;
   std::atomic<bool> watcher_stop_{false};
 

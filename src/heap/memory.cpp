@@ -78,6 +78,8 @@ int in_parallel(char* base, u64 bytes, u64 piece, unsigned threads, const std::f
   return why.load();
 }
 
+bool attaches_by_itself(const region_record& r) noexcept { return r.backing != backing_none || r.same_address != 0; }
+
 void zero_range(char* base, u64 bytes) {
   in_parallel(base, bytes, 16 * MiB, 0, [](char* at, u64 n) { std::memset(at, 0, n); return 0; }, {});
 }
@@ -209,6 +211,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         r.longest_run_bytes = tables->longest_run_bytes;
         r.cancel_drain.store(0, std::memory_order_relaxed);
         r.live_extents = 0;
+        r.same_address = m.same_address ? 1 : 0;
         std::memset(r.path, 0, sizeof r.path);
         const std::string path = !owned_path.empty() ? owned_path : fd >= 0 ? os::path_of(fd) : "";
         if (path.size() < sizeof r.path) path.copy(r.path, sizeof r.path - 1);
@@ -336,6 +339,17 @@ std::string local_heap::who_holds(u32 slot) {
     who += holders[i].first == 0 ? fmt::format("; {} bytes in zones", holders[i].second)
                                  : fmt::format("; {} bytes held by member {} (process {})", holders[i].second, holders[i].first, segment_.member(holders[i].first).process_id);
   return who;
+}
+
+bool local_heap::is_attached_elsewhere(region_id region) noexcept {
+  const u32 id = static_cast<u32>(region);
+  for (u32 m = 1; m <= segment_.header().member_records_used.load(std::memory_order_relaxed); ++m) {
+    const member_record& member = segment_.member(m);
+    if (m == member_ || member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+    const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[id % limits::region_slots];
+    if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, member_)) return true;
+  }
+  return false;
 }
 
 // Leases anywhere, and observers of other processes.
@@ -479,6 +493,7 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
   region_claim* const mine = is_read_only() ? nullptr : claim_on(slot);
   if (mine == nullptr && !is_read_only())
     return refuse(errc::limit_reached, "\"{}\" has no metadata left for this process's claim on region {} (metadata_limit_bytes, or the annex directory is full)", name_, id);
+  if (by_hand == nullptr && r.same_address != 0) by_hand = reinterpret_cast<void*>(r.adder_base);
   void* base = by_hand;
   int fd = -1;
   if (by_hand != nullptr) {
@@ -598,7 +613,7 @@ bool local_heap::attach_more() noexcept {
   bool any = false;
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
-    if (r.state.load(std::memory_order_acquire) != region_active || r.backing == backing_none) continue;
+    if (r.state.load(std::memory_order_acquire) != region_active || !attaches_by_itself(r)) continue;
     if (views_.at(slot).base == nullptr) any |= ensure_attached(slot).has_value();
   }
   return any;
@@ -632,7 +647,7 @@ void local_heap::synchronize() noexcept {
         detach_view(*view);
         views_.drop(slot);
       }
-    } else if (watched && state == region_active && policy_ == attach_policy::automatic && r.backing != backing_none) {
+    } else if (watched && state == region_active && policy_ == attach_policy::automatic && attaches_by_itself(r)) {
       (void)attach_slot(slot, nullptr);  // so that devices know it before it is used here
     }
   }

@@ -110,6 +110,8 @@ void local_heap::for_each_region(const std::function<void(const region_summary&)
     s.access = static_cast<touch>(r.access);
     s.draining = r.state.load(std::memory_order_relaxed) == region_draining;
     s.base = view.base;
+    s.origin = r.adder_base;
+    s.adder = member_id{r.adder};
     s.iova_runs = r.iova_run_count;
     if (const auto bus = view.iovas.at(0)) s.first_iova = iova{bus->address};
     if (r.backing != backing_none) s.backing = r.path[0] != '\0' ? std::string(r.path, ::strnlen(r.path, sizeof r.path)) : fmt::format("descriptor {} of process {}", r.adder_fd_plus_1 - 1, r.adder_process);

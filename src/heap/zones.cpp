@@ -53,7 +53,7 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
   const bool has_memory = table.type != zone_type::ring, largest = has_memory && p.size_bytes == 0;
   segment_header& h = segment_.header();
   synchronize();
-  for (u32 attempt = 0;; ++attempt) {
+  for (u32 stage = 0, looks = 0;; ++looks) {
     {
       locked t(*this);
       u32& bucket = segment_.zone_buckets()[zone_bucket_of(name)];
@@ -78,7 +78,7 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
           q.size_bytes = std::max(q.size_bytes, extents(candidate).largest_block(q));
         }
       }
-      if (has_memory && q.size_bytes != 0 && !(largest && attempt == 0)) place = find_extent(*t, p, q, &view);
+      if (has_memory && q.size_bytes != 0 && !(largest && looks == 0)) place = find_extent(*t, p, q, &view);
       if (place || !has_memory) {
         const chunk_ref ref = allocate_chunk(*t, sizeof(zone_record));
         const chunk_ref table_chunk = table.bytes != 0 ? allocate_chunk(*t, table.bytes) : 0;
@@ -109,7 +109,7 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         return made;
       }
     }
-    if (!make_room(attempt, p, largest ? 1 : p.size_bytes)) break;
+    if (!make_room(stage, p, largest ? 1 : p.size_bytes)) break;
   }
   explain(explanation::cause::no_fit, p);
   return std::unexpected(make_error(errc::out_of_memory, 0, "{}", last_failure().message()));

@@ -59,7 +59,7 @@ struct region_record {
   shared_word<u32> state;
   shared_word<u32> id;
   u64 length_bytes, page_bytes;
-  u64 adder_base;                  // where the adder had it: for show
+  u64 adder_base;                  // where the adder had it
   u64 device, inode, fd_offset;    // of the backing file
   u32 adder, adder_process;
   u32 adder_fd_plus_1;
@@ -78,7 +78,8 @@ struct region_record {
   u32 bins[extent_bins];           // first free extent
   char path[limits::path_bytes];
   u32 worker;                      // member that adds, drains or removes it
-  u8 padding[324];
+  u8 same_address;                 // every member has it at adder_base
+  u8 padding[323];
 };
 static_assert(sizeof(region_record) == 2048);
 

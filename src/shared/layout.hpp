@@ -29,7 +29,7 @@ inline constexpr u64 chunk_unit_bytes = 64;
 inline constexpr u16 no_owner = 0xffff;  // of a slab: an orphan
 
 enum segment_state : u32 { segment_ready = 1, segment_destroyed = 2 };
-enum segment_option : u32 { option_checked = 1, option_reclaim_dead = 2, option_refuse_misuse = 4, option_private = 8 };
+enum segment_option : u32 { option_checked = 1, option_reclaim_dead = 2, option_refuse_misuse = 4, option_private = 8, option_ephemeral = 16 };
 
 struct arena_lists {
   u64 top;             // bytes: everything above was never used

@@ -1,0 +1,186 @@
+// interop/dpdk/blocks.cpp - rte_malloc and its family in front of DPDK's own.
+//
+//   allocate   the socket's annex heap; where that has none (no memory left, not served) the real allocator
+//   free       an address in a region of ours: annex; any other, after a look at what other processes did: the real one
+//
+// What DPDK programs lean on is kept: 64-byte alignment, zeroed memory from every allocation (the real heap clears when a
+// block is freed; here it is cleared when it is handed out), no fall-back from an explicit socket, no rte_errno. What
+// DPDK gets wrong is not: calloc's product, realloc to 0, realloc that leaves an external heap (docs/dpdk.md).
+#include <algorithm>
+#include <cstring>
+
+#include "heap/registry.hpp"
+#include "interop/dpdk/drop_in.hpp"
+
+namespace annex::dpdk {
+namespace {
+
+using detail::local_heap;
+
+// Memory the CPU may not touch is handed out as it is.
+bool can_be_touched(const served_heap& h, const void* block) noexcept {
+  if (!h.may_be_untouchable) [[likely]] return true;
+  const local_region* const region = region_of(block);
+  return region == nullptr || region->access != touch::none;
+}
+
+void* take(served_heap& h, u64 bytes, u64 alignment, bool zeroed) noexcept {
+  if (bytes <= limits::largest_slab_block_bytes && alignment <= cache_line_bytes) [[likely]] {
+    void* const block = h.annex.allocate(bytes);
+    if (block == nullptr) [[unlikely]] return nullptr;
+    if (can_be_touched(h, block)) {
+      if (zeroed || choices.clear) std::memset(block, 0, bytes);
+    } else if (zeroed) {
+      heap::free(block);
+      return nullptr;
+    }
+    return block;
+  }
+  if (bytes > limits::largest_slab_block_bytes && !h.is_external && !choices.large_blocks) return nullptr;
+  placement p{.size_bytes = bytes, .align_bytes = std::max(alignment, cache_line_bytes)};
+  p.zeroed = zeroed || (choices.clear && !h.may_be_untouchable);
+  wanted_alignment = alignment;
+  void* const block = h.annex.allocate(p);
+  wanted_alignment = 0;
+  return block;
+}
+
+void* real_allocate(const char* type, u64 bytes, unsigned alignment, int socket, bool zeroed) noexcept {
+  const bypass around;
+  return zeroed ? real().rte_zmalloc_socket(type, bytes, alignment, socket) : real().rte_malloc_socket(type, bytes, alignment, socket);
+}
+
+void* allocate(const char* type, size_t size, unsigned alignment, int socket, bool zeroed) noexcept {
+  if (!is_serving()) return real_allocate(type, size, alignment, socket, zeroed);
+  if (size == 0 || (alignment & (alignment - 1)) != 0 || size > limits::largest_region_bytes) return nullptr;
+  const u64 bytes = align_up(size, cache_line_bytes);
+  const bool any = socket == any_socket || (is_without_sockets() && socket < first_external_socket);
+  served_heap* h = any ? internal_heap(preferred_socket()) : heap_of(socket);
+  if (h != nullptr)
+    if (void* const block = take(*h, bytes, alignment, zeroed)) [[likely]] return block;
+  const keep_rte_errno untouched;
+  if (any)
+    for (int other = 0; other < internal_sockets; ++other)
+      if (other != preferred_socket() && (h = internal_heap(other)) != nullptr)
+        if (void* const block = take(*h, bytes, alignment, zeroed)) return block;
+  void* block = real_allocate(type, size, alignment, socket, zeroed);
+  if (block == nullptr && (any || socket < first_external_socket) && give_back_everywhere()) block = real_allocate(type, size, alignment, socket, zeroed);
+  return block;
+}
+
+// An address that is in no region known here: perhaps in one that came since.
+bool free_after_a_look(void* block) noexcept { return follow_others() && local_heap::free_if_known(block); }
+
+void free_block(void* block, bool clear) noexcept {
+  if (block == nullptr) return;
+  const phase now = current_phase.load(std::memory_order_acquire);
+  if (now == phase::passive || now == phase::over) return clear && real().rte_free_sensitive != nullptr ? real().rte_free_sensitive(block) : real().rte_free(block);
+  local_region* region = region_of(block);
+  if (region != nullptr && region->heap != nullptr) [[likely]] {
+    if (now == phase::forked) return;  // its memory is a copy, its heap the parent's
+    if (region->heap->has_news()) [[unlikely]] {
+      follow_changes(*region->heap);
+      region = region_of(block);
+    }
+  }
+  if (region != nullptr && region->heap != nullptr) [[likely]] {
+    if (clear && region->access != touch::none) std::memset(block, 0, local_heap::usable_size(block));
+    const bool is_large = load_granule(region->granules + (static_cast<u64>(static_cast<char*>(block) - region->base) >> region->granule_shift)).kind == granule_large;
+    local_heap* const home = region->heap;
+    if (local_heap::free_if_known(block)) {
+      if (is_large || now == phase::draining) [[unlikely]] {
+        if (now == phase::draining) (void)give_back_everywhere();
+        else if (served_heap* const h = home->index() < 256 ? owner_of(block) : nullptr) h->give_back(choices.keep_bytes);
+      }
+      return;
+    }
+  } else if (now != phase::forked && free_after_a_look(block)) {
+    return;
+  }
+  const bypass around;
+  if (clear && real().rte_free_sensitive != nullptr) real().rte_free_sensitive(block);
+  else real().rte_free(block);
+}
+
+void* reallocate(void* block, size_t size, unsigned alignment, int socket) noexcept {
+  if (block == nullptr) return allocate(nullptr, size, alignment, socket, false);
+  served_heap* const h = current_phase.load(std::memory_order_acquire) == phase::serving ? owner_of(block) : nullptr;
+  if (h == nullptr) {
+    if (size == 0 && is_serving()) {
+      free_block(block, false);
+      return nullptr;
+    }
+    if (local_region* const region = region_of(block); region != nullptr && region->heap != nullptr) return nullptr;  // forked, or at the end
+    const bypass around;
+    return real().rte_realloc_socket(block, size, alignment, socket);
+  }
+  if (size == 0) {
+    free_block(block, false);
+    return nullptr;
+  }
+  if ((alignment & (alignment - 1)) != 0 || size > limits::largest_region_bytes) return nullptr;
+  const u64 bytes = align_up(size, cache_line_bytes), room = local_heap::usable_size(block);
+  const bool stays = (socket == any_socket || socket == h->socket || (is_without_sockets() && socket < first_external_socket)) &&
+                     (alignment == 0 || reinterpret_cast<u64>(block) % alignment == 0);
+  if (room == 0) return nullptr;
+  const bool is_large = room > limits::largest_slab_block_bytes;
+  if (stays && bytes <= room && !(is_large && bytes > limits::largest_slab_block_bytes)) return block;  // a shrunk small block keeps its place
+  const bool touchable = can_be_touched(*h, block);
+  if (stays && is_large && bytes > limits::largest_slab_block_bytes && h->annex.internal()->resize_in_place(block, bytes)) {
+    if (touchable && bytes > room) std::memset(static_cast<char*>(block) + room, 0, bytes - room);
+    return block;
+  }
+  if (stays && bytes <= room) return block;
+  if (!touchable) return nullptr;
+  void* const moved = allocate(nullptr, size, alignment, socket == any_socket ? h->socket : socket, false);
+  if (moved == nullptr) return nullptr;
+  std::memcpy(moved, block, std::min<u64>(room, bytes));
+  free_block(block, false);
+  return moved;
+}
+
+}  // namespace
+}  // namespace annex::dpdk
+
+// ---- what DPDK programs call ---------------------------------------------------------------------------------------------------
+using namespace annex::dpdk;
+
+extern "C" {
+
+void* ANNEX_DPDK_NAME(rte_malloc_socket)(const char* type, size_t size, unsigned alignment, int socket) { return allocate(type, size, alignment, socket, false); }
+void* ANNEX_DPDK_NAME(rte_malloc)(const char* type, size_t size, unsigned alignment) { return allocate(type, size, alignment, any_socket, false); }
+void* ANNEX_DPDK_NAME(rte_zmalloc_socket)(const char* type, size_t size, unsigned alignment, int socket) { return allocate(type, size, alignment, socket, true); }
+void* ANNEX_DPDK_NAME(rte_zmalloc)(const char* type, size_t size, unsigned alignment) { return allocate(type, size, alignment, any_socket, true); }
+
+void* ANNEX_DPDK_NAME(rte_calloc_socket)(const char* type, size_t count, size_t size, unsigned alignment, int socket) {
+  annex::u64 bytes = 0;
+  return annex::multiply_overflows(count, size, &bytes) ? nullptr : allocate(type, bytes, alignment, socket, true);
+}
+void* ANNEX_DPDK_NAME(rte_calloc)(const char* type, size_t count, size_t size, unsigned alignment) {
+  return ANNEX_DPDK_NAME(rte_calloc_socket)(type, count, size, alignment, any_socket);
+}
+
+void* ANNEX_DPDK_NAME(rte_realloc_socket)(void* block, size_t size, unsigned alignment, int socket) { return reallocate(block, size, alignment, socket); }
+void* ANNEX_DPDK_NAME(rte_realloc)(void* block, size_t size, unsigned alignment) { return reallocate(block, size, alignment, any_socket); }
+
+void ANNEX_DPDK_NAME(rte_free)(void* block) { free_block(block, false); }
+void ANNEX_DPDK_NAME(rte_free_sensitive)(void* block) { free_block(block, true); }
+
+int ANNEX_DPDK_NAME(rte_malloc_validate)(const void* block, size_t* size) {
+  if (block != nullptr && current_phase.load(std::memory_order_acquire) == phase::serving && owner_of(block) != nullptr) {
+    const size_t room = annex::detail::local_heap::usable_size(block);
+    if (room == 0) return -1;
+    if (size != nullptr) *size = room;
+    return 0;
+  }
+  return real().rte_malloc_validate(block, size);
+}
+
+annex::u64 ANNEX_DPDK_NAME(rte_malloc_virt2iova)(const void* block) {
+  if (block == nullptr || current_phase.load(std::memory_order_acquire) != phase::serving || owner_of(block) == nullptr) return real().rte_malloc_virt2iova(block);
+  const memseg* const page = real().rte_mem_virt2memseg(block, nullptr);
+  if (page == nullptr || page->iova == bad_iova) return bad_iova;
+  return page->iova + static_cast<annex::u64>(static_cast<const char*>(block) - static_cast<const char*>(page->addr));
+}
+
+}

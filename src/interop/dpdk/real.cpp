@@ -1,0 +1,100 @@
+// interop/dpdk/real.cpp - see real.hpp.
+#include "interop/dpdk/real.hpp"
+
+#include <dlfcn.h>
+#include <link.h>
+
+#include <atomic>
+#include <cstring>
+
+#ifdef ANNEX_DPDK_STATIC
+extern "C" {
+#define REPLACED(result, name, parameters) [[gnu::weak]] result __real_##name parameters;
+#define USED(result, name, parameters) [[gnu::weak]] result name parameters;
+#include "interop/dpdk/real.def"
+#undef REPLACED
+#undef USED
+extern thread_local int per_lcore__rte_errno;
+}
+#else
+extern "C" void* rte_malloc(const char*, size_t, unsigned);
+#endif
+
+namespace annex::dpdk {
+
+[[gnu::tls_model("initial-exec")]] thread_local int bypass_depth = 0;
+
+#ifdef ANNEX_DPDK_STATIC
+
+const real_functions& real() noexcept {
+  static const real_functions table = [] {
+    real_functions t;
+#define REPLACED(result, name, parameters) t.name = __real_##name;
+#define USED(result, name, parameters) t.name = name;
+#include "interop/dpdk/real.def"
+#undef REPLACED
+#undef USED
+    return t;
+  }();
+  return table;
+}
+
+bool is_in_front() noexcept { return real().rte_malloc_socket != nullptr; }
+int* rte_errno_of_thread() noexcept { return &per_lcore__rte_errno; }
+
+#else
+
+namespace {
+
+constinit real_functions table;
+std::atomic<bool> is_complete{false};
+
+// A program that loaded DPDK with dlopen(RTLD_LOCAL) has it in no scope that the next-in-order look-up goes through.
+void* loaded_eal() noexcept {
+  static std::atomic<void*> found{nullptr};
+  if (void* known = found.load(std::memory_order_acquire)) return known;
+  char path[1024] = {};
+  ::dl_iterate_phdr([](dl_phdr_info* object, size_t, void* out) {
+    if (object->dlpi_name == nullptr || std::strstr(object->dlpi_name, "librte_eal.so") == nullptr) return 0;
+    std::strncpy(static_cast<char*>(out), object->dlpi_name, sizeof path - 1);
+    return 1;
+  }, path);
+  void* const handle = path[0] != '\0' ? ::dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
+  if (handle != nullptr) found.store(handle, std::memory_order_release);
+  return handle;
+}
+
+void* look_up(const char* name) noexcept {
+  if (void* next = ::dlsym(RTLD_NEXT, name)) return next;
+  void* const eal = loaded_eal();  // its dependencies are searched too
+  return eal != nullptr ? ::dlsym(eal, name) : nullptr;
+}
+
+}  // namespace
+
+const real_functions& real() noexcept {
+  if (is_complete.load(std::memory_order_acquire)) [[likely]] return table;  // sync(table)
+  // Several threads may do so at once: each stores the same.
+#define REPLACED(result, name, parameters) __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
+#define USED(result, name, parameters) __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
+#include "interop/dpdk/real.def"
+#undef REPLACED
+#undef USED
+  if (table.rte_malloc_socket != nullptr) is_complete.store(true, std::memory_order_release);
+  return table;
+}
+
+bool is_in_front() noexcept {
+  void* const seen = ::dlsym(RTLD_DEFAULT, "rte_malloc");
+  return real().rte_malloc_socket != nullptr && (seen == nullptr || seen == reinterpret_cast<void*>(&rte_malloc));
+}
+
+int* rte_errno_of_thread() noexcept { return static_cast<int*>(look_up("per_lcore__rte_errno")); }
+
+#endif
+
+void set_rte_errno(int value) noexcept {
+  if (int* const where = rte_errno_of_thread()) *where = value;
+}
+
+}  // namespace annex::dpdk
