@@ -89,7 +89,7 @@ served_heap* open_heap(int socket, bool make) noexcept {
     fmt::format_to_n(name, sizeof name - 1, "{}.{}", group->base_name, socket);
     opened = heap::create(name, {.on_misuse = misuse_policy::refuse, .ephemeral = true});
     if (!opened) {
-      say("annex: DPDK's socket {} stays with DPDK's own allocator: {}", socket, opened.error().message());
+      say("DPDK's socket {} stays with DPDK's own allocator: {}", socket, opened.error().message());
       return nullptr;  // the entry stays "making": everybody stays with the real allocator
     }
     std::memcpy(e->name, name, sizeof name);
@@ -99,7 +99,7 @@ served_heap* open_heap(int socket, bool make) noexcept {
   } else if (state == entry_ready) {
     opened = heap::attach({e->name, ::strnlen(e->name, sizeof e->name)});
     if (opened && static_cast<u64>(opened->id()) != e->heap) opened = std::unexpected(error{errc::no_such_heap, 0, {}});
-    if (!opened) say("annex: can't join heap {} of the primary, though its blocks may come to this process: {}", e->name, opened.error().message());
+    if (!opened) say("can't join heap {} of the primary, though its blocks may come to this process: {}", e->name, opened.error().message());
   }
   if (!opened) return nullptr;
   auto served = std::make_unique<served_heap>();
@@ -184,12 +184,12 @@ bool is_private_mapping(const void* address) {
   return is_private;
 }
 
-// Segments of groups whose every process is dead.
+// Segments of groups whose every process is dead: destroy() refuses the others.
 void sweep_left_behind(const std::string& of_group) {
   auto there = heap::list();
   if (!there) return;
   for (const heap_summary& h : *there)
-    if (h.member_count == 0 && h.name.starts_with("dpdk.") && (of_group.empty() || h.name.starts_with(of_group + "."))) (void)heap::destroy(h.name);
+    if (h.name.starts_with("dpdk.") && (of_group.empty() || h.name.starts_with(of_group + "."))) (void)heap::destroy(h.name);
 }
 
 bool join_group() {
@@ -199,7 +199,7 @@ bool join_group() {
     sweep_left_behind({});
     group_zone = r.rte_memzone_reserve(stamp_name, sizeof(stamp), any_socket, 0);
     if (group_zone == nullptr) {
-      say("annex: not serving: DPDK has no memory for a memzone of {} bytes", sizeof(stamp));
+      say("not serving: DPDK has no memory for a memzone of {} bytes", sizeof(stamp));
       return false;
     }
     group = new (group_zone->addr) stamp;
@@ -211,12 +211,12 @@ bool join_group() {
   } else {
     const memzone* const z = r.rte_memzone_lookup(stamp_name);
     if (z == nullptr) {
-      say("annex: not serving: the primary of this group is not served; start it with the library too");
+      say("not serving: the primary of this group is not served; start it with the library too");
       return false;
     }
     group = static_cast<stamp*>(z->addr);
     if (__atomic_load_n(&group->magic, __ATOMIC_ACQUIRE) != stamp_magic || group->version != stamp_version) {
-      say("annex: not serving: the primary runs another version of this library (stamp {}, here {}); this process must not free its blocks", group->version, stamp_version);
+      say("not serving: the primary runs another version of this library (stamp {}, here {}); this process must not free its blocks", group->version, stamp_version);
       group = nullptr;
       return false;
     }
@@ -234,7 +234,7 @@ void begin_serving() noexcept {
   if (current_phase.load() == phase::serving || os::environment("ANNEX_DPDK") == "off") return;
   const keep_rte_errno untouched;
   if (!is_in_front()) {
-    say("annex: not serving: this program's rte_malloc is not the library's (linked statically, behind librte_eal, or loaded with DEEPBIND)");
+    say("not serving: this program's rte_malloc is not the library's (linked statically, behind librte_eal, or loaded with DEEPBIND)");
     return;
   }
   const real_functions& r = real();
@@ -250,7 +250,7 @@ void begin_serving() noexcept {
   (void)once;
   current_phase.store(phase::serving, std::memory_order_release);
   follow_others();
-  if (os::environment("ANNEX_DPDK_SAY") == "1") say("annex: serving {} process {}, heaps {}.* in {}", is_primary ? "primary" : "secondary", os::process_id(), group->base_name, group->directory);
+  if (os::environment("ANNEX_DPDK_SAY") == "1") say("serving {} process {}, heaps {}.* in {}", is_primary ? "primary" : "secondary", os::process_id(), group->base_name, group->directory);
 }
 
 void begin_draining() noexcept {

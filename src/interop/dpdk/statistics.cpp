@@ -68,6 +68,16 @@ int statistics(int socket, socket_stats* out) {
   return 0;
 }
 
+bool is_all_here() {
+  bool all = true;
+  if (current_phase.load(std::memory_order_acquire) != phase::serving) return all;
+  (void)follow_others();
+  for_each_served([](served_heap& h, void* argument) {
+    if (h.is_external) h.annex.for_each_region([&](const region_summary& r) { *static_cast<bool*>(argument) &= r.base != nullptr; });
+  }, &all);
+  return all;
+}
+
 void print(std::FILE* out, bool with_pieces) {
   struct request { std::FILE* out; bool with_pieces; } how{out, with_pieces};
   for_each_served([](served_heap& h, void* argument) {
@@ -164,7 +174,9 @@ void ANNEX_DPDK_NAME(rte_malloc_dump_stats)(std::FILE* out, const char* type) {
 }
 
 void ANNEX_DPDK_NAME(rte_malloc_dump_heaps)(std::FILE* out) {
-  real().rte_malloc_dump_heaps(out);
+  // The real one reads the header of every block: it would fault on an area that this process has not attached.
+  if (is_all_here()) real().rte_malloc_dump_heaps(out);
+  else std::fprintf(out, "DPDK's own heaps are not shown: this process has not attached every external area (rte_malloc_heap_memory_attach)\n");
   if (current_phase.load() == phase::serving) print(out, true);
 }
 
