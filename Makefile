@@ -7,14 +7,16 @@
 #   make bench    annex and its peers in one run (20 minutes; FILTER=regex, ROUNDS=n: 5); build/bench.html has the plots
 #   make torture  kills every operation wherever a death leaves something else (10 minutes; KILLS=n deaths of each: 2), then
 #                 workers at random moments for SECONDS (300)                                make models  checks the models
+#   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz torture models bench format install clean packages
+.PHONY: all demo test asan tsan fuzz torture models bench dpdk format install clean packages
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
 FILTER ?= .
 ROUNDS ?= 5
+HOW ?= quick
 JOBS := $(shell nproc)
 
 all: packages
@@ -52,6 +54,11 @@ bench:
 	@./cmake/install-packages base bench
 	cmake --preset bench >/dev/null && cmake --build --preset bench
 	build/bench/bench/annex-bench --filter '$(value FILTER)' --rounds $(ROUNDS) --json build/bench.json --html build/bench.html
+
+dpdk:
+	@./cmake/install-packages base dpdk
+	cmake --preset dev >/dev/null && cmake --build --preset dev
+	tests/dpdk/run build/dev $(HOW)
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
