@@ -391,5 +391,72 @@ TEST_F(bringing, uses_hugepages_where_there_are_any) {
   EXPECT_TRUE(heap::locate(block)->bus_address.has_value());
 }
 
+TEST_F(adding, grows_by_itself_where_the_program_says_how) {
+  heap h = must(heap::create_private());
+  std::vector<std::unique_ptr<mapped_memory>> brought;
+  std::vector<std::size_t> wanted;
+  h.on_shortage([&](std::size_t size_bytes) {
+    wanted.push_back(size_bytes);
+    if (brought.size() == 2) return false;
+    EXPECT_EQ(h.allocate(64 << 20), nullptr) << "no growing inside growing";
+    brought.push_back(std::make_unique<mapped_memory>(4 << 20));
+    return h.add_memory(brought.back()->range()).has_value();
+  });
+  EXPECT_NE(h.allocate(3 << 20), nullptr);
+  EXPECT_NE(h.allocate(3 << 20), nullptr);
+  EXPECT_EQ(h.allocate(3 << 20), nullptr);
+  EXPECT_EQ(wanted, (std::vector<std::size_t>{3 << 20, 3 << 20, 3 << 20}));
+  EXPECT_NE(h.allocate(100), nullptr);
+  EXPECT_NE(must(h.reserve_zone("z", {.size_bytes = 1000})).address, nullptr);
+  expect_sound(h);
+}
+
+TEST_F(adding, memory_at_one_address_is_attached_without_being_told) {
+  mapped_memory everywhere(4 << 20);  // a child has it where the parent has it
+  memory_range range = everywhere.range();
+  range.same_address = true;
+  child_process adder([&] {
+    heap h = must(heap::create("a"));
+    must(h.add_memory(range));
+    return must(h.reserve_zone("z", {.size_bytes = 5000})).address == nullptr;
+  });
+  ASSERT_EQ(adder.wait_for_exit_code(), 0);
+  child_process without_it([&] {
+    ::mprotect(range.base, range.length_bytes, PROT_NONE);  // unmapped, the segment might come to lie there
+    heap h = must(heap::attach("a"));
+    if (h.allocate(200) != nullptr) return 1;
+    return h.find_zone("z").has_value() ? 2 : 0;
+  });
+  EXPECT_EQ(without_it.wait_for_exit_code(), 0) << "no such memory there: refused, no fault";
+  heap h = must(heap::attach("a"));
+  const void* const block = h.allocate(200);
+  EXPECT_GE(block, range.base);
+  EXPECT_LT(block, everywhere.data() + everywhere.size());
+  EXPECT_GE(must(h.find_zone("z")).address, range.base);
+  h.for_each_region([&](const region_summary& r) {
+    EXPECT_EQ(r.origin, reinterpret_cast<std::uint64_t>(range.base));
+    EXPECT_EQ(r.base, range.base);
+  });
+  expect_sound(h);
+}
+
+TEST_F(adding, ephemeral_heaps_end_with_their_members) {
+  child_process maker([] {
+    heap h = must(heap::create("a", {.ephemeral = true}));
+    must(h.bring_memory({.length_bytes = 1 << 20}));
+    (void)h.allocate(100);
+    ::_exit(0);  // without closing anything
+    return 0;
+  });
+  EXPECT_EQ(maker.wait_for_exit_code(), 0);
+  heap again = must(heap::create("a", {.ephemeral = true}));
+  EXPECT_EQ(again.stats().region_count, 0u) << "a new one under the old name";
+  EXPECT_EQ(heap::create("a", {.ephemeral = true}).error().code, errc::name_taken) << "its member lives";
+  must(again.bring_memory({.length_bytes = 1 << 20}));
+  (void)again.allocate(100);
+  { heap gone = std::move(again); }
+  EXPECT_TRUE(heap::destroy("a").has_value()) << "live blocks are nobody's";
+}
+
 }  // namespace
 }  // namespace annex

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   add_heap_commands(app, s);
   add_memory_commands(app, s);
   add_see_commands(app, s);
+  add_run_command(app, s);
   add_demo_command(app, s);
   add_man_command(app, s);
   for (CLI::App* command : app.get_subcommands({}))

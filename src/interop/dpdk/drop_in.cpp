@@ -87,7 +87,13 @@ served_heap* open_heap(int socket, bool make) noexcept {
   if (state == entry_free && make && e->state.compare_exchange_strong(state, entry_making, std::memory_order_acq_rel)) {
     char name[limits::name_bytes] = {};
     fmt::format_to_n(name, sizeof name - 1, "{}.{}", group->base_name, socket);
-    opened = heap::create(name, {.on_misuse = misuse_policy::refuse, .ephemeral = true});
+    const heap_options options{.on_misuse = misuse_policy::refuse, .ephemeral = true};
+    opened = heap::create(name, options);
+    if (!opened && opened.error().code == errc::name_taken) {  // of an --in-memory process with the same prefix, or of orphans
+      std::memset(name, 0, sizeof name);
+      fmt::format_to_n(name, sizeof name - 1, "dpdk.pid{}.{}", os::process_id(), socket);
+      opened = heap::create(name, options);
+    }
     if (!opened) {
       say("DPDK's socket {} stays with DPDK's own allocator: {}", socket, opened.error().message());
       return nullptr;  // the entry stays "making": everybody stays with the real allocator
