@@ -278,7 +278,9 @@ void end_serving() noexcept {
     served_heap* const h = place.exchange(nullptr);
     if (h == nullptr) return;
     if (inside(*h).index() < most_heaps) by_index[inside(*h).index()].store(nullptr);
+    const std::string name(h->annex.name());
     delete h;
+    if (is_primary) (void)heap::destroy(name);  // refused while a secondary is attached
   };
   for (auto& h : internal) close(h);
   for (auto& h : external) close(h);
