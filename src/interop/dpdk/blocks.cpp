@@ -17,6 +17,9 @@ namespace {
 
 using detail::local_heap;
 
+// Larger blocks of internal heaps are the real heap's: each would be a chunk of its own, cleared by EAL and again here.
+constexpr u64 largest_served_bytes = 64 * MiB;
+
 // Memory the CPU may not touch is handed out as it is.
 bool can_be_touched(const served_heap& h, const void* block) noexcept {
   if (!h.may_be_untouchable) [[likely]] return true;
@@ -36,7 +39,7 @@ void* take(served_heap& h, u64 bytes, u64 alignment, bool zeroed) noexcept {
     }
     return block;
   }
-  if (bytes > limits::largest_slab_block_bytes && !h.is_external && !choices.large_blocks) return nullptr;
+  if (!h.is_external && bytes > (choices.large_blocks ? largest_served_bytes : limits::largest_slab_block_bytes)) return nullptr;
   placement p{.size_bytes = bytes, .align_bytes = std::max(alignment, cache_line_bytes)};
   p.zeroed = zeroed || (choices.clear && !h.may_be_untouchable);
   wanted_alignment = alignment;
