@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "heap/local_heap.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -445,7 +446,9 @@ TEST_F(adding, ephemeral_heaps_end_with_their_members) {
     heap h = must(heap::create("a", {.ephemeral = true}));
     must(h.bring_memory({.length_bytes = 1 << 20}));
     (void)h.allocate(100);
-    ::_exit(0);  // without closing anything
+    detail::local_heap::locked half_done(*h.internal());
+    half_done->put(h.internal()->seg().header().zone_count, 7u);
+    ::_exit(0);  // without closing anything, in the middle of a transaction
     return 0;
   });
   EXPECT_EQ(maker.wait_for_exit_code(), 0);

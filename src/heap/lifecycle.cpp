@@ -187,7 +187,7 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
   int why = os::publish_file(file.fd, path.c_str());
   if (why == EEXIST) {  // somebody's heap, or one whose destroyer died before it removed the name
     finish_destruction(path);
-    if (is_left_behind(name)) (void)destroy(name);
+    (void)destroy(name, true);  // left behind by members who are all dead
     why = os::publish_file(file.fd, path.c_str());
   }
   if (why != 0) {
@@ -196,15 +196,6 @@ result<local_heap*> local_heap::create(std::string_view name, const heap_options
     return refuse_path(why, "can't publish the segment", path);
   }
   return opened;
-}
-
-// An ephemeral heap: destroy() refuses if a member lives.
-bool local_heap::is_left_behind(std::string_view name) {
-  auto old = attach(name, {.read_only = true, .regions = attach_policy::manual, .verify = false});
-  if (!old) return false;
-  const bool ephemeral = (*old)->has_option(option_ephemeral);
-  (*old)->close();
-  return ephemeral;
 }
 
 u64 local_heap::next_number() noexcept {
@@ -382,10 +373,14 @@ bool local_heap::ensure_member() noexcept {
   return true;
 }
 
-result<void> local_heap::destroy(std::string_view name) {
+result<void> local_heap::destroy(std::string_view name, bool only_ephemeral) {
   auto opened = attach(name, {.read_only = false, .regions = attach_policy::manual, .verify = false});
   if (!opened) return std::unexpected(opened.error());
   local_heap* const heap = *opened;
+  if (only_ephemeral && !heap->has_option(option_ephemeral)) {
+    heap->close();
+    return refuse(errc::name_taken, "\"{}\" is a heap that outlives its members", name);
+  }
   segment_header& h = heap->segment_.header();
   result<void> done;
   {

@@ -45,7 +45,7 @@ class local_heap {
   // ---- lifecycle.cpp
   static result<local_heap*> create(std::string_view name, const heap_options& options, bool is_private);
   static result<local_heap*> attach(std::string_view name, const attach_options& options);
-  static result<void> destroy(std::string_view name);
+  static result<void> destroy(std::string_view name, bool only_ephemeral = false);
   static result<std::vector<heap_summary>> list();
   static result<repair_report> repair(std::string_view name);
   static local_heap* of(const heap& h) noexcept { return h.internal(); }
@@ -192,7 +192,6 @@ class local_heap {
  private:
   /// 1, 2, …: unlike an index, never used again by this process.
   static u64 next_number() noexcept;
-  static bool is_left_behind(std::string_view name);
   friend class locked;
   local_heap() = default;
   ~local_heap() = default;

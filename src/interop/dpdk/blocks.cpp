@@ -89,11 +89,12 @@ void free_block(void* block, bool clear) noexcept {
   if (region != nullptr && region->heap != nullptr) [[likely]] {
     if (clear && region->access != touch::none) std::memset(block, 0, local_heap::usable_size(block));
     const bool is_large = load_granule(region->granules + (static_cast<u64>(static_cast<char*>(block) - region->base) >> region->granule_shift)).kind == granule_large;
-    local_heap* const home = region->heap;
+    region_record& record = *region->record;  // stays readable when the region goes
     if (local_heap::free_if_known(block)) {
-      if (is_large || now == phase::draining) [[unlikely]] {
-        if (now == phase::draining) (void)give_back_everywhere();
-        else if (served_heap* const h = home->index() < 256 ? owner_of(block) : nullptr) h->give_back(choices.keep_bytes);
+      if (now == phase::draining) [[unlikely]] {
+        (void)give_back_everywhere();
+      } else if (is_large && std::atomic_ref(record.live_extents).load(std::memory_order_relaxed) == 0) {  // a chunk became empty
+        if (served_heap* const h = owner_of(block)) h->give_back(choices.keep_bytes);
       }
       return;
     }

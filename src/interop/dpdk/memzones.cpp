@@ -24,22 +24,44 @@ const memzone* refuse_with(int why) noexcept {
   return nullptr;
 }
 
-struct renaming { memzone* zone; const char* name; bool is_taken; bool is_done; };
+struct renaming {
+  memzone* zone;
+  const char* name;
+  u32 expected = 0, seen = 0;
+  bool is_taken = false, is_done = false;
+  char temporary = 0;
 
-// Called under the real zone lock, for every zone: the last call decides.
-void rename_unless_taken(memzone* zone, const char* name, bool* taken) {
-  renaming job{zone, name, false, false};
-  real().rte_memzone_walk([](const memzone* other, void* argument) {
-    auto& look = *static_cast<renaming*>(argument);
-    if (std::strncmp(other->name, look.name, zone_name_bytes) == 0) look.is_taken = true;
-  }, &job);
-  if (!job.is_taken) {
+  // First byte last: a look-up sees one name or the other.
+  void write_name() noexcept {
     char whole[zone_name_bytes] = {};
     std::memcpy(whole, name, ::strnlen(name, zone_name_bytes - 1));
+    temporary = zone->name[0];
     std::memcpy(zone->name + 1, whole + 1, zone_name_bytes - 1);
     __atomic_store_n(zone->name, whole[0], __ATOMIC_RELEASE);
   }
-  *taken = job.is_taken;
+};
+
+// False: another zone has the name. Looks and writes inside one walk, which holds the real zone lock against reservations; which
+// call is the last one is known from the walk before, and a zone that came since takes the name back.
+bool rename_unless_taken(memzone* zone, const char* name) {
+  renaming job{zone, name};
+  while (!job.is_done && !job.is_taken) {
+    job.expected = job.seen;
+    job.seen = 0;
+    real().rte_memzone_walk([](const memzone* other, void* argument) {
+      auto& r = *static_cast<renaming*>(argument);
+      ++r.seen;
+      if (other != r.zone && std::strncmp(other->name, r.name, zone_name_bytes) == 0) r.is_taken = true;
+      if (r.is_taken && r.is_done) {
+        __atomic_store_n(r.zone->name, r.temporary, __ATOMIC_RELEASE);
+        r.is_done = false;
+      } else if (r.seen == r.expected && !r.is_taken) {
+        r.write_name();
+        r.is_done = true;
+      }
+    }, &job);
+  }
+  return job.is_done;
 }
 
 // Large zones are annex zones, which belong to no process; small ones share slabs with other blocks.
@@ -142,9 +164,7 @@ const memzone* reserve(const char* name, size_t length, int socket, unsigned fla
   zone->hugepage_sz = page_bytes;
   zone->socket_id = socket;
   zone->addr = block;
-  bool taken = false;
-  rename_unless_taken(zone, name, &taken);
-  if (taken) {
+  if (!rename_unless_taken(zone, name)) {
     zone->addr = native;
     memory.give_back();
     return give_up(EEXIST);

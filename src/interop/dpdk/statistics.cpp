@@ -125,7 +125,7 @@ int add_number(telemetry_data* d, const char* name, u64 value) noexcept {
   return r.rte_tel_data_add_dict_u64 != nullptr ? r.rte_tel_data_add_dict_u64(d, name, value) : r.rte_tel_data_add_dict_uint(d, name, value);
 }
 
-// /annex/heaps: one dictionary entry per heap: socket → used of total.
+// /annex/heaps: one dictionary entry per heap: name → socket.
 int tell_heaps(const char*, const char*, telemetry_data* d) {
   real().rte_tel_data_start_dict(d);
   for_each_served([](served_heap& h, void* argument) {
