@@ -33,7 +33,9 @@ inline constexpr int any_node = -1;
 /// What the CPU may do to a region's bytes in this process.
 enum class touch : std::uint8_t { read_write, none };
 /// What adding does to the contents.
-enum class fill : std::uint8_t { keep, zero };
+/// keep: what the memory contains is not known. zero: annex writes zeros. is_zero: it is all zeros already, as fresh from the
+/// kernel. Zeroed blocks out of memory known to be zero, and not handed out since, need no clearing.
+enum class fill : std::uint8_t { keep, zero, is_zero };
 /// What a program mistake does: stop the program with a report, or count, log and refuse.
 enum class misuse_policy : std::uint8_t { stop, refuse };
 /// How a process gets regions that others added: when it needs them, or only by attach_memory().

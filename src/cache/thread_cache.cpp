@@ -17,30 +17,28 @@ thread_cache* turn_to(u32 heap_index, u64 heap_number) noexcept {
 
 namespace {
 
-u64 entry_of(const slab_record& slab, u64 slab_offset, u32 block, u32 block_bytes) noexcept {
-  return u64{slab.region} << region_shift | (slab_offset + u64{block} * block_bytes);
-}
-
 u64 offset_of_slab(const segment& s, const slab_record& slab) noexcept {
   const region_record& r = s.at<region_record>(s.header().regions_at)[slab.region];
   return u64{slab.granule} << r.granule_shift;
 }
 
-// Sets the block's bit. The caller has counted it out of every other place.
-bool set_free(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept {
-  u64& word = slab->free_words()[block / 64];
-  const u64 bit = u64{1} << (block % 64);
-  if ((word & bit) != 0) return false;
-  store_word(word, word | bit);
-  slab->summary |= u64{1} << (block / 64);
-  ++slab->free_count;
+// Sets the bits of so many blocks that are not free yet. The caller has counted them out of every other place.
+void set_free(const segment& s, thread_cache& c, slab_record* slab, u32 word, u64 bits, u32 count) noexcept {
+  store_word(slab->free_words()[word], slab->free_words()[word] | bits);
+  slab->summary |= u64{1} << word;
+  slab->free_count += count;
   if (slab->in_partial == 0) add_partial(s, c, slab);
   if (slab->free_count == slab->capacity) ++c.magazines[slab->size_class].empties;
-  return true;
 }
 
-// Puts entries back into their slabs. Neighbours in a magazine are often neighbours in a slab, so the slab is looked up
-// only when an entry lies outside the last one.
+// An entry of a block taken from the bitmap. The mark goes with the entry; from then on the slab knows of it no more.
+u64 entry_of(slab_record& slab, u64 slab_offset, u32 block, u32 block_bytes) noexcept {
+  const u64 entry = u64{slab.region} << region_shift | (slab_offset + u64{block} * block_bytes);
+  return block >= slab.first_clean ? entry | entry_is_clean : entry;
+}
+
+// Puts entries back into their slabs. Neighbours in a magazine are often neighbours in a slab: the slab is looked up only
+// when an entry lies outside the last one, and the bits of one word are set together. To be finished before it goes.
 class returner {
  public:
   returner(const segment& s, region_views& views, thread_cache& c, u32* doubles) noexcept : s_(s), views_(views), cache_(c), doubles_(doubles) {}
@@ -49,11 +47,27 @@ class returner {
       ++*doubles_;
       return;
     }
-    if (!set_free(s_, cache_, slab_, block_index_of(entry - begin_, reciprocal_))) ++*doubles_;
+    const u32 block = block_index_of(entry - begin_, reciprocal_);
+    if (block / 64 != word_) {
+      finish();
+      word_ = block / 64;
+    }
+    const u64 bit = u64{1} << (block % 64);
+    if (((slab_->free_words()[word_] | bits_) & bit) != 0) {
+      ++*doubles_;
+      return;
+    }
+    bits_ |= bit;
+    ++count_;
+  }
+  void finish() noexcept {
+    if (count_ != 0) set_free(s_, cache_, slab_, word_, bits_, count_);
+    bits_ = count_ = 0;
   }
 
  private:
   bool find_slab(u64 entry) noexcept {
+    finish();
     const local_region& region = views_.at(static_cast<u32>(entry >> region_shift));
     slab_record* const slab = slab_at(s_, region, entry & offset_mask);
     if (slab == nullptr) return false;
@@ -68,7 +82,8 @@ class returner {
   thread_cache& cache_;
   u32* doubles_;
   slab_record* slab_ = nullptr;
-  u64 begin_ = 0, bytes_ = 0, reciprocal_ = 0;
+  u64 begin_ = 0, bytes_ = 0, reciprocal_ = 0, bits_ = 0;
+  u32 word_ = 0, count_ = 0;
 };
 
 }  // namespace
@@ -91,6 +106,7 @@ void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept {
     m.divisor = class_divisor[i];
     m.empties = 0;
     m.partial = 0;
+    m.made = 0;
   }
 }
 
@@ -133,19 +149,20 @@ bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept {
     const u64 offset = offset_of_slab(s, *slab);
     while (slab->summary != 0 && n < wanted) {
       const u32 w = static_cast<u32>(std::countr_zero(slab->summary));
-      u64 taken = 0;
-      u32 count = 0;
-      for (u64 rest = slab->free_words()[w]; rest != 0 && n + count < wanted;) {
-        const u32 bit = 63u - static_cast<u32>(std::countl_zero(rest));  // the highest first: the lowest is handed out first
-        rest &= ~(u64{1} << bit);
-        taken |= u64{1} << bit;
-        entries[n + count++] = entry_of(*slab, offset, w * 64 + bit, m.block_bytes);
+      const u64 word = slab->free_words()[w];
+      const u32 there = word == ~u64{0} ? 64 : static_cast<u32>(std::popcount(word));  // without the instruction it is slow
+      const u32 count = std::min(there, wanted - n);
+      u64 left = word;
+      u32 block = 0;
+      for (u64* top = entries + n + count; top != entries + n; left &= left - 1) {  // the lowest is handed out first
+        block = w * 64 + static_cast<u32>(std::countr_zero(left));
+        *--top = entry_of(*slab, offset, block, m.block_bytes);
       }
+      if (block >= slab->first_clean) slab->first_clean = block + 1;  // before anyone can have them
       n += count;
       compiler_fence();
       m.count.store(n, std::memory_order_relaxed);  // now in both: the union counts (rule R2)
       compiler_fence();
-      const u64 left = slab->free_words()[w] & ~taken;
       store_word(slab->free_words()[w], left);
       if (left == 0) slab->summary &= ~(u64{1} << w);
       if (slab->free_count == slab->capacity && m.empties > 0) --m.empties;
@@ -164,15 +181,18 @@ u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept {
   const u32 w = static_cast<u32>(std::countr_zero(slab->summary));
   const u32 bit = static_cast<u32>(std::countr_zero(slab->free_words()[w]));
   if (slab->free_count == slab->capacity && m.empties > 0) --m.empties;
+  const u64 entry = entry_of(*slab, offset_of_slab(s, *slab), w * 64 + bit, m.block_bytes);
+  if (w * 64 + bit >= slab->first_clean) slab->first_clean = w * 64 + bit + 1;
+  compiler_fence();
   const u64 left = slab->free_words()[w] & ~(u64{1} << bit);
   store_word(slab->free_words()[w], left);  // commit
   if (left == 0) slab->summary &= ~(u64{1} << w);
   --slab->free_count;
   if (slab->summary == 0) remove_partial(s, c, slab);
-  return entry_of(*slab, offset_of_slab(s, *slab), w * 64 + bit, m.block_bytes);
+  return entry;
 }
 
-bool free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept { return set_free(s, c, slab, block); }
+void free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept { set_free(s, c, slab, block / 64, u64{1} << (block % 64), 1); }
 
 void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept {
   magazine& m = c.magazines[size_class];
@@ -182,6 +202,7 @@ void flush(const segment& s, region_views& views, thread_cache& c, u32 size_clas
   u64* const entries = c.entries_of(size_class);
   returner slabs(s, views, c, doubles);
   for (u32 i = 0; i < flushed; ++i) slabs.give_back(entries[i]);
+  slabs.finish();
   compiler_fence();  // the blocks are in both places now (rule R2)
   for (u32 i = 0; i < keep; ++i) store_word(entries[i], entries[flushed + i]);
   compiler_fence();
@@ -217,6 +238,7 @@ void flush_region(const segment& s, region_views& views, thread_cache& c, u32 re
       if (entry >> region_shift == region_slot) slabs.give_back(entry);
       else store_word(entries[kept++], entry);
     }
+    slabs.finish();
     compiler_fence();
     m.count.store(kept, std::memory_order_relaxed);
   }

@@ -1,6 +1,7 @@
 // cache/thread_cache.hpp - free blocks that one thread keeps, in the segment, so that they come back when it dies.
 //
 //   magazine of a class:  entries_of(class)[0 … count)   free blocks of this thread's own slabs; the top is handed out next
+//   entry:                region slot << 48 | offset | entry_is_clean: zeros, never handed out
 //
 //   allocate   e = entries[count-1]; fence; count = count-1          <- commit: before it free, after it live
 //   free       entries[count] = e;   fence; count = count+1          <- commit
@@ -39,7 +40,8 @@ struct alignas(64) magazine {
   u32 block_bytes;
   u32 empties;                 // index: slabs of the class without a live block
   chunk_ref partial;           // index: slabs with free blocks
-  u32 padding[9];
+  u32 made;                    // index: slabs cut less those given back: the next one's size
+  u32 padding[8];
 };
 static_assert(sizeof(magazine) == 64);
 
@@ -56,13 +58,14 @@ struct thread_cache {
   u64 used_lanes[limits::lanes / 64];  // index: a lane without its bit is empty
   chunk_ref lanes[limits::lanes];
   magazine magazines[class_count];
-  u64 entries[class_count * magazine_slots];  // region slot << 48 | offset
+  u64 entries[class_count * magazine_slots];
   u64* entries_of(u32 size_class) noexcept { return entries + size_class * magazine_slots; }
   const u64* entries_of(u32 size_class) const noexcept { return entries + size_class * magazine_slots; }
 };
 
 inline constexpr u32 region_shift = 48;
-inline constexpr u64 offset_mask = (u64{1} << region_shift) - 1;
+inline constexpr u64 entry_is_clean = 1;
+inline constexpr u64 offset_mask = (u64{1} << region_shift) - 1 - entry_is_clean;
 
 struct pool_cache;
 
@@ -96,8 +99,8 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 /// The thread uses another heap than the last time. Null: it has no cache there yet.
 [[gnu::noinline]] thread_cache* turn_to(u32 heap_index, u64 heap_number) noexcept;
 
-/// A block from the thread's magazine; false: take the slow path.
-[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u32 size_class, void** block) noexcept {
+/// An entry of the thread's magazine; false: take the slow path.
+[[gnu::always_inline]] inline bool take_entry(thread_cache* c, u32 size_class, u64* taken) noexcept {
   c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
   compiler_fence();
   magazine* m = c->magazines + size_class;
@@ -112,7 +115,15 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   m->count.store(n - 1, std::memory_order_relaxed);  // commit
   compiler_fence();
   c->busy.store(0, std::memory_order_release);  // sync(busy): the freezer sees all of it
-  *block = bases[entry >> region_shift] + (entry & offset_mask);
+  *taken = entry;
+  return true;
+}
+[[gnu::always_inline]] inline char* block_of(char* const* bases, u64 entry) noexcept { return bases[entry >> region_shift] + (entry & offset_mask); }
+/// A block from the thread's magazine; false: take the slow path.
+[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u32 size_class, void** block) noexcept {
+  u64 entry = 0;
+  if (!take_entry(c, size_class, &entry)) [[unlikely]] return false;
+  *block = block_of(bases, entry);
   return true;
 }
 
@@ -200,8 +211,8 @@ void flush(const segment& s, region_views& views, thread_cache& c, u32 size_clas
 void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class) noexcept;
 /// Gives back only the entries of one region.
 void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept;
-/// Marks a block free in its slab's bitmap. False: it was free.
-bool free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept;
+/// Marks a block that is not free in its slab's bitmap.
+void free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept;
 /// Takes over what others freed into the slabs of hinted lanes (all: of every lane). True when anything came.
 bool collect_lanes(const segment& s, thread_cache& c, bool all, u32* doubles) noexcept;
 

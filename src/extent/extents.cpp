@@ -37,6 +37,11 @@ void extents::count_free(transaction& t, u32 granules) noexcept {
   if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
 }
 
+// Granules below end are no longer known to be zeros.
+void extents::mark_given(transaction& t, u32 end) noexcept {
+  if (end > record_.first_clean) t.put(record_.first_clean, end);
+}
+
 void extents::insert(transaction& t, u32 granule, u32 length) noexcept {
   extent_entry* const e = region_.extents;
   const u32 bin = bin_of(length);
@@ -124,6 +129,8 @@ std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offse
   remove(t, granule);
   if (first > granule) insert(t, granule, first - granule);
   if (last + 1 < granule + whole) insert(t, last + 1, granule + whole - last - 1);
+  const u64 clean = offset_of(record_.first_clean);
+  mark_given(t, last + 1);
   extent_entry& e = region_.extents[first];
   t.put(e.length, length);
   t.put(e.holder, q.holder);
@@ -132,7 +139,7 @@ std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offse
   set_kind(t, first, q.kind);
   count_free(t, record_.free_granules - length);
   t.put(record_.live_extents, record_.live_extents + 1);
-  return extent_place{first, offset};
+  return extent_place{first, offset, clean};
 }
 
 std::optional<extent_place> extents::allocate(transaction& t, const extent_request& q) noexcept {
@@ -242,6 +249,7 @@ bool extents::resize(transaction& t, u32 granule, u64 end_offset, bool keep_iova
   if (free_end > end && !region_.tables.back(end - 1, end)) return false;
   if (next_is_free) remove(t, after);
   if (free_end > end) insert(t, end, free_end - end);
+  mark_given(t, end);
   t.put(e[granule].length, length);
   count_free(t, record_.free_granules + old_length - length);
   return true;

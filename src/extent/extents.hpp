@@ -16,6 +16,7 @@
 //   E3  every free extent is in the bin of its length, linked both ways, and its foot names its first granule
 //   E4  bin_bits and bin_groups say which bins are not empty
 //   E5  free_granules is the sum of the free lengths
+//   E6  no granule from first_clean on was ever given out
 // Every function is called inside a transaction: a death undoes it.
 #pragma once
 #include <optional>
@@ -34,7 +35,12 @@ struct extent_request {
   u16 holder = 0;
 };
 
-struct extent_place { u32 granule; u64 offset_bytes; };  // the block begins at offset_bytes, in the extent's first granule
+/// The block begins at offset_bytes, in the extent's first granule. Its bytes from clean_offset_bytes on are zeros.
+struct extent_place {
+  u32 granule;
+  u64 offset_bytes, clean_offset_bytes;
+  u64 dirty_bytes() const noexcept { return clean_offset_bytes > offset_bytes ? clean_offset_bytes - offset_bytes : 0; }
+};
 
 class extents {
  public:
@@ -62,6 +68,7 @@ class extents {
   void insert(transaction& t, u32 granule, u32 length) noexcept;
   void remove(transaction& t, u32 granule) noexcept;
   void count_free(transaction& t, u32 granules) noexcept;
+  void mark_given(transaction& t, u32 end) noexcept;
   void set_kind(transaction& t, u32 granule, granule_kind kind) noexcept;
 
   const local_region& region_;

@@ -78,7 +78,7 @@ thread_cache* local_heap::make_cache() noexcept {
   return c;
 }
 
-void* local_heap::take_block(thread_cache& c, u32 size_class) noexcept {
+void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean) noexcept {
   for (;;) {
     {
       busy_scope busy(c);
@@ -95,7 +95,8 @@ void* local_heap::take_block(thread_cache& c, u32 size_class) noexcept {
           compiler_fence();
           m.count.store(n - 1, std::memory_order_relaxed);  // commit
         }
-        return views_.bases()[entry >> region_shift] + (entry & offset_mask);
+        *clean = (entry & entry_is_clean) != 0;
+        return block_of(views_.bases(), entry);
       }
     }
     locked wait_for_the_freezer(*this);
@@ -113,8 +114,10 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
       if (slot >= h.region_limit) break;
       local_region& view = views_.at(slot);
       if (!is_usable_here(view)) continue;
-      slab = make_slab(*t, view, size_class, c.slot, member_);
+      magazine& m = c.magazines[size_class];
+      slab = make_slab(*t, view, size_class, slab_bytes_of(size_class, view.granule_mask + 1, m.made), c.slot, member_);
       if (slab != nullptr) {
+        ++m.made;
         slab->lane = static_cast<u16>(c.next_lane % limits::lanes);
         t->put(h.region_hint, slot);
       }
@@ -159,20 +162,20 @@ bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexc
   return false;
 }
 
-void* local_heap::allocate_class(u32 size_class, const placement& p) noexcept {
+void* local_heap::allocate_class(u32 size_class, const placement& p, bool* clean) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
   if (c == nullptr) return explain(is_read_only() ? explanation::cause::read_only : forked_ ? explanation::cause::forked_away : explanation::cause::limit, p);
   if (has_news()) synchronize();
   for (u32 stage = 0;;) {
     do {
-      if (void* block = take_block(*c, size_class)) return block;
+      if (void* block = take_block(*c, size_class, clean)) return block;
     } while (add_slab(*c, size_class));
     if (!make_room(stage, p, class_bytes[size_class])) break;
   }
   // A larger block that is free serves better than none.
   for (u32 larger = size_class + 1; larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
-    if (void* block = take_block(*c, larger)) {
+    if (void* block = take_block(*c, larger, clean)) {
       if (meets(p, block)) return block;
       free(block);
     }
@@ -202,7 +205,7 @@ std::optional<extent_place> local_heap::find_extent(transaction& t, const placem
   return {};
 }
 
-void* local_heap::allocate_extent(const placement& p, u64 size_bytes) noexcept {
+void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
   if (!ensure_member() || is_read_only()) return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away, p);
@@ -220,6 +223,7 @@ void* local_heap::allocate_extent(const placement& p, u64 size_bytes) noexcept {
         }
         t->commit();
         void* const block = view->base + place->offset_bytes;
+        *dirty_bytes = place->dirty_bytes();
         if (c != nullptr) std::atomic_ref(segment_.slot(c->slot).inflight_region_1).store(0, std::memory_order_relaxed);
         return block;
       }
@@ -229,21 +233,32 @@ void* local_heap::allocate_extent(const placement& p, u64 size_bytes) noexcept {
   return explain(explanation::cause::no_fit, p);
 }
 
-bool local_heap::zero_if_asked(void* block, const placement& p) noexcept {
-  if (!p.zeroed) return true;
-  const local_region* region = address_index::find(block);
+bool local_heap::zero_if_asked(void* block, const placement& p, bool clean) noexcept {
+  if (!p.zeroed || clean) return true;  // what is known to be zero is memory the CPU may touch
+  const local_region* region = region_of(block);
   if (region == nullptr || region->access == touch::none) return false;
   std::memset(block, 0, p.size_bytes);
   return true;
 }
+
+void* local_heap::allocate_large(const placement& p) noexcept {
+  u64 dirty_bytes = 0;
+  void* const block = allocate_extent(p, p.size_bytes, &dirty_bytes);
+  // Asked for zeroed memory, only regions the CPU may touch were looked at.
+  if (block != nullptr && p.zeroed) std::memset(block, 0, std::min(dirty_bytes, p.size_bytes));
+  return block;
+}
+
+void* local_heap::allocate_cleared(u64 size_bytes) noexcept { return allocate(placement{.size_bytes = size_bytes, .align_bytes = 16, .zeroed = true}); }
 
 void* local_heap::allocate(u64 size_bytes) noexcept {
   placement p;
   p.size_bytes = size_bytes;
   p.align_bytes = 16;
   if (size_bytes == 0) return explain(explanation::cause::bad_request, p);
-  if (size_bytes <= limits::largest_slab_block_bytes) return allocate_class(class_of(size_bytes), p);
-  return allocate_extent(p, size_bytes);
+  if (size_bytes > limits::largest_slab_block_bytes) return allocate_large(p);
+  bool clean = false;
+  return allocate_class(class_of(size_bytes), p, &clean);
 }
 
 void* local_heap::allocate(const placement& asked) noexcept {
@@ -260,24 +275,19 @@ void* local_heap::allocate(const placement& asked) noexcept {
     slab_bytes = std::bit_ceil(std::max<u64>(p.size_bytes, p.align_bytes));
     from_slab &= slab_bytes <= limits::smallest_page_bytes;
   }
-  if (!from_slab || slab_bytes > limits::largest_slab_block_bytes) {
-    void* block = allocate_extent(p, p.size_bytes);
-    if (block != nullptr) zero_if_asked(block, p);
-    return block;
-  }
-  const u32 size_class = class_of_aligned(slab_bytes, p.align_bytes);
-  void* block = allocate_class(size_class, p);
+  if (!from_slab || slab_bytes > limits::largest_slab_block_bytes) return allocate_large(p);
+  bool clean = false;
+  void* block = allocate_class(class_of_aligned(slab_bytes, p.align_bytes), p, &clean);
   if (block == nullptr) return nullptr;
   const local_region* region = address_index::find(block);
   const bool has_iovas = !p.iova_contiguous || region->iovas.run_count != 0;
   const bool on_node = p.numa_node == any_node || region->record->numa_node == p.numa_node;
-  if (!has_iovas || !on_node || !zero_if_asked(block, p)) {
+  if (!has_iovas || !on_node || !zero_if_asked(block, p, clean)) {
     // The cache gave a block from a region that won't do: take one of our own where it will.
-    void* better = allocate_extent(p, p.size_bytes);
-    if (better == nullptr && has_iovas && zero_if_asked(block, p)) return block;  // the node is a preference only
+    void* better = allocate_large(p);
+    if (better == nullptr && has_iovas && zero_if_asked(block, p, clean)) return block;  // the node is a preference only
     free(block);
     block = better;
-    if (block != nullptr) zero_if_asked(block, p);
   }
   return block;
 }
@@ -295,7 +305,7 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
         const u32 taken = static_cast<u32>(std::min<size_t>(n, blocks.size() - filled));
         for (u32 i = 0; i < taken; ++i) {
           const u64 entry = c->entries_of(size_class)[n - 1 - i];
-          blocks[filled + i] = views_.bases()[entry >> region_shift] + (entry & offset_mask);
+          blocks[filled + i] = block_of(views_.bases(), entry);
         }
         compiler_fence();
         m.count.store(n - taken, std::memory_order_relaxed);  // commit

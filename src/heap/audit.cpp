@@ -133,6 +133,7 @@ class inspector {
     const auto* g = s_.chunk<granule_entry>(r.granules);
     const auto* e = s_.chunk<extent_entry>(r.extents);
     u64 free = 0, live = 0, free_extents = 0;
+    u32 given = 0;
     bool before_free = false;
     for (u32 at = 0; at < r.granule_count && !gave_up();) {
       const u32 length = e[at].length;
@@ -161,9 +162,11 @@ class inspector {
         broken("E1: region {}: the extent at granule {} has kind {}", id, at, kind);
       }
       before_free = kind == granule_free;
+      if (kind != granule_free) given = at + length;
       at += length;
     }
     if (free != r.free_granules) broken("E5: region {} has {} free granules, its record says {}", id, free, r.free_granules);
+    if (given > r.first_clean) broken("E6: region {} is in use up to granule {}, its record says that nothing from {} on was ever given out", id, given, r.first_clean);
     if (live != r.live_extents) broken("E5: region {} has {} live extents, its record says {}", id, live, r.live_extents);
     if (locked_ && bit != (state == region_active && free != 0)) broken("E5: region {} with {} free granules is {}said to have free memory", id, free, bit ? "" : "not ");
     u64 listed = 0;
@@ -266,7 +269,7 @@ class inspector {
           if (slab == nullptr) { broken("C1: thread {} keeps an address that is no block of class {}", i, k); break; }
           if (!is_still) continue;
           if (slab->owner != i || (slab->free_words()[index / 64] >> (index % 64) & 1) != 0) broken("C1: thread {} keeps a block that is {}", i, slab->owner != i ? "not its own" : "free in its slab too");
-          cached.push_back(entry);
+          cached.push_back(entry & ~entry_is_clean);
         }
       }
     }

@@ -113,7 +113,8 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
     for (const os::physical_run& run : runs)
       for (u64 at = 0; at < run.bytes; at += m.page_bytes) iovas[(run.offset + at) / m.page_bytes] = iova{run.address + at};
   }
-  memory_range range{base, m.length_bytes, m.page_bytes, iovas, file.fd, m.offset_bytes, m.numa_node, touch::read_write, fill::keep};
+  const bool is_fresh = m.from == source::anonymous || m.from == source::hugetlb || m.from == source::shared;
+  memory_range range{base, m.length_bytes, m.page_bytes, iovas, file.fd, m.offset_bytes, m.numa_node, touch::read_write, is_fresh ? fill::is_zero : fill::keep};
   auto added = add_memory(range, true, owned_path);
   if (!added) return fail(std::unexpected(added.error()));
   os::close_file(std::exchange(file.fd, -1));  // the region has a duplicate

@@ -79,6 +79,8 @@ class local_heap {
   // ---- allocate.cpp
   void* allocate(u64 size_bytes) noexcept;
   void* allocate(const placement& p) noexcept;
+  /// Zeros, or null; not from memory the CPU may not touch.
+  void* allocate_cleared(u64 size_bytes) noexcept;
   size_t allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept;
   void* reallocate(void* block, u64 size_bytes) noexcept;
   /// A large block of this heap, without moving it; false: no room, or no large block.
@@ -201,14 +203,15 @@ class local_heap {
   void start_watcher();
   void stop_watcher() noexcept;
 
-  void* allocate_class(u32 size_class, const placement& p) noexcept;
-  void* allocate_extent(const placement& p, u64 size_bytes) noexcept;
+  void* allocate_class(u32 size_class, const placement& p, bool* clean) noexcept;
+  void* allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes) noexcept;
+  void* allocate_large(const placement& p) noexcept;
   std::optional<extent_place> find_extent(transaction& t, const placement& p, extent_request& q, local_region** where) noexcept;
   bool make_room(u32& stage, const placement& p, u64 size_bytes) noexcept;
   slab_record* slab_of(const local_region& region, u32 granule) const noexcept;
-  void* take_block(thread_cache& c, u32 size_class) noexcept;
+  void* take_block(thread_cache& c, u32 size_class, bool* clean) noexcept;
   bool add_slab(thread_cache& c, u32 size_class) noexcept;
-  bool zero_if_asked(void* block, const placement& p) noexcept;
+  bool zero_if_asked(void* block, const placement& p, bool clean) noexcept;
   lock_identity identity(std::unique_lock<std::mutex>& service) noexcept;
   [[gnu::noinline]] static void free_elsewhere(void* block) noexcept;
   static bool free_anywhere(void* block) noexcept;

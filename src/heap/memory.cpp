@@ -40,8 +40,8 @@ result<void> check_range(const memory_range& m) {
     return refuse(errc::bad_alignment, "base {} is no multiple of the page size {}", m.base, m.page_bytes);
   if (!m.page_iovas.empty() && m.page_iovas.size() != m.length_bytes / m.page_bytes)
     return refuse(errc::bad_iova, "{} IOVAs for {} pages; give one per page of {} bytes, or none", m.page_iovas.size(), m.length_bytes / m.page_bytes, m.page_bytes);
-  if (m.access == touch::none && m.contents == fill::zero)
-    return refuse(errc::no_cpu_access, "zeroing was asked for memory the CPU may not touch; zero it by its device, and add it with fill::keep");
+  if (m.access == touch::none && m.contents != fill::keep)
+    return refuse(errc::no_cpu_access, "memory the CPU may not touch can't be zeroed, or be known to be zero; zero it by its device, and add it with fill::keep");
   return {};
 }
 
@@ -212,6 +212,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         r.cancel_drain.store(0, std::memory_order_relaxed);
         r.live_extents = 0;
         r.same_address = m.same_address ? 1 : 0;
+        r.first_clean = m.contents == fill::keep ? r.granule_count : 0;
         std::memset(r.path, 0, sizeof r.path);
         const std::string path = !owned_path.empty() ? owned_path : fd >= 0 ? os::path_of(fd) : "";
         if (path.size() < sizeof r.path) path.copy(r.path, sizeof r.path - 1);

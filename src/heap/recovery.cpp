@@ -216,6 +216,7 @@ void local_heap::release_empty_slabs(transaction& t, thread_cache& c, u32 size_c
     if (slab->free_count != slab->capacity) continue;
     remove_partial(segment_, c, slab);
     --m.empties;
+    if (m.made > 0) --m.made;
     drop_empty_holdings(t, slab);
     release_slab(t, views_.at(slab->region), slab, &c.lanes[slab->lane % limits::lanes]);
     t.commit();

@@ -129,7 +129,7 @@ class rebuilder {
     const std::string name = fmt::format("region {}", r.id.value);
     struct run { u32 at, length; };
     std::vector<run> free_runs;
-    u32 free = 0, live = 0;
+    u32 free = 0, live = 0, given = 0;
     for (u32 at = 0; at < r.granule_count;) {
       if (e[at].length == 0 || e[at].length > r.granule_count - at) {
         const u32 length = length_from_the_rest(r, g, e, at);
@@ -163,7 +163,7 @@ class rebuilder {
         }
         ++tallies_[e[at].holder].extents;
       }
-      if (kind != granule_free) ++live;
+      if (kind != granule_free) ++live, given = at + length;
       else if (!free_runs.empty() && free_runs.back().at + free_runs.back().length == at) {
         say("{}: the free extents at granules {} and {} touched", name, free_runs.back().at, at);
         g[at] = g[at - 1] = granule_entry{no_owner, granule_inside, 0, 0, 0};
@@ -196,6 +196,7 @@ class rebuilder {
     for (const run& f : free_runs) fix(e[f.at + f.length - 1].foot, f.at, fmt::format("{}: the foot of the free extent at granule {}", name, f.at));
     fix(r.free_granules, free, name + ": free granules");
     fix(r.live_extents, live, name + ": live extents");
+    if (given > r.first_clean) fix(r.first_clean, given, name + ": memory never given out");
   }
 
   bool are_bins_right(const region_record& r, const granule_entry* g, const extent_entry* e, u64 free_extents) const {

@@ -148,7 +148,7 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
     std::vector<u64> cached;
     for (const thread_cache* c : frozen.caches)
       for (u32 k = 1; k < class_count; ++k)
-        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i) cached.push_back(c->entries_of(k)[i]);
+        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i) cached.push_back(c->entries_of(k)[i] & ~entry_is_clean);
     std::sort(cached.begin(), cached.end());
     for (const u32 slot : used_region_slots(segment_)) {
       if (views_.record(slot).state.load(std::memory_order_relaxed) < region_active) continue;

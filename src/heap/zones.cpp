@@ -99,13 +99,13 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         z->next = bucket;
         if (place) t->put(view->extents[place->granule].record, ref);
         if (fill_table) fill_table(*t, *z, segment_.chunk<void>(table_chunk));
-        if (place && p.zeroed && !largest) std::memset(view->base + place->offset_bytes, 0, q.size_bytes);
+        if (place && p.zeroed && !largest) std::memset(view->base + place->offset_bytes, 0, std::min(place->dirty_bytes(), q.size_bytes));
         t->put(h.zone_count, h.zone_count + 1);
         t->put(bucket, ref);
         t->commit();
         if (table_ref != nullptr) *table_ref = table_chunk;
         zone made = zone_of(*z);
-        if (place && p.zeroed && largest) std::memset(made.address, 0, made.size_bytes);
+        if (place && p.zeroed && largest) std::memset(made.address, 0, std::min(place->dirty_bytes(), made.size_bytes));
         return made;
       }
     }

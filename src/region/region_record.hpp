@@ -79,7 +79,8 @@ struct region_record {
   char path[limits::path_bytes];
   u32 worker;                      // member that adds, drains or removes it
   u8 same_address;                 // every member has it at adder_base
-  u8 padding[323];
+  u32 first_clean;                 // granules from here on are zeros nobody was ever given
+  u8 padding[316];
 };
 static_assert(sizeof(region_record) == 2048);
 

@@ -21,7 +21,7 @@ namespace annex {
 
 inline constexpr u64 segment_magic = 0x676573'78656e6e61;  // "annexseg"
 // A newer minor version uses reserved room: it reads older segments, and older libraries leave its fields alone.
-inline constexpr u32 layout_major = 2, layout_minor = 0;
+inline constexpr u32 layout_major = 3, layout_minor = 0;
 
 using chunk_ref = u32;
 inline constexpr u64 chunk_unit_bytes = 64;

@@ -1,9 +1,11 @@
 // slab/slab_record.cpp - see slab_record.hpp.
 #include "slab/slab_record.hpp"
 
+#include <algorithm>
+
 namespace annex {
 
-slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u16 owner, u32 member) noexcept {
+slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes, u16 owner, u32 member) noexcept {
   const segment& s = t.seg();
   const u64 granule_bytes = u64{1} << region.record->granule_shift;
   const u32 block = class_bytes[size_class];
@@ -12,7 +14,7 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
   request.kind = granule_slab;
   std::optional<extent_place> place;
   // A crowded or tiny region may have no room for a full slab: take a shorter one as long as it holds a block.
-  for (u64 bytes = slab_bytes_of(size_class, granule_bytes); !place && bytes >= granule_bytes && bytes >= block; bytes /= 2) {
+  for (u64 bytes = wanted_bytes; !place && bytes >= granule_bytes && bytes >= block; bytes /= 2) {
     request.size_bytes = bytes;
     place = space.allocate(t, request);
     if (place || bytes == granule_bytes) break;
@@ -39,6 +41,7 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
   slab->region = static_cast<u16>(region.slot);
   slab->member = static_cast<u16>(member);
   slab->capacity = slab->free_count = capacity;
+  slab->first_clean = static_cast<u32>(std::min<u64>(divide_up(place->dirty_bytes(), block), capacity));
   for (u32 w = 0; w < words; ++w) slab->free_words()[w] = slab->valid_bits(w);
   slab->summary = low_bits(words);
   t.put(region.extents[place->granule].record, ref);

@@ -13,6 +13,7 @@
 //   S3  all granules of the slab name its owner, class, their distance to the first and where blocks end
 //   S4  the slab is in its owner's lane list, or, without owner, in the heap's orphan list of its class
 //   S5  a holding's bits are live blocks
+//   S6  no block from first_clean on was ever in a magazine
 //
 // Holdings: a slab's live blocks are its member's. When the slab goes on to another member (its thread ended or died), the
 // blocks that are live then are written down in a holding record first, so the holder of every block stays known.
@@ -34,7 +35,7 @@ struct slab_record {
   chunk_ref lane_next, lane_previous;        // truth: which slabs a thread owns (or the orphans of a class)
   chunk_ref partial_next, partial_previous;  // index: slabs with free blocks, of the owner alone
   chunk_ref holdings;
-  u32 padding;
+  u32 first_clean;         // blocks from here on were never handed out and are zeros; of the owner alone
   u64 summary;
   u32 padding1[2];
 
@@ -55,8 +56,8 @@ static_assert(sizeof(holding_record) == 8);
 constexpr u64 slab_record_bytes(u32 words) noexcept { return sizeof(slab_record) + u64{words} * 16; }
 constexpr u64 holding_record_bytes(u32 words) noexcept { return sizeof(holding_record) + u64{words} * 8; }
 
-/// Cuts a slab out of the region for a thread. Null: no room.
-slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u16 owner, u32 member) noexcept;
+/// Cuts a slab of about so many bytes out of the region for a thread. Null: no room.
+slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes, u16 owner, u32 member) noexcept;
 /// Gives a slab without live blocks back to its region. It must be in no list but its lane or orphan list, whose head this is.
 void release_slab(transaction& t, const local_region& region, slab_record* slab, chunk_ref* list_head) noexcept;
 

@@ -17,8 +17,42 @@ namespace {
 
 using detail::local_heap;
 
-// Larger blocks of internal heaps are the real heap's: each would be a chunk of its own, cleared by EAL and again here.
-constexpr u64 largest_served_bytes = 64 * MiB;
+// Where blocks come back for requests without a socket; null: looked for the long way.
+served_heap* near_heap() noexcept {
+  const int socket = preferred_socket();
+  return socket >= 0 && socket < internal_sockets ? internal_heaps[static_cast<u32>(socket)].load(std::memory_order_acquire) : nullptr;
+}
+
+// bytes: a multiple of 64.
+[[gnu::always_inline]] inline void clear_lines(char* block, u64 bytes) noexcept {
+  if (bytes > 512) {
+    std::memset(block, 0, bytes);
+    return;
+  }
+  for (char* const end = block + bytes; block != end; block += cache_line_bytes) std::memset(__builtin_assume_aligned(block, 16), 0, cache_line_bytes);
+}
+
+// A small block out of the cache this thread used last: the way of nearly every call. Null: take the long way.
+[[gnu::always_inline]] inline void* take_near(size_t size, unsigned alignment, int socket, bool zeroed) noexcept {
+  if (size - 1 >= limits::largest_slab_block_bytes - cache_line_bytes || alignment > cache_line_bytes || (alignment & (alignment - 1)) != 0 || !is_serving()) return nullptr;
+  served_heap* const h = socket == any_socket ? near_heap() : static_cast<u32>(socket) < u32{internal_sockets} && !is_without_sockets() ? internal_heaps[static_cast<u32>(socket)].load(std::memory_order_acquire) : nullptr;
+  if (h == nullptr || h->may_be_untouchable) [[unlikely]] return nullptr;
+  local_heap& inside = h->inside();
+  const u64 bytes = align_up(size, cache_line_bytes);
+  u64 entry = 0;
+  if (this_thread.heap_number != inside.number() || !take_entry(this_thread.cache, class_of(bytes), &entry)) [[unlikely]] return nullptr;
+  char* const block = block_of(inside.views().bases(), entry);
+  if ((zeroed || choices.clear) && (entry & entry_is_clean) == 0) clear_lines(block, bytes);
+  return block;
+}
+
+// A block of this thread's own into the cache it used last. False: take the long way.
+[[gnu::always_inline]] inline bool put_near(void* block) noexcept {
+  const local_region* const region = this_thread.last_region;
+  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
+  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number || current_phase.load(std::memory_order_acquire) != phase::serving || region->heap->has_news()) [[unlikely]] return false;
+  return put_cached(this_thread.cache, *region, offset, load_granule(region->granules + (offset >> region->granule_shift)));
+}
 
 // Memory the CPU may not touch is handed out as it is.
 bool can_be_touched(const served_heap& h, const void* block) noexcept {
@@ -29,17 +63,12 @@ bool can_be_touched(const served_heap& h, const void* block) noexcept {
 
 void* take(served_heap& h, u64 bytes, u64 alignment, bool zeroed) noexcept {
   if (bytes <= limits::largest_slab_block_bytes && alignment <= cache_line_bytes) [[likely]] {
-    void* const block = h.annex.allocate(bytes);
-    if (block == nullptr) [[unlikely]] return nullptr;
-    if (can_be_touched(h, block)) {
-      if (zeroed || choices.clear) std::memset(block, 0, bytes);
-    } else if (zeroed) {
-      heap::free(block);
-      return nullptr;
-    }
+    const bool cleared = zeroed || (choices.clear && !h.may_be_untouchable);
+    void* const block = cleared ? h.inside().allocate_cleared(bytes) : h.annex.allocate(bytes);
+    if (block != nullptr && !cleared && choices.clear && can_be_touched(h, block)) std::memset(block, 0, bytes);
     return block;
   }
-  if (!h.is_external && bytes > (choices.large_blocks ? largest_served_bytes : limits::largest_slab_block_bytes)) return nullptr;
+  if (!h.is_external && !choices.large_blocks && bytes > limits::largest_slab_block_bytes) return nullptr;
   placement p{.size_bytes = bytes, .align_bytes = std::max(alignment, cache_line_bytes)};
   p.zeroed = zeroed || (choices.clear && !h.may_be_untouchable);
   wanted_alignment = alignment;
@@ -53,7 +82,7 @@ void* real_allocate(const char* type, u64 bytes, unsigned alignment, int socket,
   return zeroed ? real().rte_zmalloc_socket(type, bytes, alignment, socket) : real().rte_malloc_socket(type, bytes, alignment, socket);
 }
 
-void* allocate(const char* type, size_t size, unsigned alignment, int socket, bool zeroed) noexcept {
+[[gnu::noinline]] void* allocate_far(const char* type, size_t size, unsigned alignment, int socket, bool zeroed) noexcept {
   if (!is_serving()) return real_allocate(type, size, alignment, socket, zeroed);
   if (size == 0 || (alignment & (alignment - 1)) != 0 || size > limits::largest_region_bytes) return nullptr;
   const u64 bytes = align_up(size, cache_line_bytes);
@@ -71,10 +100,15 @@ void* allocate(const char* type, size_t size, unsigned alignment, int socket, bo
   return block;
 }
 
+[[gnu::always_inline]] inline void* allocate(const char* type, size_t size, unsigned alignment, int socket, bool zeroed) noexcept {
+  void* const block = take_near(size, alignment, socket, zeroed);
+  return block != nullptr ? block : allocate_far(type, size, alignment, socket, zeroed);
+}
+
 // An address that is in no region known here: perhaps in one that came since.
 bool free_after_a_look(void* block) noexcept { return follow_others() && local_heap::free_if_known(block); }
 
-void free_block(void* block, bool clear) noexcept {
+[[gnu::noinline]] void free_block(void* block, bool clear) noexcept {
   if (block == nullptr) return;
   const phase now = current_phase.load(std::memory_order_acquire);
   if (now == phase::passive || now == phase::over) return clear && real().rte_free_sensitive != nullptr ? real().rte_free_sensitive(block) : real().rte_free(block);
@@ -167,7 +201,9 @@ void* ANNEX_DPDK_NAME(rte_calloc)(const char* type, size_t count, size_t size, u
 void* ANNEX_DPDK_NAME(rte_realloc_socket)(void* block, size_t size, unsigned alignment, int socket) { return reallocate(block, size, alignment, socket); }
 void* ANNEX_DPDK_NAME(rte_realloc)(void* block, size_t size, unsigned alignment) { return reallocate(block, size, alignment, any_socket); }
 
-void ANNEX_DPDK_NAME(rte_free)(void* block) { free_block(block, false); }
+void ANNEX_DPDK_NAME(rte_free)(void* block) {
+  if (!put_near(block)) free_block(block, false);
+}
 void ANNEX_DPDK_NAME(rte_free_sensitive)(void* block) { free_block(block, true); }
 
 int ANNEX_DPDK_NAME(rte_malloc_validate)(const void* block, size_t* size) {

@@ -17,7 +17,8 @@ namespace annex::dpdk {
 
 constinit std::atomic<phase> current_phase{phase::passive};
 constinit settings choices;
-[[gnu::tls_model("initial-exec")]] thread_local u64 wanted_alignment = 0;
+constinit thread_local u64 wanted_alignment = 0;
+constinit std::array<std::atomic<served_heap*>, internal_sockets> internal_heaps{};
 
 namespace {
 
@@ -49,7 +50,6 @@ constinit std::atomic<u32> seen_generation{0};
 
 // ---- the heaps this process has open ---------------------------------------------------------------------------------------------
 constinit std::mutex open_mutex;  // while a heap is made or attached; the real DPDK is never called under it
-constinit std::array<std::atomic<served_heap*>, internal_sockets> internal{};
 constexpr u32 external_slots = 64;
 constinit std::array<std::atomic<served_heap*>, external_slots> external{};
 constexpr u32 most_heaps = 256;
@@ -57,8 +57,6 @@ constinit std::array<std::atomic<served_heap*>, most_heaps> by_index{};  // loca
 constinit std::array<std::atomic<bool>, internal_sockets> internal_refused{};
 constinit std::array<int, internal_sockets> sockets{};
 constinit u32 socket_count = 0;
-
-local_heap& inside(served_heap& h) noexcept { return *h.annex.internal(); }
 
 template <class... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) noexcept {
@@ -114,9 +112,9 @@ served_heap* open_heap(int socket, bool make) noexcept {
   served->stamp_entry = static_cast<u32>(e - group->entries);
   served->annex = std::move(*opened);
   served_heap* const h = served.release();
-  if (inside(*h).index() < most_heaps) by_index[inside(*h).index()].store(h, std::memory_order_release);
+  if (h->inside().index() < most_heaps) by_index[h->inside().index()].store(h, std::memory_order_release);
   if (!h->is_external) h->annex.on_shortage([h](size_t bytes) { return h->grow(bytes); });
-  inside(*h).attach_more();
+  h->inside().attach_more();
   return h;
 }
 
@@ -163,11 +161,12 @@ std::string base_name_of_group() {
 }
 
 void read_settings() {
-  const std::string what = os::environment("ANNEX_DPDK"), keep = os::environment("ANNEX_DPDK_KEEP");
+  const std::string what = os::environment("ANNEX_DPDK"), keep = os::environment("ANNEX_DPDK_KEEP"), reserve = os::environment("ANNEX_DPDK_RESERVE");
   choices.large_blocks = what != "small";
   choices.external_heaps = what != "small" && what != "internal";
   choices.clear = os::environment("ANNEX_DPDK_CLEAR") != "0";
   if (!keep.empty()) choices.keep_bytes = std::strtoull(keep.c_str(), nullptr, 0);
+  if (!reserve.empty()) choices.reserve_bytes = std::strtoull(reserve.c_str(), nullptr, 0);
 }
 
 void in_forked_child() {
@@ -256,6 +255,8 @@ void begin_serving() noexcept {
   (void)once;
   current_phase.store(phase::serving, std::memory_order_release);
   follow_others();
+  if (is_primary && choices.reserve_bytes != 0)  // making the heap and its first chunk takes longer than all of the first blocks
+    if (served_heap* const first = internal_heap(preferred_socket())) first->grow_ahead(choices.reserve_bytes);
   if (os::environment("ANNEX_DPDK_SAY") == "1") say("serving {} process {}, heaps {}.* in {}", is_primary ? "primary" : "secondary", os::process_id(), group->base_name, group->directory);
 }
 
@@ -277,12 +278,12 @@ void end_serving() noexcept {
   auto close = [](std::atomic<served_heap*>& place) {
     served_heap* const h = place.exchange(nullptr);
     if (h == nullptr) return;
-    if (inside(*h).index() < most_heaps) by_index[inside(*h).index()].store(nullptr);
+    if (h->inside().index() < most_heaps) by_index[h->inside().index()].store(nullptr);
     const std::string name(h->annex.name());
     delete h;
     if (is_primary) (void)heap::destroy(name);  // refused while a secondary is attached
   };
-  for (auto& h : internal) close(h);
+  for (auto& h : internal_heaps) close(h);
   for (auto& h : external) close(h);
   for (auto& refused : internal_refused) refused.store(false);
   group = nullptr;
@@ -304,12 +305,12 @@ served_heap* internal_heap(int socket) noexcept {
   if (no_sockets) socket = socket_count != 0 ? sockets[0] : 0;
   if (socket < 0 || socket >= internal_sockets) return nullptr;
   const u32 at = static_cast<u32>(socket);
-  if (served_heap* const known = internal[at].load(std::memory_order_acquire)) [[likely]] return known;
+  if (served_heap* const known = internal_heaps[at].load(std::memory_order_acquire)) [[likely]] return known;
   if (internal_refused[at].load(std::memory_order_relaxed) || std::find(sockets.begin(), sockets.begin() + socket_count, socket) == sockets.begin() + socket_count) return nullptr;
   std::lock_guard guard(open_mutex);
-  if (served_heap* const known = internal[at].load(std::memory_order_acquire)) return known;
+  if (served_heap* const known = internal_heaps[at].load(std::memory_order_acquire)) return known;
   served_heap* const made = open_heap(socket, true);
-  internal[at].store(made, std::memory_order_release);
+  internal_heaps[at].store(made, std::memory_order_release);
   if (made == nullptr) internal_refused[at].store(true);
   return made;
 }
@@ -339,7 +340,7 @@ void forget_external_heap(int socket) noexcept {
       slot.store(other, std::memory_order_release);
       break;
     }
-  by_index[inside(*h).index()].store(nullptr);
+  by_index[h->inside().index()].store(nullptr);
   const std::string name(h->annex.name());
   stamp_entry& e = group->entries[h->stamp_entry];
   delete h;
@@ -372,11 +373,11 @@ bool follow_others() noexcept {
       if (socket_plus_1 == 0 || e.state.load(std::memory_order_acquire) != entry_ready) continue;
       const int socket = static_cast<int>(socket_plus_1 - 1);
       if (socket >= first_external_socket) any |= find_external(socket) == nullptr && open_external(socket, false) != nullptr;
-      else any |= internal[static_cast<u32>(socket)].load() == nullptr && internal_heap(socket) != nullptr;
+      else any |= internal_heaps[static_cast<u32>(socket)].load() == nullptr && internal_heap(socket) != nullptr;
     }
   for (auto& place : by_index)
-    if (served_heap* const h = place.load(std::memory_order_acquire); h != nullptr && inside(*h).has_news()) {
-      follow_changes(inside(*h));
+    if (served_heap* const h = place.load(std::memory_order_acquire); h != nullptr && h->inside().has_news()) {
+      follow_changes(h->inside());
       any = true;
     }
   return any;
@@ -389,7 +390,7 @@ void for_each_served(void (*visit)(served_heap&, void*), void* argument) noexcep
 
 bool give_back_everywhere() noexcept {
   bool any = false;
-  for (auto& place : internal)
+  for (auto& place : internal_heaps)
     if (served_heap* const h = place.load(std::memory_order_acquire)) any |= h->give_back(0);
   // The stamp goes with the last chunk, so that a clean end leaves no page of ours in use.
   if (current_phase.load() == phase::draining && is_primary && group != nullptr) {

@@ -13,9 +13,11 @@
 #pragma once
 #include <annex/heap.hpp>
 
+#include <array>
 #include <atomic>
 #include <string>
 
+#include "heap/registry.hpp"
 #include "interop/dpdk/real.hpp"
 
 namespace annex::dpdk {
@@ -25,10 +27,11 @@ extern std::atomic<phase> current_phase;
 inline bool is_serving() noexcept { return current_phase.load(std::memory_order_acquire) == phase::serving && bypass_depth == 0; }
 
 /// ANNEX_DPDK: off, small (blocks up to 64 KiB), internal (not external heaps), all. ANNEX_DPDK_KEEP: bytes of empty chunks
-/// a socket keeps. ANNEX_DPDK_CLEAR=0: rte_malloc's memory is not cleared. ANNEX_DPDK_SAY=1: a line when serving begins.
+/// a socket keeps. ANNEX_DPDK_RESERVE: bytes taken when serving begins. ANNEX_DPDK_CLEAR=0: rte_malloc's memory is not
+/// cleared. ANNEX_DPDK_SAY=1: a line when serving begins.
 struct settings {
   bool large_blocks = true, external_heaps = true, clear = true;
-  u64 keep_bytes = 2 * GiB;
+  u64 keep_bytes = 1 * GiB, reserve_bytes = 16 * MiB;
 };
 extern settings choices;
 
@@ -39,9 +42,18 @@ struct served_heap {
   bool may_be_untouchable = false;  // a region the CPU may not touch is or was in it
   heap annex;
   u32 stamp_entry = 0;
+  std::atomic<u64> native_page_bytes{0};  // of its last chunk
+  detail::local_heap& inside() const noexcept { return *annex.internal(); }
+  /// A chunk for so many bytes, of the usual size or larger.
   bool grow(size_t size_bytes) noexcept;
-  /// Empty chunks beyond so many bytes back to the real heap; true: something was given back.
-  bool give_back(u64 keep_bytes) noexcept;
+  /// A chunk before it is needed; not more than an eighth of what the real heap can have.
+  void grow_ahead(u64 bytes) noexcept;
+  /// Empty chunks beyond so many bytes back to the real heap, until enough were; true: something was given back.
+  bool give_back(u64 keep_bytes, u64 enough_bytes = ~u64{0}) noexcept;
+
+ private:
+  region_id first_chunk{};
+  bool add_chunk(u64 least_bytes, u64 bytes) noexcept;
 };
 
 // ---- life ---------------------------------------------------------------------------------------------------------------------
@@ -54,6 +66,8 @@ void end_serving() noexcept;     // after it
 int preferred_socket() noexcept;
 /// Whether internal requests have no socket (--no-huge).
 bool is_without_sockets() noexcept;
+/// By socket; null: not made yet, or the socket's blocks come from the real allocator.
+extern constinit std::array<std::atomic<served_heap*>, internal_sockets> internal_heaps;
 /// Made on first use. Null: the socket's blocks come from the real allocator.
 served_heap* internal_heap(int socket) noexcept;
 served_heap* external_heap(int socket) noexcept;
@@ -73,6 +87,6 @@ void for_each_served(void (*visit)(served_heap&, void*), void* argument) noexcep
 /// One per page, from EAL's own records; empty: not all of them have one.
 std::vector<iova> iovas_of(const char* base, u64 bytes, u64 page_bytes);
 
-extern thread_local u64 wanted_alignment;  // of the allocation that is being served: growing needs room for it
+extern constinit thread_local u64 wanted_alignment [[gnu::tls_model("initial-exec")]];  // of the allocation that is being served: growing needs room for it
 
 }  // namespace annex::dpdk

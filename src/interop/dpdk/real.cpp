@@ -22,7 +22,7 @@ extern "C" void* rte_malloc(const char*, size_t, unsigned);
 
 namespace annex::dpdk {
 
-[[gnu::tls_model("initial-exec")]] thread_local int bypass_depth = 0;
+constinit thread_local int bypass_depth = 0;
 
 #ifdef ANNEX_DPDK_STATIC
 

@@ -34,7 +34,7 @@ bool is_in_front() noexcept;
 int* rte_errno_of_thread() noexcept;
 void set_rte_errno(int value) noexcept;
 
-extern thread_local int bypass_depth;
+extern constinit thread_local int bypass_depth [[gnu::tls_model("initial-exec")]];
 /// While it lives, this thread's calls go to the real allocator.
 class bypass {
  public:
