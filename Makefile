@@ -23,7 +23,7 @@ all: packages
 	cmake --preset dev >/dev/null && cmake --build --preset dev
 
 packages:
-	@./cmake/install-packages base
+	@./cmake/install-packages base devices
 
 demo: all
 	build/dev/tools/annex demo --html build/demo.html
@@ -36,7 +36,7 @@ asan tsan: packages
 	ANNEX_MODEL_OPERATIONS=200000 ctest --preset $@ -j $(JOBS)
 
 fuzz:
-	@./cmake/install-packages base fuzz
+	@./cmake/install-packages base devices fuzz
 	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
 	@for target in api_sequence corrupt_segment packet_parser; do \
 	  mkdir -p build/fuzz-found/$$target; \
