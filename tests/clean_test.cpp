@@ -1,4 +1,4 @@
-// Zeroed blocks: always zeros, and cleared only where somebody may have written.
+// tests/clean_test.cpp - zeroed blocks: always zeros, and cleared only where somebody may have written.
 #include <algorithm>
 #include <cstring>
 #include <random>
