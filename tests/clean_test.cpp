@@ -98,7 +98,7 @@ TEST_F(clean_memory, that_grows_in_place_is_no_longer_clean) {
 }
 
 TEST_F(clean_memory, what_the_killed_wrote_is_cleared) {
-  heap h = must(heap::create("h", {.reclaim_dead = true}));
+  heap h = must(heap::create("h"));
   must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 40 * MiB}));
   for (unsigned round = 0; round < 12; ++round) {
     child_process writer([&] {
@@ -110,6 +110,8 @@ TEST_F(clean_memory, what_the_killed_wrote_is_cleared) {
     writer.kill_now();
     writer.wait_for_exit_code();
     h.recover();
+    for (const member_summary& m : h.members())
+      if (!m.alive) must(h.reap(m.id));
     EXPECT_EQ(churn(h, round, 3000), 0u);
   }
   expect_sound(h);

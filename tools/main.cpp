@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   add_memory_commands(app, s);
   add_see_commands(app, s);
   add_run_command(app, s);
+  add_doctor_command(app, s);
   add_demo_command(app, s);
   add_man_command(app, s);
   for (CLI::App* command : app.get_subcommands({}))

@@ -34,6 +34,7 @@ void add_heap_commands(CLI::App& app, session& s);
 void add_memory_commands(CLI::App& app, session& s);
 void add_see_commands(CLI::App& app, session& s);
 void add_run_command(CLI::App& app, session& s);
+void add_doctor_command(CLI::App& app, session& s);
 void add_demo_command(CLI::App& app, session& s);
 void add_man_command(CLI::App& app, session& s);
 

@@ -83,7 +83,7 @@ void add_run_command(CLI::App& app, session& s) {
   CLI::App* command = app.add_subcommand("run", "Start an unmodified program on annex: annex run --dpdk -- PROGRAM ARGUMENTS");
   command->add_flag("--dpdk", a->dpdk, "A DPDK program: rte_malloc, memzones and external heaps")->required();
   command->add_option("--serve", a->serve, "small: blocks up to 64 KiB; internal: not external heaps; all; off")->check(CLI::IsMember({"off", "small", "internal", "all"}))->capture_default_str();
-  add_bytes(command, "--keep", &a->keep_bytes, "Bytes of empty chunks a socket keeps (2G)");
+  add_bytes(command, "--keep", &a->keep_bytes, "Bytes of empty chunks a socket keeps (1G)");
   command->add_flag("--quiet", a->quiet, "No line when serving begins");
   auto* served = command->add_option("--served", a->served_process, "Say whether this running process is served, by which heaps; exit 1: not")->check(CLI::PositiveNumber);
   auto* program = command->add_option("program", a->program, "The program and its arguments");

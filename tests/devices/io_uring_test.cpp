@@ -257,7 +257,7 @@ TEST_F(fixed, bad_options_and_rings_are_refused) {
 }
 
 TEST_F(fixed, what_a_killed_process_registered_is_gone_and_others_go_on) {
-  heap h = must(heap::create("h", {.reclaim_dead = true}));
+  heap h = must(heap::create("h"));
   const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
   auto buffers = must(fixed_buffers::create());
   auto seen = must(h.observe(*buffers));
@@ -274,6 +274,7 @@ TEST_F(fixed, what_a_killed_process_registered_is_gone_and_others_go_on) {
     ::pause();
     return 0;
   });
+  ::close(ready[1]);
   char c = 0;
   ASSERT_EQ(::read(ready[0], &c, 1), 1);
   other.kill_now();
@@ -283,6 +284,10 @@ TEST_F(fixed, what_a_killed_process_registered_is_gone_and_others_go_on) {
   EXPECT_EQ(ring.transfer(true, file.fd, block, 4096, 0, buffers->find(block)->index), 4096);
   heap::free(block);
   h.recover();
+  size_t reaped = 0;
+  for (const member_summary& m : h.members())
+    if (!m.alive) reaped += must(h.reap(m.id));
+  EXPECT_EQ(reaped, 1u);
   must(buffers->remove_ring(ring.ring));
   must(h.drain_memory(region, 5s));
 }
