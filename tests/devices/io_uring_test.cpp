@@ -259,10 +259,6 @@ TEST_F(fixed, bad_options_and_rings_are_refused) {
 TEST_F(fixed, what_a_killed_process_registered_is_gone_and_others_go_on) {
   heap h = must(heap::create("h"));
   const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
-  auto buffers = must(fixed_buffers::create());
-  auto seen = must(h.observe(*buffers));
-  ring_of_test ring;
-  must(buffers->add_ring(ring.ring, ring_mode::tagged));
   int ready[2];
   ASSERT_EQ(::pipe(ready), 0);
   child_process other([&] {
@@ -274,6 +270,10 @@ TEST_F(fixed, what_a_killed_process_registered_is_gone_and_others_go_on) {
     ::pause();
     return 0;
   });
+  auto buffers = must(fixed_buffers::create());
+  auto seen = must(h.observe(*buffers));
+  ring_of_test ring;
+  must(buffers->add_ring(ring.ring, ring_mode::tagged));
   ::close(ready[1]);
   char c = 0;
   ASSERT_EQ(::read(ready[0], &c, 1), 1);

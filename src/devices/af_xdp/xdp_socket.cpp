@@ -243,7 +243,8 @@ result<xdp_redirect> xdp_redirect::attach(const std::string& interface) {
       instruction(BPF_JMP | BPF_CALL, 0, 0, 0, BPF_FUNC_redirect_map),
       instruction(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
   };
-  LIBBPF_OPTS(bpf_prog_load_opts, options);
+  ::bpf_prog_load_opts options{};
+  options.sz = sizeof options;
   const int loaded = ::bpf_prog_load(BPF_PROG_TYPE_XDP, "annex_redirect", "GPL", program.data(), program.size(), &options);
   if (loaded < 0) return refused(-loaded, "the redirecting program is refused");
   if (const int why = -::bpf_xdp_attach(s->interface_index, loaded, XDP_FLAGS_SKB_MODE | XDP_FLAGS_UPDATE_IF_NOEXIST, nullptr); why != 0) {
