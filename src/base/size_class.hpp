@@ -78,13 +78,13 @@ inline constexpr auto class_divisor = [] {
 constexpr bool is_block_start(u64 offset_in_slab, u64 divisor) noexcept { return offset_in_slab * divisor < divisor; }
 
 /// How many bytes a thread's next slab of this class should have, when it has cut `made` of them: one granule and at least 16
-/// blocks (8 where granules are small) at first, then about as much as it has, up to 256 KiB or 4096 blocks.
+/// blocks (8 where granules are small) at first; with small granules then more, up to 64 KiB.
 constexpr u64 slab_bytes_of(u32 size_class, u64 granule_bytes, u32 made) noexcept {
   const u64 bytes = class_bytes[size_class];
   u64 wanted = granule_bytes;
   const u64 least_blocks = granule_bytes >= 64 * KiB ? 16 : 8;
   while (wanted < least_blocks * bytes) wanted *= 2;
-  for (u32 step = 2; step <= made && wanted < 256 * KiB && wanted * 2 <= bytes * limits::slab_blocks; step *= 2) wanted *= 2;
+  for (u32 step = 2; step <= made && wanted < 64 * KiB && wanted * 2 <= bytes * limits::slab_blocks; step *= 2) wanted *= 2;
   const u64 most = granule_bytes * limits::slab_granules;
   return wanted < most ? wanted : most;
 }
