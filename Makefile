@@ -10,7 +10,7 @@
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz torture models bench dpdk format install clean packages
+.PHONY: all demo test asan tsan fuzz torture models bench dpdk format install clean packages device-packages
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -23,20 +23,23 @@ all: packages
 	cmake --preset dev >/dev/null && cmake --build --preset dev
 
 packages:
+	@./cmake/install-packages base
+
+device-packages:
 	@./cmake/install-packages base devices
 
 demo: all
 	build/dev/tools/annex demo --html build/demo.html
 
-test: all
+test: device-packages all
 	ctest --preset dev -j $(JOBS)
 
-asan tsan: packages
+asan tsan: device-packages
 	cmake --preset $@ >/dev/null && cmake --build --preset $@
 	ANNEX_MODEL_OPERATIONS=200000 ctest --preset $@ -j $(JOBS)
 
 fuzz:
-	@./cmake/install-packages base devices fuzz
+	@./cmake/install-packages base fuzz
 	cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
 	@for target in api_sequence corrupt_segment packet_parser; do \
 	  mkdir -p build/fuzz-found/$$target; \
