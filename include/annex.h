@@ -58,7 +58,8 @@ enum { /* annex_memory_range.flags, annex_placement.flags */
   ANNEX_IOVA_CONTIGUOUS = 1u << 1, /* placement: from memory with IOVAs that follow each other */
   ANNEX_ZERO_ON_ADD = 1u << 2,     /* range: zero all of it now */
   ANNEX_NO_CPU_ACCESS = 1u << 3,   /* range: never touch it; it need not be mapped */
-  ANNEX_IS_ZERO = 1u << 4          /* range: it is all zeros already */
+  ANNEX_IS_ZERO = 1u << 4,         /* range: it is all zeros already */
+  ANNEX_PIN = 1u << 5              /* range: its pages are neither moved nor taken away */
 };
 struct annex_memory_range {
   size_t struct_bytes;

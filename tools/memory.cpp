@@ -8,7 +8,7 @@ struct add_arguments {
   std::string name, file, device, hugetlb;
   std::uint64_t size = 0, page = 0, offset = 0;
   int node = any_node;
-  bool prefault = false, physical = false;
+  bool prefault = false, physical = false, pin = false;
 };
 
 void add(session& s, const add_arguments& a) {
@@ -29,6 +29,7 @@ void add(session& s, const add_arguments& a) {
   m.numa_node = a.node;
   m.prefault = a.prefault;
   m.physical_iovas = a.physical;
+  m.pin = a.pin;
   if (!s.json && a.prefault)
     m.progress = [](std::uint64_t done, std::uint64_t total) { fmt::print(stderr, "\rtouched {} of {}{}", bytes_text(done), bytes_text(total), done == total ? "\n" : ""); };
   const auto added = opened->bring_memory(m);
@@ -61,7 +62,8 @@ void add_memory_commands(CLI::App& app, session& s) {
   add_bytes(command, "--offset", &a->offset, "Where to begin in the file");
   command->add_option("--node", a->node, "NUMA node to bind it to");
   command->add_flag("--prefault", a->prefault, "Touch every page now");
-  command->add_flag("--physical", a->physical, "Physical addresses as IOVAs (hugepages, privileged)");
+  command->add_flag("--physical", a->physical, "Physical addresses as IOVAs (hugepages or --pin, privileged)");
+  command->add_flag("--pin", a->pin, "Pages that are neither moved nor taken away, as long as a process has them attached");
   command->callback([&s, a] { add(s, *a); });
 
   struct remove_arguments { std::string name; unsigned region = 0; double deadline = 10; };

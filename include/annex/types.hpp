@@ -52,6 +52,7 @@ struct memory_range {
   int numa_node = any_node;         ///< verified against the kernel when the CPU may touch the bytes
   touch access = touch::read_write; ///< none: never read or written, need not even be mapped
   fill contents = fill::keep;
+  bool pin = false;                 ///< the kernel neither moves nor takes its pages away while a member has it attached; each pins for itself
   bool same_address = false;        ///< a promise: every member that has this memory has it here; they attach it without being told
 };
 
@@ -212,9 +213,10 @@ struct memory_source {
   int fd = -1;                           ///< descriptor: mapped as it is, never made longer; annex keeps a duplicate
   int numa_node = any_node;              ///< bound before the first touch
   bool prefault = false;                 ///< touch every page now; refused when the machine is short
-  unsigned threads = 0;                  ///< for prefault; 0: one per CPU
+  unsigned threads = 0;                  ///< for prefault and pin; 0: one per CPU
   std::span<const iova> page_iovas{};    ///< as in memory_range: of an IOMMU domain, say; or empty
-  bool physical_iovas = false;           ///< IOVAs from /proc/self/pagemap; needs privilege, and hugetlb pages
+  bool pin = false;                      ///< as in memory_range: populated and pinned before anything else is done with it; `progress` counts it
+  bool physical_iovas = false;           ///< IOVAs from /proc/self/pagemap, runs merged; needs privilege, and pinned or hugetlb pages
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};
 };
 

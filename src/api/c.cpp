@@ -114,6 +114,7 @@ int annex_heap_add_memory(annex_heap* heap, const annex_memory_range* range, uin
   full.numa_node = m.numa_node_plus_1 - 1;
   full.access = (m.flags & ANNEX_NO_CPU_ACCESS) != 0 ? annex::touch::none : annex::touch::read_write;
   full.contents = (m.flags & ANNEX_ZERO_ON_ADD) != 0 ? annex::fill::zero : (m.flags & ANNEX_IS_ZERO) != 0 ? annex::fill::is_zero : annex::fill::keep;
+  full.pin = (m.flags & ANNEX_PIN) != 0;
   const auto added = heap->heap.add_memory(full);
   if (!added) return refuse(added.error());
   if (region != nullptr) *region = static_cast<uint32_t>(*added);

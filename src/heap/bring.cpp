@@ -33,8 +33,8 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes || m.page_bytes > limits::largest_page_bytes)
     return refuse(errc::bad_page_size, "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes, limits::smallest_page_bytes, limits::largest_page_bytes);
   if ((m.from == source::file || m.from == source::device) && m.path.empty()) return refuse(errc::invalid_argument, "a file or device needs a path");
-  if (m.physical_iovas && m.from != source::hugetlb)
-    return refuse(errc::not_supported, "physical addresses are only used as IOVAs for hugepages: the kernel may move other pages at any time, even locked ones; bring hugetlb memory, or give IOVAs of an IOMMU");
+  if (m.physical_iovas && m.from != source::hugetlb && !m.pin)
+    return refuse(errc::not_supported, "the kernel may move pages that are not pinned at any time, even locked ones, and their physical addresses with them; pin them (memory_source::pin), bring hugetlb memory, or give IOVAs of an IOMMU");
 
   // 1 a descriptor, so that other processes can map it too
   const bool is_private = has_option(option_private);
@@ -68,7 +68,9 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
       break;
   }
   void* base = nullptr;
+  os::pinned* pins = nullptr;
   auto fail = [&](std::unexpected<error> e) -> result<region_id> {
+    os::unpin(pins);
     if (base != nullptr) os::unmap(base, m.length_bytes);
     os::close_file(file.fd);
     if (!owned_path.empty()) os::remove_file(owned_path.c_str());
@@ -100,7 +102,11 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   if (m.numa_node != any_node)
     if (const int why = os::bind_to_node(base, m.length_bytes, m.numa_node); why != 0)
       return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, m.numa_node, std::strerror(why), os::node_count()));
-  if (m.from == source::hugetlb || m.physical_iovas)  // a hugepage that is not there is a fault later: better a refusal now
+  if (m.pin) {
+    const auto pinned = pin_memory(base, m.length_bytes, touch::read_write, m.threads, m.progress);
+    if (!pinned) return fail(std::unexpected(pinned.error()));
+    pins = *pinned;
+  } else if (m.from == source::hugetlb)  // a hugepage that is not there is a fault later: better a refusal now
     if (const int why = os::populate(base, m.length_bytes); why != 0) return fail(refused(why == EFAULT ? ENOMEM : why, "populate"));
 
   // 3 addresses, and the rest as for any memory
@@ -109,21 +115,23 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
     std::vector<os::physical_run> runs;
     if (const int why = os::physical_runs(base, m.length_bytes, m.page_bytes, &runs); why != 0)
       return fail(refuse_os(errc::permission, why, "physical addresses are hidden: {}; run with CAP_SYS_ADMIN, or use IOVAs of an IOMMU", std::strerror(why)));
+    if (pins == nullptr) log(log_level::info, "hugepages of \"{}\" are used by their physical addresses without a pin: move_pages, mbind with MPOL_MF_MOVE and taking memory offline would change them", name_);
     iovas.resize(m.length_bytes / m.page_bytes);
     for (const os::physical_run& run : runs)
       for (u64 at = 0; at < run.bytes; at += m.page_bytes) iovas[(run.offset + at) / m.page_bytes] = iova{run.address + at};
   }
   const bool is_fresh = m.from == source::anonymous || m.from == source::hugetlb || m.from == source::shared;
-  memory_range range{base, m.length_bytes, m.page_bytes, iovas, file.fd, m.offset_bytes, m.numa_node, touch::read_write, is_fresh ? fill::is_zero : fill::keep};
-  auto added = add_memory(range, true, owned_path);
+  memory_range range{base, m.length_bytes, m.page_bytes, iovas, file.fd, m.offset_bytes, m.numa_node, touch::read_write, is_fresh ? fill::is_zero : fill::keep, m.pin};
+  auto added = add_memory(range, true, owned_path, pins, m.physical_iovas);
   if (!added) return fail(std::unexpected(added.error()));
+  pins = nullptr;  // the region's
   os::close_file(std::exchange(file.fd, -1));  // the region has a duplicate
-  if (m.prefault && m.from != source::hugetlb)
+  if (m.prefault && m.from != source::hugetlb && !m.pin)
     if (auto touched = prefault(*added, m.threads, m.progress); !touched) {
       (void)remove_memory(*added, {}, false);
       return std::unexpected(touched.error());
     }
-  if (m.prefault && m.from == source::hugetlb && m.progress) m.progress(m.length_bytes, m.length_bytes);
+  if (m.prefault && m.from == source::hugetlb && !m.pin && m.progress) m.progress(m.length_bytes, m.length_bytes);
   return added;
 }
 

@@ -136,7 +136,8 @@ class local_heap {
   std::vector<block_summary> held_by(u32 member);
 
   // ---- memory.cpp
-  result<region_id> add_memory(const memory_range& range, bool mapped_by_annex, const std::string& owned_path);
+  /// pins: of a range that is pinned already; taken over, unless it is refused. physical: its IOVAs are where its pages are.
+  result<region_id> add_memory(const memory_range& range, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins = nullptr, bool physical = false);
   result<void> remove_memory(region_id id, std::chrono::nanoseconds deadline, bool wait);
   result<void> cancel_drain(region_id id);
   result<void> attach_memory(region_id id, void* base);
@@ -224,6 +225,7 @@ class local_heap {
   void return_pool_objects(transaction& t, u32 slot) noexcept;
 
   result<local_region*> attach_slot(u32 slot, void* base_by_hand);
+  result<void> check_physical(const local_region& view, void* base) noexcept;
   void detach_view(local_region& view) noexcept;
   bool has_live_blocks(transaction& t, u32 slot, frozen_caches* frozen) noexcept;
   result<void> check_removable(u32 slot);
@@ -254,6 +256,9 @@ class local_heap {
   u32 bus_epoch_ = ~u32{0};
   std::mutex bus_mutex_;
 };
+
+/// Populates and pins; refuses with what is wrong.
+result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads, const std::function<void(u64, u64)>& progress);
 
 /// Name rules: 1 to 31 of [A-Za-z0-9_.-], no leading dot.
 result<void> check_heap_name(std::string_view name);

@@ -109,7 +109,18 @@ region_claim* local_heap::claim_on(u32 slot) noexcept {
   return mine != nullptr && back_pages(segment_, segment_.offset_of(mine + slot), sizeof(region_claim)) ? mine + slot : nullptr;
 }
 
-result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path) {
+result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads, const std::function<void(u64, u64)>& progress) {
+  if (access == touch::none) return refuse(errc::no_cpu_access, "memory the CPU may not touch can't be pinned here; its device keeps it where it is");
+  const os::pin_result done = os::pin(base, bytes, threads, progress);
+  if (done.held != nullptr) return done.held;
+  if (done.error == ENOMEM)
+    return refuse_os(errc::out_of_memory, done.error, "{} bytes can't be pinned: the machine is short, or the locked-memory limit ({} bytes) is; raise it (ulimit -l), or grant CAP_IPC_LOCK", bytes, os::locked_memory_limit());
+  if (done.error == EFAULT || done.error == EOPNOTSUPP)
+    return refuse_os(errc::not_supported, done.error, "{} bytes at {} can't be pinned: not mapped for writing, no memory behind them, or a disk file mapped shared; pin anonymous, shared or hugetlb memory", bytes, base);
+  return refuse_os(errc::not_supported, done.error, "pinning needs io_uring (Linux 5.19, kernel.io_uring_disabled = 0): {}", std::strerror(done.error));
+}
+
+result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins, bool physical) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(check_range(m));
@@ -120,10 +131,20 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   }
   auto tables = make_iova_tables(m.page_iovas, m.page_bytes);
   if (!tables) return std::unexpected(tables.error());
+  os::pinned* pinned_here = nullptr;  // not the caller's
+  if (m.pin && pins == nullptr) {
+    const auto pinned = pin_memory(m.base, m.length_bytes, m.access, 0, {});
+    if (!pinned) return std::unexpected(pinned.error());
+    pins = pinned_here = *pinned;
+  }
 
   std::lock_guard guard(memory_mutex_);
-  ANNEX_TRY(address_index::reserve(m.base, m.length_bytes));
+  if (auto reserved = address_index::reserve(m.base, m.length_bytes); !reserved) {
+    os::unpin(pinned_here);
+    return std::unexpected(reserved.error());
+  }
   auto undo = [&](std::unexpected<error> e) -> result<region_id> {
+    os::unpin(pinned_here);
     address_index::leave(m.base);
     return e;
   };
@@ -212,6 +233,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         r.cancel_drain.store(0, std::memory_order_relaxed);
         r.live_extents = 0;
         r.same_address = m.same_address ? 1 : 0;
+        r.pinned = !m.pin ? not_pinned : physical ? pinned_physical : pinned_pages;
         r.first_clean = m.contents == fill::keep ? r.granule_count : 0;
         std::memset(r.path, 0, sizeof r.path);
         const std::string path = !owned_path.empty() ? owned_path : fd >= 0 ? os::path_of(fd) : "";
@@ -234,6 +256,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   local_region& view = views_.at(slot);
   view.fd = fd;
   view.mapped_by_annex = mapped_by_annex;
+  view.pins = pins;
   view.joining = true;
   views_.set_base(view, m.base);
   address_index::enter(&view);
@@ -255,6 +278,8 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
       free_region(*t, slot);
     }
     address_index::leave(m.base);
+    view.pins = nullptr;
+    os::unpin(pinned_here);
     views_.drop(slot);
     os::close_file(fd);
     return std::unexpected(agreed.error());
@@ -481,8 +506,28 @@ void local_heap::detach_view(local_region& view) noexcept {
     }
   }
   views_.set_base(view, nullptr);
+  os::unpin(std::exchange(view.pins, nullptr));
   if (view.mapped_by_annex) os::unmap(base, length);
   os::close_file(std::exchange(view.fd, -1));
+}
+
+// Pinned here now: are its pages still where its IOVAs say? Between the death of one who pinned them and now they may have moved.
+result<void> local_heap::check_physical(const local_region& view, void* base) noexcept {
+  const region_record& r = *view.record;
+  std::vector<os::physical_run> runs;
+  const int why = os::physical_runs(base, r.length_bytes, r.page_bytes, &runs);
+  if (why == 0) {
+    for (const os::physical_run& run : runs)
+      for (u64 at = 0; at < run.bytes; at += r.page_bytes)
+        if (const auto bus = view.iovas.at(run.offset + at); !bus || bus->address != run.address + at)
+          return refuse(errc::wrong_memory, "pages of region {} moved while no living process had it pinned: its physical addresses are no longer true; remove it and bring it again", view.id);
+    return {};
+  }
+  // Not shown to this process: true as long as the one who looked still holds its pin.
+  const member_record& adder = segment_.member(r.adder);
+  if (adder.state.load(std::memory_order_acquire) == member_live && adder.region_claims != 0 &&
+      segment_.chunk<region_claim>(adder.region_claims)[view.slot].region.load(std::memory_order_acquire) == view.id) return {};
+  return refuse_os(errc::permission, why, "whether region {} is still at its physical addresses can't be seen without CAP_SYS_ADMIN, and process {}, which pinned it, has let go of it", view.id, r.adder_process);
 }
 
 // Maps a region here, or takes the base the caller mapped it at. Under memory_mutex_.
@@ -536,13 +581,23 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
     }
     base = mapped.address;
   }
+  os::pinned* pins = nullptr;
   auto undo = [&](std::unexpected<error> e) -> result<local_region*> {
+    os::unpin(pins);
     if (by_hand == nullptr) os::unmap(base, r.length_bytes);
     os::close_file(fd);
     return e;
   };
+  if (r.pinned != not_pinned && !is_read_only()) {  // whoever pinned it first may die
+    const auto pinned = pin_memory(base, r.length_bytes, static_cast<touch>(r.access), 0, {});
+    if (!pinned) return undo(refuse_os(errc::cannot_attach, pinned.error().os_errno, "region {}: {}", id, pinned.error().message()));
+    pins = *pinned;
+    if (r.pinned == pinned_physical)
+      if (auto there = check_physical(view, base); !there) return undo(std::unexpected(there.error()));
+  }
   if (auto reserved = address_index::reserve(base, r.length_bytes); !reserved) return undo(std::unexpected(reserved.error()));
   view.fd = fd;
+  view.pins = pins;
   view.mapped_by_annex = by_hand == nullptr;
   view.joining = true;
   views_.set_base(view, base);
@@ -551,6 +606,7 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
     address_index::leave(base);
     views_.set_base(view, nullptr);
     view.fd = -1;
+    view.pins = nullptr;
     view.joining = false;
     return undo(std::unexpected(agreed.error()));
   }

@@ -56,6 +56,14 @@ int node_of(const void* address);                                 // -1 unknown
 int node_count();
 u64 page_bytes();
 
+/// Pages that are neither moved nor taken away until unpin() or the process's end; populates them. Several threads; 0: one per CPU. Errors: ENOMEM
+/// (locked-memory limit, or no memory), EFAULT (can't be pinned: not writable, a disk file), ENOSYS, EPERM.
+struct pinned;
+struct pin_result { pinned* held = nullptr; int error = 0; };
+pin_result pin(void* address, u64 bytes, unsigned threads, const std::function<void(u64 done, u64 all)>& progress);
+void unpin(pinned* held);
+u64 locked_memory_limit();                                        // ~0: none
+
 struct physical_run { u64 offset, address, bytes; };
 int physical_runs(const void* address, u64 bytes, u64 page_bytes, std::vector<physical_run>* out);
 

@@ -6,6 +6,7 @@
 namespace annex {
 
 namespace detail { class local_heap; }
+namespace os { struct pinned; }
 
 /// Objects are never returned to the system, so a stale pointer to one may be read; length_bytes is 0 when it is not in use.
 struct alignas(64) local_region {
@@ -32,6 +33,7 @@ struct alignas(64) local_region {
   bool mapped_by_annex = false;
   bool joining = false;                // observers are being asked: not to be allocated from yet
   bool observed_removal = false;
+  os::pinned* pins = nullptr;          // of a pinned region: this process's
   shared_word<u32> draining_here{0};   // this process drains it: its own thread tells the observers
 };
 

@@ -55,6 +55,8 @@ struct iova_run { u64 offset, address; };
 inline constexpr u32 no_extent = ~u32{0};
 inline constexpr u32 extent_bins = 256;
 
+enum region_pin : u8 { not_pinned = 0, pinned_pages = 1, pinned_physical = 2 };  // physical: the IOVAs are where the pages are
+
 struct region_record {
   shared_word<u32> state;
   shared_word<u32> id;
@@ -80,7 +82,8 @@ struct region_record {
   u32 worker;                      // member that adds, drains or removes it
   u8 same_address;                 // every member has it at adder_base
   u32 first_clean;                 // granules from here on are zeros nobody was ever given
-  u8 padding[316];
+  u8 pinned;                       // region_pin: every member that has it pins it
+  u8 padding[315];
 };
 static_assert(sizeof(region_record) == 2048);
 

@@ -3,6 +3,7 @@
 #include <linux/mempolicy.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -159,6 +160,11 @@ int node_count() {
 u64 page_bytes() {
   static const u64 bytes = static_cast<u64>(::sysconf(_SC_PAGESIZE));
   return bytes;
+}
+
+u64 locked_memory_limit() {
+  ::rlimit limit{};
+  return ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? limit.rlim_cur : ~u64{0};
 }
 
 int physical_runs(const void* address, u64 bytes, u64 page, std::vector<physical_run>* out) {
