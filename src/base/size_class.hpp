@@ -77,14 +77,15 @@ inline constexpr auto class_divisor = [] {
 }();
 constexpr bool is_block_start(u64 offset_in_slab, u64 divisor) noexcept { return offset_in_slab * divisor < divisor; }
 
-/// How many bytes a thread's next slab of this class should have, when it has cut `made` of them: one granule and at least 16
-/// blocks (8 where granules are small) at first; with small granules then more, up to 64 KiB.
-constexpr u64 slab_bytes_of(u32 size_class, u64 granule_bytes, u32 made) noexcept {
+/// How many bytes a thread's next slab of this class should have, when it has cut `made` of them: one granule and at least 16 blocks. In a
+/// region with small granules 8 blocks at first, then more, up to a 64th of the region or 64 KiB, at most 256 KiB.
+constexpr u64 slab_bytes_of(u32 size_class, u64 granule_bytes, u64 region_bytes, u32 made) noexcept {
   const u64 bytes = class_bytes[size_class];
+  const bool has_small_granules = granule_bytes < 64 * KiB;
   u64 wanted = granule_bytes;
-  const u64 least_blocks = granule_bytes >= 64 * KiB ? 16 : 8;
-  while (wanted < least_blocks * bytes) wanted *= 2;
-  for (u32 step = 2; step <= made && wanted < 64 * KiB && wanted * 2 <= bytes * limits::slab_blocks; step *= 2) wanted *= 2;
+  while (wanted < (has_small_granules ? 8 : 16) * bytes) wanted *= 2;
+  const u64 share = region_bytes / 64, largest = !has_small_granules ? 0 : share < 64 * KiB ? 64 * KiB : share < 256 * KiB ? share : 256 * KiB;
+  for (u32 step = 2; step <= made && wanted * 2 <= largest && wanted * 2 <= bytes * limits::slab_blocks; step *= 2) wanted *= 2;
   const u64 most = granule_bytes * limits::slab_granules;
   return wanted < most ? wanted : most;
 }

@@ -115,7 +115,7 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
       local_region& view = views_.at(slot);
       if (!is_usable_here(view)) continue;
       magazine& m = c.magazines[size_class];
-      slab = make_slab(*t, view, size_class, slab_bytes_of(size_class, view.granule_mask + 1, m.made), c.slot, member_);
+      slab = make_slab(*t, view, size_class, slab_bytes_of(size_class, view.granule_mask + 1, view.length_bytes, m.made), c.slot, member_);
       if (slab != nullptr) {
         ++m.made;
         slab->lane = static_cast<u16>(c.next_lane % limits::lanes);
