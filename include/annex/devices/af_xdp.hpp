@@ -46,8 +46,8 @@ class ANNEX_PUBLIC umem {
  private:
   friend class xdp_socket;
   struct state;
-  explicit umem(std::unique_ptr<state>) noexcept;
-  std::unique_ptr<state> state_;
+  explicit umem(std::shared_ptr<state>) noexcept;
+  std::shared_ptr<state> state_;  // its sockets' too: the lease lasts until the kernel has let go
 };
 
 struct packet {

@@ -6,7 +6,7 @@
 #include "devices/af_xdp/umem_state.hpp"
 
 namespace annex {
-umem::umem(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
+umem::umem(std::shared_ptr<state> s) noexcept : state_(std::move(s)) {}
 umem::umem(umem&&) noexcept = default;
 umem& umem::operator=(umem&&) noexcept = default;
 umem::~umem() = default;
@@ -23,7 +23,7 @@ result<umem> umem::create(heap& h, std::string_view name, const umem_options& o)
 result<umem> umem::open(heap& h, std::string_view name) {
   auto frames = raw_pool::open(h, name);
   if (!frames) return std::unexpected(frames.error());
-  auto s = std::make_unique<state>();
+  auto s = std::make_shared<state>();
   s->frames = *frames;
   s->frame_bytes = static_cast<u32>(frames->object_bytes());
   if (s->frame_bytes != 2048 && s->frame_bytes != 4096) return refuse(errc::wrong_kind, "the objects of \"{}\" have {} bytes: no AF_XDP frames (2048 or 4096)", name, s->frame_bytes);

@@ -77,7 +77,7 @@ class kernel_ring {
 }  // namespace
 
 struct xdp_socket::state {
-  umem::state* memory = nullptr;
+  std::shared_ptr<umem::state> memory;
   int fd = -1;
   kernel_ring<u64> fill, completion;
   kernel_ring<::xdp_desc> receive, transmit;
@@ -103,7 +103,7 @@ result<xdp_socket> xdp_socket::bind(umem& memory, const std::string& interface, 
   const unsigned index = ::if_nametoindex(interface.c_str());
   if (index == 0) return refuse_os(errc::invalid_argument, errno, "this network namespace has no interface \"{}\"", interface);
   auto s = std::make_unique<state>();
-  s->memory = memory.state_.get();
+  s->memory = memory.state_;
   s->fd = ::socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
   if (s->fd < 0) return refuse_os(errno == EPERM ? errc::permission : errc::not_supported, errno, "no AF_XDP socket: {}; it needs CAP_NET_RAW, and a kernel with CONFIG_XDP_SOCKETS", std::strerror(errno));
   ::xdp_umem_reg block{};
@@ -140,7 +140,7 @@ result<xdp_socket> xdp_socket::bind(umem& memory, const std::string& interface, 
 result<xdp_socket> xdp_socket::adopt(umem& memory, int descriptor, const xdp_socket_options& o) {
   if (!is_power_of_two(o.ring_entries)) return refuse(errc::invalid_argument, "rings of {} entries: use what the socket was bound with", o.ring_entries);
   auto s = std::make_unique<state>();
-  s->memory = memory.state_.get();
+  s->memory = memory.state_;
   s->fd = ::fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
   ::xdp_options options{};
   ::socklen_t length = sizeof options;
