@@ -6,6 +6,7 @@
 //   reap.cpp        blocks of the dead                        observing.cpp   observers, leases
 //   lifecycle.cpp   create, attach, close, destroy            statistics.cpp  audit.cpp  explain.cpp
 //   repair.cpp      indexes from the truth                    addresses.cpp   handles, bus addresses
+//   pinning.cpp     pages that stay where they are
 //
 // Locks of this process, in this order: memory_mutex_ (regions come and go; held during observers' callbacks),
 // service_mutex_ (threads without a cache share one thread slot), the heap lock (shared, outlives its holder).
@@ -225,7 +226,9 @@ class local_heap {
   void return_pool_objects(transaction& t, u32 slot) noexcept;
 
   result<local_region*> attach_slot(u32 slot, void* base_by_hand);
+  // ---- pinning.cpp
   result<void> check_physical(const local_region& view, void* base) noexcept;
+
   void detach_view(local_region& view) noexcept;
   bool has_live_blocks(transaction& t, u32 slot, frozen_caches* frozen) noexcept;
   result<void> check_removable(u32 slot);

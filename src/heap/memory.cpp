@@ -109,17 +109,6 @@ region_claim* local_heap::claim_on(u32 slot) noexcept {
   return mine != nullptr && back_pages(segment_, segment_.offset_of(mine + slot), sizeof(region_claim)) ? mine + slot : nullptr;
 }
 
-result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads, const std::function<void(u64, u64)>& progress) {
-  if (access == touch::none) return refuse(errc::no_cpu_access, "memory the CPU may not touch can't be pinned here; its device keeps it where it is");
-  const os::pin_result done = os::pin(base, bytes, threads, progress);
-  if (done.held != nullptr) return done.held;
-  if (done.error == ENOMEM)
-    return refuse_os(errc::out_of_memory, done.error, "{} bytes can't be pinned: the machine is short, or the locked-memory limit ({} bytes) is; raise it (ulimit -l), or grant CAP_IPC_LOCK", bytes, os::locked_memory_limit());
-  if (done.error == EFAULT || done.error == EOPNOTSUPP)
-    return refuse_os(errc::not_supported, done.error, "{} bytes at {} can't be pinned: not mapped for writing, no memory behind them, or a disk file mapped shared; pin anonymous, shared or hugetlb memory", bytes, base);
-  return refuse_os(errc::not_supported, done.error, "pinning needs io_uring (Linux 5.19, kernel.io_uring_disabled = 0): {}", std::strerror(done.error));
-}
-
 result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins, bool physical) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
@@ -509,25 +498,6 @@ void local_heap::detach_view(local_region& view) noexcept {
   os::unpin(std::exchange(view.pins, nullptr));
   if (view.mapped_by_annex) os::unmap(base, length);
   os::close_file(std::exchange(view.fd, -1));
-}
-
-// Pinned here now: are its pages still where its IOVAs say? Between the death of one who pinned them and now they may have moved.
-result<void> local_heap::check_physical(const local_region& view, void* base) noexcept {
-  const region_record& r = *view.record;
-  std::vector<os::physical_run> runs;
-  const int why = os::physical_runs(base, r.length_bytes, r.page_bytes, &runs);
-  if (why == 0) {
-    for (const os::physical_run& run : runs)
-      for (u64 at = 0; at < run.bytes; at += r.page_bytes)
-        if (const auto bus = view.iovas.at(run.offset + at); !bus || bus->address != run.address + at)
-          return refuse(errc::wrong_memory, "pages of region {} moved while no living process had it pinned: its physical addresses are no longer true; remove it and bring it again", view.id);
-    return {};
-  }
-  // Not shown to this process: true as long as the one who looked still holds its pin.
-  const member_record& adder = segment_.member(r.adder);
-  if (adder.state.load(std::memory_order_acquire) == member_live && adder.region_claims != 0 &&
-      segment_.chunk<region_claim>(adder.region_claims)[view.slot].region.load(std::memory_order_acquire) == view.id) return {};
-  return refuse_os(errc::permission, why, "whether region {} is still at its physical addresses can't be seen without CAP_SYS_ADMIN, and process {}, which pinned it, has let go of it", view.id, r.adder_process);
 }
 
 // Maps a region here, or takes the base the caller mapped it at. Under memory_mutex_.
