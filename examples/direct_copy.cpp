@@ -20,18 +20,11 @@
 #include <string>
 #include <vector>
 
+#include "must.hpp"
+
 namespace {
 
 constexpr unsigned depth = 16, rounds = 5;
-
-template <class T>
-T must(annex::result<T> r) {
-  if (!r) {
-    std::fprintf(stderr, "%.*s\n", static_cast<int>(r.error().message().size()), r.error().message().data());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
-}
 
 void check(bool fine, const char* doing) {
   if (fine) return;

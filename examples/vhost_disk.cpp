@@ -19,21 +19,14 @@
 #include <thread>
 #include <vector>
 
+#include "must.hpp"
+
 namespace {
 
 using clock_type = std::chrono::steady_clock;
 constexpr std::uint64_t sector_bytes = 512;
 constexpr std::uint32_t request_bytes = 64 << 10;
 constexpr unsigned depth = 32;
-
-template <class T>
-T must(annex::result<T> r) {
-  if (!r) {
-    std::fprintf(stderr, "%.*s\n", static_cast<int>(r.error().message().size()), r.error().message().data());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
-}
 
 struct header { std::uint32_t type, reserved; std::uint64_t sector; };
 

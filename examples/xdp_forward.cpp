@@ -19,19 +19,12 @@
 #include <thread>
 #include <vector>
 
+#include "must.hpp"
+
 namespace {
 
 using clock_type = std::chrono::steady_clock;
 constexpr unsigned header_bytes = 14;
-
-template <class T>
-T must(annex::result<T> r) {
-  if (!r) {
-    std::fprintf(stderr, "%.*s\n", static_cast<int>(r.error().message().size()), r.error().message().data());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
-}
 
 void exchange_addresses(char* frame) {
   std::array<char, 6> target;
