@@ -2,8 +2,11 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <fstream>
+#include <thread>
 
 #include "support.hpp"
 
@@ -96,6 +99,67 @@ TEST_F(pinning, that_moved_while_nobody_held_it_is_found_out) {
   ASSERT_EQ(code, 0);
   EXPECT_EQ(refused(h.attach_memory(region_id{1})), errc::wrong_memory);
   EXPECT_EQ(h.allocate(100), nullptr);
+}
+
+// The same 256 MiB over and over, one behind the other: all the work of 64 GiB, on any machine.
+class long_mapping {
+ public:
+  static constexpr u64 bytes = 64 * GiB, own_bytes = 256 * MiB;
+  long_mapping() : fd_(::memfd_create("long", MFD_CLOEXEC)) {
+    void* const space = ::mmap(nullptr, bytes + GiB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (fd_ < 0 || space == MAP_FAILED || ::ftruncate(fd_, own_bytes) != 0) return;
+    space_ = static_cast<char*>(space);
+    base_ = reinterpret_cast<char*>(align_up(reinterpret_cast<u64>(space), GiB));
+    for (u64 at = 0; at < bytes; at += own_bytes)
+      if (::mmap(base_ + at, own_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd_, 0) == MAP_FAILED) base_ = nullptr;
+  }
+  ~long_mapping() {
+    if (space_ != nullptr) ::munmap(space_, bytes + GiB);
+    if (fd_ >= 0) ::close(fd_);
+  }
+  char* base() const { return base_; }
+
+ private:
+  int fd_;
+  char *space_ = nullptr, *base_ = nullptr;
+};
+
+TEST_F(pinning, of_64_GiB_goes_in_parallel_tells_its_progress_and_lets_others_allocate) {
+  heap h = must(heap::create("h"));
+  must(h.bring_memory({.length_bytes = 64 * MiB}));
+  const long_mapping m;
+  ASSERT_NE(m.base(), nullptr);
+  std::atomic<bool> over{false};
+  std::atomic<u64> allocated{0};
+  std::thread others([&] {
+    while (!over) {
+      void* const block = h.allocate(1000);
+      heap::free(block);
+      allocated += block != nullptr ? 1u : 0u;
+    }
+  });
+  ASSERT_TRUE(wait_until([&] { return allocated.load() > 0; }));
+  std::vector<u64> told;
+  u64 total = 0, allocated_at_first = 0, allocated_at_last = 0;
+  memory_range r{.base = m.base(), .length_bytes = long_mapping::bytes, .pin = true, .threads = 2};
+  r.progress = [&](u64 so_far, u64 of) {
+    if (told.empty()) allocated_at_first = allocated.load();
+    allocated_at_last = allocated.load();
+    told.push_back(so_far);
+    total = of;
+  };
+  const auto added = h.add_memory(r);
+  over = true;
+  others.join();
+  if (!added && (added.error().code == errc::not_supported || added.error().code == errc::out_of_memory)) GTEST_SKIP() << added.error().message();
+  const region_id region = must(added);
+  EXPECT_EQ(told.size(), 64u);
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
+  EXPECT_EQ(told.back(), long_mapping::bytes);
+  EXPECT_EQ(total, long_mapping::bytes);
+  EXPECT_GT(allocated_at_last, allocated_at_first + 1000);
+  EXPECT_EQ(h.stats().total_bytes, long_mapping::bytes + 64 * MiB);
+  must(h.remove_memory(region));
 }
 
 TEST_F(pinning, is_refused_where_it_cannot_be) {

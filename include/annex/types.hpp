@@ -54,6 +54,8 @@ struct memory_range {
   fill contents = fill::keep;
   bool pin = false;                 ///< the kernel neither moves nor takes its pages away while a member has it attached; each pins for itself
   bool same_address = false;        ///< a promise: every member that has this memory has it here; they attach it without being told
+  unsigned threads = 0;             ///< that pin it, in pieces of 1 GiB; 0: one per CPU
+  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};  ///< of pinning, by any of them, one call at a time
 };
 
 /// What a block must be like.

@@ -15,6 +15,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/in_parallel.hpp"
 #include "heap/local_heap.hpp"
 #include "platform/os.hpp"
 
@@ -53,35 +54,10 @@ result<void> check_mapped(const void* base, u64 bytes, touch access) {
   return {};
 }
 
-// Runs work over [base, base + bytes) in pieces, on several threads; the first error stops them all.
-int in_parallel(char* base, u64 bytes, u64 piece, unsigned threads, const std::function<int(char*, u64)>& work, const std::function<void(u64, u64)>& progress) {
-  const u64 pieces = divide_up(bytes, piece);
-  threads = static_cast<unsigned>(std::min<u64>(threads != 0 ? threads : os::processor_count(), pieces));
-  std::atomic<u64> next{0}, done{0};
-  std::atomic<int> why{0};
-  std::mutex progress_mutex;
-  auto run = [&] {
-    for (u64 i = next.fetch_add(1); i < pieces && why.load() == 0; i = next.fetch_add(1)) {
-      const u64 length = std::min(piece, bytes - i * piece);
-      if (const int failed = work(base + i * piece, length); failed != 0) why.store(failed);
-      const u64 so_far = done.fetch_add(length) + length;
-      if (progress) {
-        std::lock_guard guard(progress_mutex);
-        progress(so_far, bytes);
-      }
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (unsigned i = 1; i < threads; ++i) helpers.emplace_back(run);
-  run();
-  for (std::thread& helper : helpers) helper.join();
-  return why.load();
-}
-
 bool attaches_by_itself(const region_record& r) noexcept { return r.backing != backing_none || r.same_address != 0; }
 
 void zero_range(char* base, u64 bytes) {
-  in_parallel(base, bytes, 16 * MiB, 0, [](char* at, u64 n) { std::memset(at, 0, n); return 0; }, {});
+  in_parallel(bytes, 16 * MiB, 0, [&](unsigned, u64 at, u64 n) { std::memset(base + at, 0, n); return 0; });
 }
 
 }  // namespace
@@ -122,7 +98,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   if (!tables) return std::unexpected(tables.error());
   os::pinned* pinned_here = nullptr;  // not the caller's
   if (m.pin && pins == nullptr) {
-    const auto pinned = pin_memory(m.base, m.length_bytes, m.access, 0, {});
+    const auto pinned = pin_memory(m.base, m.length_bytes, m.access, m.threads, m.progress);
     if (!pinned) return std::unexpected(pinned.error());
     pins = pinned_here = *pinned;
   }
@@ -704,7 +680,7 @@ result<void> local_heap::prefault(region_id region, unsigned threads, const std:
   const region_record& r = *view.record;
   if (view.access == touch::none) return refuse(errc::no_cpu_access, "region {} was added as memory the CPU may not touch", id);
   const u64 piece = std::max<u64>(16 * MiB, r.page_bytes);
-  if (const int why = in_parallel(view.base, r.length_bytes, piece, threads, [](char* at, u64 n) { return os::populate(at, n); }, progress); why != 0)
+  if (const int why = in_parallel(r.length_bytes, piece, threads, [&](unsigned, u64 at, u64 n) { return os::populate(view.base + at, n); }, progress); why != 0)
     return refuse_os(errc::out_of_memory, why, "the machine has no memory for all of region {} ({} bytes): {}; free hugepages or memory, or add less", id, r.length_bytes, std::strerror(why));
   if (r.numa_node != any_node)
     for (u64 at = 0; at < r.length_bytes; at += std::max<u64>(r.page_bytes, 2 * MiB))

@@ -9,12 +9,9 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <atomic>
 #include <cerrno>
-#include <mutex>
-#include <thread>
 
+#include "base/in_parallel.hpp"
 #include "platform/os.hpp"
 
 namespace annex::os {
@@ -61,37 +58,21 @@ struct pinned {
 
 pin_result pin(void* address, u64 bytes, unsigned threads, const std::function<void(u64, u64)>& progress) {
   const u64 pieces = divide_up(bytes, piece_bytes);
-  threads = static_cast<unsigned>(std::clamp<u64>(threads != 0 ? threads : processor_count(), divide_up(pieces, most_pieces), pieces));
-  auto held = new pinned;
-  std::atomic<u64> next{0};
-  std::atomic<int> failed{0};
-  u64 done = 0;
-  std::mutex mutex;
-  auto work = [&] {
+  if (pieces > most_pieces) return {nullptr, EINVAL};
+  struct own_ring { int fd = -1; u32 slots_used = 0; };
+  std::vector<own_ring> rings(threads_for(pieces, threads));
+  const int failed = in_parallel(bytes, piece_bytes, threads, [&](unsigned thread, u64 at, u64 length) {
+    own_ring& mine = rings[thread];
     int why = 0;
-    const int ring = make_ring(static_cast<u32>(std::min(pieces, most_pieces)), &why);
-    if (ring >= 0) {
-      std::lock_guard guard(mutex);
-      held->rings.push_back(ring);
-    }
-    u32 slot = 0;
-    for (u64 i = 0; why == 0 && failed.load() == 0 && slot < most_pieces && (i = next.fetch_add(1)) < pieces;) {
-      const u64 length = std::min(piece_bytes, bytes - i * piece_bytes);
-      why = fill_slot(ring, slot++, static_cast<char*>(address) + i * piece_bytes, length);
-      if (why != 0 || !progress) continue;
-      std::lock_guard guard(mutex);
-      done += length;
-      progress(done, bytes);
-    }
-    if (why != 0) failed.store(why);
-  };
-  std::vector<std::thread> helpers;
-  for (unsigned i = 1; i < threads; ++i) helpers.emplace_back(work);
-  work();
-  for (std::thread& helper : helpers) helper.join();
-  if (failed.load() == 0) return {held, 0};
+    if (mine.fd < 0 && (mine.fd = make_ring(static_cast<u32>(pieces), &why)) < 0) return why;
+    return fill_slot(mine.fd, mine.slots_used++, static_cast<char*>(address) + at, length);
+  }, progress);
+  auto held = new pinned;
+  for (const own_ring& r : rings)
+    if (r.fd >= 0) held->rings.push_back(r.fd);
+  if (failed == 0) return {held, 0};
   unpin(held);
-  return {nullptr, failed.load()};
+  return {nullptr, failed};
 }
 
 void unpin(pinned* held) {
