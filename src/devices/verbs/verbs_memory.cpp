@@ -1,0 +1,178 @@
+// devices/verbs/verbs_memory.cpp - the MRs of each region, and the way from a block to its keys.
+//
+//   on_add        MRs of the pieces, by several threads → found        a refusal deregisters those that are there
+//   begin_remove  no longer found
+//   finish_remove deregistered: from here on the device refuses their keys
+//
+// place ─ region's slot ─▶ registration ─ offset / piece ─▶ keys of the piece. A registration stays for the next region of its slot. A live block's region can't go, so what
+// find() reads for it stays.
+// If the process dies the kernel closes its protection domains: peers' requests are refused.
+#include <annex/devices/verbs.hpp>
+
+#include <infiniband/verbs.h>
+
+#include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "base/failure.hpp"
+#include "base/in_parallel.hpp"
+#include "base/limits.hpp"
+#include "devices/region_table.hpp"
+
+namespace annex {
+
+struct verbs_memory::state {
+  struct keys { u32 lkey = 0, rkey = 0; };
+  struct registration {
+    bool used = false;
+    region_id region{};
+    u64 address = 0, length_bytes = 0, piece_bytes = 1;
+    std::vector<::ibv_mr*> mrs;
+    std::unique_ptr<keys[]> of_piece;
+  };
+  ::ibv_pd* domain;
+  verbs_options options;
+  u64 most_bytes;
+  heap_id observed{};
+  devices::region_table table;
+  mutable std::mutex mutex;
+  std::unique_ptr<std::unique_ptr<registration>[]> of_slot = std::make_unique<std::unique_ptr<registration>[]>(limits::region_slots);
+
+  static u32 slot_of(region_id region) noexcept { return static_cast<u32>(region) % limits::region_slots; }
+  registration* find(region_id region) const noexcept {
+    registration* const r = of_slot[slot_of(region)].get();
+    return r != nullptr && r->used && r->region == region ? r : nullptr;
+  }
+  // 0, or why an MR stays.
+  static int deregister(registration& r) {
+    for (; !r.mrs.empty(); r.mrs.pop_back())
+      if (r.mrs.back() != nullptr)
+        if (const int why = ::ibv_dereg_mr(r.mrs.back()); why != 0) return why;
+    r.used = false;
+    return 0;
+  }
+  result<u64> address_of(const region_view& region) const {
+    if (options.addresses == verbs_addresses::handles) return u64{static_cast<u32>(region.region)} << limits::handle_offset_bits;
+    if (options.addresses == verbs_addresses::here) return reinterpret_cast<u64>(region.base);
+    if (region.runs.size() != 1) return refuse(errc::bad_iova, "region {} has {} runs of IOVAs; an MR is called by one: add it with IOVAs that follow each other, or use verbs_addresses::handles", static_cast<u32>(region.region), region.runs.size());
+    return static_cast<u64>(region.runs[0].bus_address);
+  }
+  ::ibv_mr* register_piece(const region_view& region, u64 address, u64 at, u64 bytes) const {
+    const int access = static_cast<int>(options.access);
+    if (region.access == touch::none) return ::ibv_reg_dmabuf_mr(domain, region.fd_offset + at, bytes, address + at, region.fd, access);
+    return ::ibv_reg_mr_iova2(domain, static_cast<char*>(region.base) + at, bytes, address + at, options.access);
+  }
+};
+
+namespace {
+
+std::unexpected<error> cannot_register(int why, const region_view& region, const char* device) {
+  const u32 id = static_cast<u32>(region.region);
+  if (region.access == touch::none) return refuse_os(errc::not_supported, why, "device {} does not take region {} by its descriptor: {}; it must be a dma-buf, and the device one that can (peer memory)", device, id, std::strerror(why));
+  if (why == ENOMEM) return refuse_os(errc::out_of_memory, why, "device {} can't register {} bytes: the locked-memory limit is too low (ulimit -l, or CAP_IPC_LOCK), or it has no MR left", device, region.length_bytes);
+  if (why == EFAULT || why == EOPNOTSUPP) return refuse_os(errc::not_supported, why, "region {} can't be pinned for device {}: it is not mapped readable and writable, or is a disk file mapped shared", id, device);
+  return refuse_os(errc::os_failure, why, "device {} refused region {} of {} bytes: {}", device, id, region.length_bytes, std::strerror(why));
+}
+
+}  // namespace
+
+verbs_memory::verbs_memory(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
+
+verbs_memory::~verbs_memory() {
+  for (u32 i = 0; i < limits::region_slots; ++i)
+    if (state_->of_slot[i]) (void)state::deregister(*state_->of_slot[i]);
+}
+
+result<std::unique_ptr<verbs_memory>> verbs_memory::create(::ibv_pd* domain, const verbs_options& o) {
+  if (domain == nullptr) return refuse(errc::invalid_argument, "there is no protection domain; ibv_alloc_pd makes one");
+  if (o.piece_bytes != 0 && (!is_power_of_two(o.piece_bytes) || o.piece_bytes < limits::smallest_page_bytes)) return refuse(errc::invalid_argument, "pieces of {} bytes can't be registered: use a power of two from {}, or 0", o.piece_bytes, limits::smallest_page_bytes);
+  ::ibv_device_attr device{};
+  if (const int why = ::ibv_query_device(domain->context, &device); why != 0) return refuse_os(errc::os_failure, why, "device {} does not say what it can: {}", ::ibv_get_device_name(domain->context->device), std::strerror(why));
+  const u64 most = std::bit_floor(std::max<u64>(device.max_mr_size, limits::smallest_page_bytes));
+  if (o.piece_bytes > most) return refuse(errc::invalid_argument, "pieces of {} bytes are more than device {} takes: {}", o.piece_bytes, ::ibv_get_device_name(domain->context->device), most);
+  auto s = std::make_unique<state>();
+  s->domain = domain;
+  s->options = o;
+  s->most_bytes = o.piece_bytes != 0 ? o.piece_bytes : std::min(most, limits::largest_region_bytes);
+  return std::unique_ptr<verbs_memory>(new verbs_memory(std::move(s)));
+}
+
+std::optional<memory_key> verbs_memory::find(const void* block) const noexcept {
+  const state& s = *state_;
+  const auto place = heap::locate(block);
+  if (!place || place->heap != s.observed) return {};
+  const auto number = s.table.find(place->region);
+  if (!number) return {};
+  const state::registration& r = *s.of_slot[*number];
+  const u64 piece = place->offset_bytes / r.piece_bytes;
+  const state::keys k = r.of_piece[piece];
+  return memory_key{k.lkey, k.rkey, r.address + place->offset_bytes, std::min((piece + 1) * r.piece_bytes, r.length_bytes) - place->offset_bytes};
+}
+
+std::size_t verbs_memory::registered() const noexcept {
+  std::lock_guard guard(state_->mutex);
+  size_t count = 0;
+  for (u32 i = 0; i < limits::region_slots; ++i)
+    if (const auto& r = state_->of_slot[i]; r && r->used) count += r->mrs.size();
+  return count;
+}
+
+std::string_view verbs_memory::name() const noexcept { return "verbs"; }
+
+result<void> verbs_memory::on_add(const region_view& region) {
+  state& s = *state_;
+  std::lock_guard guard(s.mutex);
+  if (s.observed != heap_id{} && s.observed != region.heap) return refuse(errc::invalid_argument, "these MRs are another heap's; make one verbs_memory for each heap");
+  const u32 slot = state::slot_of(region.region);
+  if (s.find(region.region) != nullptr) {  // a removal was refused before it came to the MRs
+    s.table.enter(region.region, slot);
+    return {};
+  }
+  const auto address = s.address_of(region);
+  if (!address) return std::unexpected(address.error());
+  if (!s.of_slot[slot]) s.of_slot[slot] = std::make_unique<state::registration>();
+  auto& r = *s.of_slot[slot];
+  const u64 piece_bytes = std::min(s.most_bytes, std::bit_ceil(u64{region.length_bytes})), pieces = divide_up(region.length_bytes, piece_bytes);
+  r.mrs.assign(pieces, nullptr);
+  const int why = in_parallel(region.length_bytes, piece_bytes, s.options.threads, [&](unsigned, u64 at, u64 bytes) {
+    ::ibv_mr* const mr = s.register_piece(region, *address, at, bytes);
+    if (mr == nullptr) return errno != 0 ? errno : EINVAL;
+    r.mrs[at / piece_bytes] = mr;
+    return 0;
+  }, s.options.progress);
+  if (why != 0) {
+    (void)state::deregister(r);
+    return cannot_register(why, region, ::ibv_get_device_name(s.domain->context->device));
+  }
+  r.of_piece = std::make_unique<state::keys[]>(pieces);
+  for (u64 i = 0; i < pieces; ++i) r.of_piece[i] = {r.mrs[i]->lkey, r.mrs[i]->rkey};
+  r.used = true;
+  r.region = region.region;
+  r.address = *address;
+  r.length_bytes = region.length_bytes;
+  r.piece_bytes = piece_bytes;
+  s.observed = region.heap;
+  s.table.enter(region.region, slot);
+  return {};
+}
+
+quiesce verbs_memory::begin_remove(const region_view& region) {
+  std::lock_guard guard(state_->mutex);
+  if (state_->find(region.region) != nullptr) state_->table.leave(region.region);
+  return quiesce::done;
+}
+
+result<void> verbs_memory::finish_remove(const region_view& region, std::chrono::steady_clock::time_point) {
+  state& s = *state_;
+  std::lock_guard guard(s.mutex);
+  auto* const r = s.find(region.region);
+  if (r == nullptr) return {};
+  s.table.leave(region.region);
+  if (const int why = state::deregister(*r); why != 0)
+    return refuse_os(errc::os_failure, why, "an MR of region {} can't be deregistered: {}; are memory windows still bound to it?", static_cast<u32>(region.region), std::strerror(why));
+  return {};
+}
+
+}  // namespace annex
