@@ -8,9 +8,10 @@
 #   make torture  kills every operation wherever a death leaves something else (10 minutes; KILLS=n deaths of each: 2), then
 #                 workers at random moments for SECONDS (300)                                make models  checks the models
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
+#   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz torture models bench dpdk format install clean packages device-packages
+.PHONY: all demo test asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -62,6 +63,11 @@ dpdk:
 	@./cmake/install-packages base dpdk
 	cmake --preset dev >/dev/null && cmake --build --preset dev
 	tests/dpdk/run build/dev $(HOW)
+
+guest:
+	@./cmake/install-packages base devices guest
+	cmake --preset dev >/dev/null && cmake --build --preset dev
+	tests/guest/run build/dev
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i

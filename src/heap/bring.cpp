@@ -84,6 +84,17 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
     owned_path.clear();
     return fail(refused(file.error, "open"));
   }
+  int node = m.numa_node;
+  if (m.from == source::device) {
+    const os::device_facts facts = os::facts_of_device(file.fd);
+    const u64 step = std::max<u64>(facts.align_bytes, 1);
+    if (m.page_bytes % step != 0 || m.length_bytes % step != 0 || m.offset_bytes % step != 0)
+      return fail(refuse(errc::bad_length, "{} bytes ({} byte pages) at offset {} of {} are not whole steps of {} bytes, in which it can be mapped; use multiples", m.length_bytes, m.page_bytes, m.offset_bytes, m.path, step));
+    if (facts.length_bytes != 0 && m.offset_bytes + m.length_bytes > facts.length_bytes)
+      return fail(refuse(errc::bad_length, "{} bytes at offset {} of {}: the device has {}", m.length_bytes, m.offset_bytes, m.path, facts.length_bytes));
+    if (node != any_node && facts.node >= 0 && facts.node != node) return fail(refuse(errc::wrong_node, "{} belongs to NUMA node {}, not {}; its memory can't be moved", m.path, facts.node, node));
+    if (node == any_node && facts.node >= 0) node = facts.node;
+  }
   if (file.fd >= 0 && m.from != source::device) {
     os::file_identity identity;
     if (const int why = os::identify(file.fd, &identity); why != 0) return fail(refused(why, "look at"));
@@ -99,15 +110,23 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   const auto mapped = file.fd >= 0 ? os::map_file(file.fd, m.offset_bytes, m.length_bytes, true, alignment) : os::map_anonymous(m.length_bytes, 0, !is_private, alignment);
   if (mapped.address == nullptr) return fail(refused(mapped.error, "map"));
   base = mapped.address;
-  if (m.numa_node != any_node)
-    if (const int why = os::bind_to_node(base, m.length_bytes, m.numa_node); why != 0)
-      return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, m.numa_node, std::strerror(why), os::node_count()));
+  const bool is_fresh = m.from == source::anonymous || m.from == source::hugetlb || m.from == source::shared;
+  if (node != any_node && m.from != source::device) {
+    if (const int why = os::bind_to_node(base, m.length_bytes, node); why != 0)
+      return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, node, std::strerror(why), os::node_count()));
+    if (is_fresh && (m.pin || m.prefault || huge != 0))
+      if (auto room = check_room_on_node(m.length_bytes, huge, node); !room) return fail(std::unexpected(room.error()));
+  }
   if (m.pin) {
     const auto pinned = pin_memory(base, m.length_bytes, touch::read_write, m.threads, m.progress);
     if (!pinned) return fail(std::unexpected(pinned.error()));
     pins = *pinned;
-  } else if (m.from == source::hugetlb)  // a hugepage that is not there is a fault later: better a refusal now
-    if (const int why = os::populate(base, m.length_bytes); why != 0) return fail(refused(why == EFAULT ? ENOMEM : why, "populate"));
+    if (node != any_node && m.from != source::device)
+      if (auto there = check_node(base, m.length_bytes, m.page_bytes, node); !there) return fail(std::unexpected(there.error()));
+  } else if (m.prefault || huge != 0) {  // a hugepage that is not there is a fault later: better a refusal now
+    if (auto there = populate_memory(static_cast<char*>(base), m.length_bytes, m.page_bytes, m.from == source::device ? any_node : node, m.threads, m.progress); !there)
+      return fail(std::unexpected(there.error()));
+  }
 
   // 3 addresses, and the rest as for any memory
   std::vector<iova> iovas(m.page_iovas.begin(), m.page_iovas.end());
@@ -120,18 +139,12 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
     for (const os::physical_run& run : runs)
       for (u64 at = 0; at < run.bytes; at += m.page_bytes) iovas[(run.offset + at) / m.page_bytes] = iova{run.address + at};
   }
-  const bool is_fresh = m.from == source::anonymous || m.from == source::hugetlb || m.from == source::shared;
-  memory_range range{base, m.length_bytes, m.page_bytes, iovas, file.fd, m.offset_bytes, m.numa_node, touch::read_write, is_fresh ? fill::is_zero : fill::keep, m.pin};
+  const memory_range range{.base = base, .length_bytes = m.length_bytes, .page_bytes = m.page_bytes, .page_iovas = iovas, .fd = file.fd, .fd_offset = m.offset_bytes, .numa_node = node,
+                           .contents = is_fresh ? fill::is_zero : fill::keep, .pin = m.pin};
   auto added = add_memory(range, true, owned_path, pins, m.physical_iovas);
   if (!added) return fail(std::unexpected(added.error()));
   pins = nullptr;  // the region's
   os::close_file(std::exchange(file.fd, -1));  // the region has a duplicate
-  if (m.prefault && m.from != source::hugetlb && !m.pin)
-    if (auto touched = prefault(*added, m.threads, m.progress); !touched) {
-      (void)remove_memory(*added, {}, false);
-      return std::unexpected(touched.error());
-    }
-  if (m.prefault && m.from == source::hugetlb && !m.pin && m.progress) m.progress(m.length_bytes, m.length_bytes);
   return added;
 }
 

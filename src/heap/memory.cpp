@@ -24,6 +24,7 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
+constexpr u64 sampled_pages = 4096;  // of memory added by hand, evenly spread, whose node is looked at: adding costs O(IOVA runs)
 constexpr u64 widest_common_alignment = 1 * GiB;  // what other processes align their mapping to, at most
 
 u8 alignment_shift_of(const void* base) noexcept {
@@ -90,10 +91,8 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(check_range(m));
   ANNEX_TRY(check_mapped(m.base, m.length_bytes, m.access));
-  if (m.numa_node != any_node && m.access == touch::read_write) {
-    const int node = os::node_of(m.base);
-    if (node >= 0 && node != m.numa_node) return refuse(errc::wrong_node, "the memory lies on NUMA node {}, not {}; bind it before it is touched", node, m.numa_node);
-  }
+  if (m.numa_node != any_node && m.access == touch::read_write && !mapped_by_annex)
+    ANNEX_TRY(check_node(m.base, m.length_bytes, std::max<u64>(m.page_bytes, align_up(m.length_bytes / sampled_pages, m.page_bytes)), m.numa_node));
   auto tables = make_iova_tables(m.page_iovas, m.page_bytes);
   if (!tables) return std::unexpected(tables.error());
   os::pinned* pinned_here = nullptr;  // not the caller's
@@ -669,24 +668,6 @@ void local_heap::close_regions() noexcept {
     if (this_thread.last_region == view) this_thread.last_region = &no_place;
     views_.drop(slot);
   }
-}
-
-result<void> local_heap::prefault(region_id region, unsigned threads, const std::function<void(u64, u64)>& progress) {
-  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
-  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  auto attached = ensure_attached(slot);
-  if (!attached) return refuse(errc::not_attached, "region {} is not attached here: {}", id, attached.error().message().substr(0, 150));
-  local_region& view = **attached;
-  const region_record& r = *view.record;
-  if (view.access == touch::none) return refuse(errc::no_cpu_access, "region {} was added as memory the CPU may not touch", id);
-  const u64 piece = std::max<u64>(16 * MiB, r.page_bytes);
-  if (const int why = in_parallel(r.length_bytes, piece, threads, [&](unsigned, u64 at, u64 n) { return os::populate(view.base + at, n); }, progress); why != 0)
-    return refuse_os(errc::out_of_memory, why, "the machine has no memory for all of region {} ({} bytes): {}; free hugepages or memory, or add less", id, r.length_bytes, std::strerror(why));
-  if (r.numa_node != any_node)
-    for (u64 at = 0; at < r.length_bytes; at += std::max<u64>(r.page_bytes, 2 * MiB))
-      if (const int node = os::node_of(view.base + at); node >= 0 && node != r.numa_node)
-        return refuse(errc::wrong_node, "the page at offset {} of region {} lies on node {}, not {}", at, id, node, r.numa_node);
-  return {};
 }
 
 }  // namespace annex::detail

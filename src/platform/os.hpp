@@ -52,8 +52,14 @@ struct mapping_check { bool mapped = false, readable = false, writable = false; 
 mapping_check check_mapping(const void* address, u64 bytes);      // all of it
 int populate(void* address, u64 bytes);                           // for writing; EFAULT, ENOMEM: no memory
 int bind_to_node(void* address, u64 bytes, int node);
-int node_of(const void* address);                                 // -1 unknown
+struct misplaced_page { u64 offset = 0; int node = -1; };            // node -1: none is
+/// The first of every stride bytes' pages that is there and lies on another node; touches none.
+misplaced_page find_off_node(const void* address, u64 bytes, u64 stride, int node);
+u64 free_on_node(int node, u64 huge_page_bytes);                  // what populating could get there; 0 also for no such node
 int node_count();
+/// What a character device with memory (/dev/dax…) says of itself; 0 and -1: nothing.
+struct device_facts { u64 length_bytes = 0, align_bytes = 0; int node = -1; };
+device_facts facts_of_device(int fd);
 u64 page_bytes();
 
 /// Pages that are neither moved nor taken away until unpin() or the process's end; populates them. Several threads; 0: one per CPU. Errors: ENOMEM

@@ -1,6 +1,5 @@
-// platform/linux/memory.cpp - mappings, pages, NUMA nodes, physical addresses.
+// platform/linux/memory.cpp - mappings, pages, physical addresses.
 #include <fcntl.h>
-#include <linux/mempolicy.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -136,25 +135,6 @@ int populate(void* address, u64 bytes) {
     *byte = *byte;
   }
   return 0;
-}
-
-int bind_to_node(void* address, u64 bytes, int node) {
-  unsigned long mask[16] = {};
-  if (node < 0 || node >= 1024) return EINVAL;
-  mask[node / 64] = 1ul << (node % 64);
-  return ::syscall(SYS_mbind, address, bytes, MPOL_BIND, mask, 1024ul, 0u) == 0 ? 0 : errno;
-}
-
-int node_of(const void* address) {
-  int node = -1;
-  return ::syscall(SYS_get_mempolicy, &node, nullptr, 0ul, address, MPOL_F_NODE | MPOL_F_ADDR) == 0 ? node : -1;
-}
-
-int node_count() {
-  int nodes = 0;
-  for (const std::string& name : list_directory("/sys/devices/system/node"))
-    nodes += name.size() > 4 && name.starts_with("node") && name[4] >= '0' && name[4] <= '9';
-  return nodes > 0 ? nodes : 1;
 }
 
 u64 page_bytes() {
