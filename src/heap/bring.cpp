@@ -85,11 +85,13 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
     return fail(refused(file.error, "open"));
   }
   int node = m.numa_node;
+  u64 alignment = std::max<u64>(m.page_bytes, m.length_bytes >= 2 * MiB ? 2 * MiB : 0);
   if (m.from == source::device) {
     const os::device_facts facts = os::facts_of_device(file.fd);
     const u64 step = std::max<u64>(facts.align_bytes, 1);
-    if (m.page_bytes % step != 0 || m.length_bytes % step != 0 || m.offset_bytes % step != 0)
-      return fail(refuse(errc::bad_length, "{} bytes ({} byte pages) at offset {} of {} are not whole steps of {} bytes, in which it can be mapped; use multiples", m.length_bytes, m.page_bytes, m.offset_bytes, m.path, step));
+    if (m.length_bytes % step != 0 || m.offset_bytes % step != 0)
+      return fail(refuse(errc::bad_length, "{} bytes at offset {} of {} are not whole steps of {} bytes, in which it can be mapped; use multiples", m.length_bytes, m.offset_bytes, m.path, step));
+    alignment = std::max(alignment, step);
     if (facts.length_bytes != 0 && m.offset_bytes + m.length_bytes > facts.length_bytes)
       return fail(refuse(errc::bad_length, "{} bytes at offset {} of {}: the device has {}", m.length_bytes, m.offset_bytes, m.path, facts.length_bytes));
     if (node != any_node && facts.node >= 0 && facts.node != node) return fail(refuse(errc::wrong_node, "{} belongs to NUMA node {}, not {}; its memory can't be moved", m.path, facts.node, node));
@@ -106,7 +108,6 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   }
 
   // 2 mapped, bound, populated
-  const u64 alignment = std::max<u64>(m.page_bytes, m.length_bytes >= 2 * MiB ? 2 * MiB : 0);
   const auto mapped = file.fd >= 0 ? os::map_file(file.fd, m.offset_bytes, m.length_bytes, true, alignment) : os::map_anonymous(m.length_bytes, 0, !is_private, alignment);
   if (mapped.address == nullptr) return fail(refused(mapped.error, "map"));
   base = mapped.address;

@@ -72,6 +72,14 @@ TEST_F(dax, what_was_written_is_found_again) {
   for (u64 i = 0; i < 30 * MiB; i += 64) ASSERT_EQ(zeroed[i], 0);
 }
 
+TEST_F(dax, pages_may_be_smaller_than_the_devices_step) {
+  heap h = must(heap::create_private());
+  auto source = whole();
+  source.page_bytes = 4 * KiB;  // the unit of IOVAs, not of the mapping
+  must(h.bring_memory(source));
+  EXPECT_EQ(reinterpret_cast<u64>(first_region(h).base) % (2 * MiB), 0u);
+}
+
 TEST_F(dax, what_the_device_cannot_do_is_refused_with_the_reason) {
   heap h = must(heap::create("h"));
   auto halves = whole();

@@ -7,14 +7,13 @@
 // If the process dies the driver unpins; other processes have registered for themselves.
 #include <annex/devices/cuda.hpp>
 
-#include <bit>
 #include <mutex>
 #include <vector>
 
 #include "base/in_parallel.hpp"
 #include "base/limits.hpp"
 #include "devices/cuda/driver.hpp"
-#include "devices/region_table.hpp"
+#include "devices/registrations.hpp"
 
 namespace annex {
 
@@ -22,8 +21,6 @@ using devices::cuda::in_context;
 
 struct cuda_host_memory::state {
   struct registration {
-    bool used = false;
-    region_id region{};
     char* base = nullptr;
     u64 length_bytes = 0, chunk_bytes = 1;
     std::vector<u64> device_addresses;  // of each chunk; 0: not registered
@@ -31,15 +28,9 @@ struct cuda_host_memory::state {
   cuda_host_options options;
   devices::cuda::gpu gpu{};
   heap_id observed{};
-  devices::region_table table;
+  devices::registrations<registration> regions;
   mutable std::mutex mutex;
-  std::unique_ptr<std::unique_ptr<registration>[]> of_slot = std::make_unique<std::unique_ptr<registration>[]>(limits::region_slots);
 
-  static u32 slot_of(region_id region) noexcept { return static_cast<u32>(region) % limits::region_slots; }
-  registration* find(region_id region) const noexcept {
-    registration* const r = of_slot[slot_of(region)].get();
-    return r != nullptr && r->used && r->region == region ? r : nullptr;
-  }
   // What the driver says of the first that stays.
   int unregister(registration& r) const {
     const in_context current(gpu);
@@ -48,7 +39,6 @@ struct cuda_host_memory::state {
       if (const int why = gpu.calls->unregister_host(r.base + i * r.chunk_bytes); why != devices::cuda::success && why != devices::cuda::not_registered) return why;
       r.device_addresses[i] = 0;
     }
-    r.used = false;
     return devices::cuda::success;
   }
 };
@@ -56,8 +46,7 @@ struct cuda_host_memory::state {
 cuda_host_memory::cuda_host_memory(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
 
 cuda_host_memory::~cuda_host_memory() {
-  for (u32 i = 0; i < limits::region_slots; ++i)
-    if (state_->of_slot[i]) (void)state_->unregister(*state_->of_slot[i]);
+  state_->regions.for_each([&](state::registration& r) { (void)state_->unregister(r); });
 }
 
 result<std::unique_ptr<cuda_host_memory>> cuda_host_memory::create(const cuda_host_options& o) {
@@ -74,18 +63,16 @@ std::optional<cuda_address> cuda_host_memory::find(const void* block) const noex
   const state& s = *state_;
   const auto place = heap::locate(block);
   if (!place || place->heap != s.observed) return {};
-  const auto slot = s.table.find(place->region);
-  if (!slot) return {};
-  const state::registration& r = *s.of_slot[*slot];
-  const u64 chunk = place->offset_bytes / r.chunk_bytes, begin = chunk * r.chunk_bytes;
-  return cuda_address{r.device_addresses[chunk] + (place->offset_bytes - begin), std::min(begin + r.chunk_bytes, r.length_bytes) - place->offset_bytes};
+  const state::registration* const r = s.regions.find(place->region);
+  if (r == nullptr) return {};
+  const u64 chunk = place->offset_bytes / r->chunk_bytes, begin = chunk * r->chunk_bytes;
+  return cuda_address{r->device_addresses[chunk] + (place->offset_bytes - begin), std::min(begin + r->chunk_bytes, r->length_bytes) - place->offset_bytes};
 }
 
 std::size_t cuda_host_memory::registered() const noexcept {
   std::lock_guard guard(state_->mutex);
   size_t count = 0;
-  for (u32 i = 0; i < limits::region_slots; ++i)
-    if (const auto& r = state_->of_slot[i]; r && r->used) count += r->device_addresses.size();
+  state_->regions.for_each([&](const state::registration& r) { count += r.device_addresses.size(); });
   return count;
 }
 
@@ -96,14 +83,11 @@ result<void> cuda_host_memory::on_add(const region_view& region) {
   state& s = *state_;
   std::lock_guard guard(s.mutex);
   if (s.observed != heap_id{} && s.observed != region.heap) return refuse(errc::invalid_argument, "these registrations are another heap's; make one cuda_host_memory for each heap");
-  const u32 slot = state::slot_of(region.region);
-  if (s.find(region.region) != nullptr) {  // a removal was refused before it came here
-    s.table.enter(region.region, slot);
+  if (s.regions.of(region.region) != nullptr) {  // a removal was refused before it came here
+    s.regions.publish(region.region);
     return {};
   }
-  if (!s.of_slot[slot]) s.of_slot[slot] = std::make_unique<state::registration>();
-  auto& r = *s.of_slot[slot];
-  r.region = region.region;
+  auto& r = s.regions.begin(region.region);
   r.base = static_cast<char*>(region.base);
   r.length_bytes = region.length_bytes;
   r.chunk_bytes = std::max(s.options.chunk_bytes, region.page_bytes);
@@ -126,25 +110,25 @@ result<void> cuda_host_memory::on_add(const region_view& region) {
     if (why == devices::cuda::out_of_memory) return refuse(errc::out_of_memory, "CUDA can't pin the {} bytes of region {}: the machine, or a limit on locked memory (ulimit -l), is short", r.length_bytes, id);
     return refuse(errc::os_failure, "CUDA refused region {} of {} bytes: {}", id, r.length_bytes, s.gpu.calls->name_of(why));
   }
-  r.used = true;
   s.observed = region.heap;
-  s.table.enter(region.region, slot);
+  s.regions.publish(region.region);
   return {};
 }
 
 quiesce cuda_host_memory::begin_remove(const region_view& region) {
   std::lock_guard guard(state_->mutex);
-  if (state_->find(region.region) != nullptr) state_->table.leave(region.region);
+  state_->regions.hide(region.region);
   return quiesce::done;
 }
 
 result<void> cuda_host_memory::finish_remove(const region_view& region, std::chrono::steady_clock::time_point) {
   state& s = *state_;
   std::lock_guard guard(s.mutex);
-  auto* const r = s.find(region.region);
+  auto* const r = s.regions.of(region.region);
   if (r == nullptr) return {};
-  s.table.leave(region.region);
+  s.regions.hide(region.region);
   if (const int why = s.unregister(*r); why != devices::cuda::success) return refuse(errc::os_failure, "CUDA does not let go of region {}: {}", static_cast<u32>(region.region), s.gpu.calls->name_of(why));
+  s.regions.end(region.region);
   return {};
 }
 

@@ -4,8 +4,7 @@
 //   begin_remove  no longer found
 //   finish_remove deregistered: from here on the device refuses their keys
 //
-// place ─ region's slot ─▶ registration ─ offset / piece ─▶ keys of the piece. A registration stays for the next region of its slot. A live block's region can't go, so what
-// find() reads for it stays.
+// place ─ region ─▶ registration ─ offset / piece ─▶ keys of the piece.
 // If the process dies the kernel closes its protection domains: peers' requests are refused.
 #include <annex/devices/verbs.hpp>
 
@@ -19,15 +18,13 @@
 #include "base/failure.hpp"
 #include "base/in_parallel.hpp"
 #include "base/limits.hpp"
-#include "devices/region_table.hpp"
+#include "devices/registrations.hpp"
 
 namespace annex {
 
 struct verbs_memory::state {
   struct keys { u32 lkey = 0, rkey = 0; };
   struct registration {
-    bool used = false;
-    region_id region{};
     u64 address = 0, length_bytes = 0, piece_bytes = 1;
     std::vector<::ibv_mr*> mrs;
     std::unique_ptr<keys[]> of_piece;
@@ -36,21 +33,14 @@ struct verbs_memory::state {
   verbs_options options;
   u64 most_bytes;
   heap_id observed{};
-  devices::region_table table;
+  devices::registrations<registration> regions;
   mutable std::mutex mutex;
-  std::unique_ptr<std::unique_ptr<registration>[]> of_slot = std::make_unique<std::unique_ptr<registration>[]>(limits::region_slots);
 
-  static u32 slot_of(region_id region) noexcept { return static_cast<u32>(region) % limits::region_slots; }
-  registration* find(region_id region) const noexcept {
-    registration* const r = of_slot[slot_of(region)].get();
-    return r != nullptr && r->used && r->region == region ? r : nullptr;
-  }
   // 0, or why an MR stays.
   static int deregister(registration& r) {
     for (; !r.mrs.empty(); r.mrs.pop_back())
       if (r.mrs.back() != nullptr)
         if (const int why = ::ibv_dereg_mr(r.mrs.back()); why != 0) return why;
-    r.used = false;
     return 0;
   }
   result<u64> address_of(const region_view& region) const {
@@ -81,8 +71,7 @@ std::unexpected<error> cannot_register(int why, const region_view& region, const
 verbs_memory::verbs_memory(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
 
 verbs_memory::~verbs_memory() {
-  for (u32 i = 0; i < limits::region_slots; ++i)
-    if (state_->of_slot[i]) (void)state::deregister(*state_->of_slot[i]);
+  state_->regions.for_each([](state::registration& r) { (void)state::deregister(r); });
 }
 
 result<std::unique_ptr<verbs_memory>> verbs_memory::create(::ibv_pd* domain, const verbs_options& o) {
@@ -103,19 +92,17 @@ std::optional<memory_key> verbs_memory::find(const void* block) const noexcept {
   const state& s = *state_;
   const auto place = heap::locate(block);
   if (!place || place->heap != s.observed) return {};
-  const auto number = s.table.find(place->region);
-  if (!number) return {};
-  const state::registration& r = *s.of_slot[*number];
-  const u64 piece = place->offset_bytes / r.piece_bytes;
-  const state::keys k = r.of_piece[piece];
-  return memory_key{k.lkey, k.rkey, r.address + place->offset_bytes, std::min((piece + 1) * r.piece_bytes, r.length_bytes) - place->offset_bytes};
+  const state::registration* const r = s.regions.find(place->region);
+  if (r == nullptr) return {};
+  const u64 piece = place->offset_bytes / r->piece_bytes;
+  const state::keys k = r->of_piece[piece];
+  return memory_key{k.lkey, k.rkey, r->address + place->offset_bytes, std::min((piece + 1) * r->piece_bytes, r->length_bytes) - place->offset_bytes};
 }
 
 std::size_t verbs_memory::registered() const noexcept {
   std::lock_guard guard(state_->mutex);
   size_t count = 0;
-  for (u32 i = 0; i < limits::region_slots; ++i)
-    if (const auto& r = state_->of_slot[i]; r && r->used) count += r->mrs.size();
+  state_->regions.for_each([&](const state::registration& r) { count += r.mrs.size(); });
   return count;
 }
 
@@ -125,15 +112,13 @@ result<void> verbs_memory::on_add(const region_view& region) {
   state& s = *state_;
   std::lock_guard guard(s.mutex);
   if (s.observed != heap_id{} && s.observed != region.heap) return refuse(errc::invalid_argument, "these MRs are another heap's; make one verbs_memory for each heap");
-  const u32 slot = state::slot_of(region.region);
-  if (s.find(region.region) != nullptr) {  // a removal was refused before it came to the MRs
-    s.table.enter(region.region, slot);
+  if (s.regions.of(region.region) != nullptr) {  // a removal was refused before it came to the MRs
+    s.regions.publish(region.region);
     return {};
   }
   const auto address = s.address_of(region);
   if (!address) return std::unexpected(address.error());
-  if (!s.of_slot[slot]) s.of_slot[slot] = std::make_unique<state::registration>();
-  auto& r = *s.of_slot[slot];
+  auto& r = s.regions.begin(region.region);
   const u64 piece_bytes = std::min(s.most_bytes, std::bit_ceil(u64{region.length_bytes})), pieces = divide_up(region.length_bytes, piece_bytes);
   r.mrs.assign(pieces, nullptr);
   const int why = in_parallel(region.length_bytes, piece_bytes, s.options.threads, [&](unsigned, u64 at, u64 bytes) {
@@ -148,30 +133,29 @@ result<void> verbs_memory::on_add(const region_view& region) {
   }
   r.of_piece = std::make_unique<state::keys[]>(pieces);
   for (u64 i = 0; i < pieces; ++i) r.of_piece[i] = {r.mrs[i]->lkey, r.mrs[i]->rkey};
-  r.used = true;
-  r.region = region.region;
   r.address = *address;
   r.length_bytes = region.length_bytes;
   r.piece_bytes = piece_bytes;
   s.observed = region.heap;
-  s.table.enter(region.region, slot);
+  s.regions.publish(region.region);
   return {};
 }
 
 quiesce verbs_memory::begin_remove(const region_view& region) {
   std::lock_guard guard(state_->mutex);
-  if (state_->find(region.region) != nullptr) state_->table.leave(region.region);
+  state_->regions.hide(region.region);
   return quiesce::done;
 }
 
 result<void> verbs_memory::finish_remove(const region_view& region, std::chrono::steady_clock::time_point) {
   state& s = *state_;
   std::lock_guard guard(s.mutex);
-  auto* const r = s.find(region.region);
+  auto* const r = s.regions.of(region.region);
   if (r == nullptr) return {};
-  s.table.leave(region.region);
+  s.regions.hide(region.region);
   if (const int why = state::deregister(*r); why != 0)
     return refuse_os(errc::os_failure, why, "an MR of region {} can't be deregistered: {}; are memory windows still bound to it?", static_cast<u32>(region.region), std::strerror(why));
+  s.regions.end(region.region);
   return {};
 }
 
