@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "must.hpp"
@@ -19,6 +20,7 @@
 namespace {
 
 constexpr std::uint32_t block_bytes = 256 << 10, blocks = 32;
+constexpr int no_device = 77;
 
 char byte_of(std::uint32_t block, std::uint32_t at) { return static_cast<char>((at * 2654435761u + block * 977) >> 13); }
 // What the mirror tells: where its block is, and the key that opens it.
@@ -36,20 +38,33 @@ T receive_from(int peer) {
   return value;
 }
 
+// A heap, its MRs, and a connection; the same on both sides.
+struct side {
+  queue_pair pair;
+  annex::heap heap;
+  std::unique_ptr<annex::verbs_memory> memory;
+  annex::observation seen;
+
+  bool begin(int peer) {
+    if (!pair.has_device()) return false;
+    heap = must(annex::heap::create_private());
+    memory = must(annex::verbs_memory::create(pair.domain()));
+    seen = must(heap.observe(*memory));
+    must(heap.bring_memory({.from = annex::memory_source::kind::anonymous, .length_bytes = std::size_t{16} << 20}));
+    send_to(peer, pair.self());
+    if (!pair.connect(receive_from<queue_pair::address>(peer))) std::exit(1);
+    return true;
+  }
+};
+
 // Its processor does nothing but wait: blocks come by themselves.
 int mirror(int peer) {
-  queue_pair pair;
-  if (!pair.has_device()) return 77;
-  auto heap = must(annex::heap::create_private());
-  auto memory = must(annex::verbs_memory::create(pair.domain()));
-  auto seen = must(heap.observe(*memory));
-  must(heap.bring_memory({.from = annex::memory_source::kind::anonymous, .length_bytes = std::size_t{16} << 20}));
-  send_to(peer, pair.self());
-  if (!pair.connect(receive_from<queue_pair::address>(peer))) return 1;
+  side s;
+  if (!s.begin(peer)) return no_device;
   std::vector<char*> mine(blocks);
   for (char*& block : mine) {
-    block = static_cast<char*>(heap.allocate(block_bytes));
-    const auto k = memory->find(block);
+    block = static_cast<char*>(s.heap.allocate(block_bytes));
+    const auto k = s.memory->find(block);
     if (!k) return 1;
     send_to(peer, destination{k->address, k->rkey});
   }
@@ -66,22 +81,16 @@ int mirror(int peer) {
 }
 
 int source(int peer) {
-  queue_pair pair;
-  if (!pair.has_device()) return 77;
-  auto heap = must(annex::heap::create_private());
-  auto memory = must(annex::verbs_memory::create(pair.domain()));
-  auto seen = must(heap.observe(*memory));
-  must(heap.bring_memory({.from = annex::memory_source::kind::anonymous, .length_bytes = std::size_t{16} << 20}));
-  send_to(peer, pair.self());
-  if (!pair.connect(receive_from<queue_pair::address>(peer))) return 1;
+  side s;
+  if (!s.begin(peer)) return no_device;
   std::vector<destination> there(blocks);
-  auto* const block = static_cast<char*>(heap.allocate(block_bytes));
-  const auto k = *memory->find(block);
+  auto* const block = static_cast<char*>(s.heap.allocate(block_bytes));
+  const auto k = *s.memory->find(block);
   const auto began = std::chrono::steady_clock::now();
   for (std::uint32_t b = 0; b < blocks; ++b) {
     there[b] = receive_from<destination>(peer);
     for (std::uint32_t i = 0; i < block_bytes; ++i) block[i] = byte_of(b, i);
-    if (const auto status = pair.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, there[b].address, there[b].rkey, block_bytes); status != IBV_WC_SUCCESS)
+    if (const auto status = s.pair.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, there[b].address, there[b].rkey, block_bytes); status != IBV_WC_SUCCESS)
       return std::printf("write of block %u: %s\n", b, ibv_wc_status_str(status)), 1;
   }
   send_to(peer, 'w');
@@ -89,7 +98,7 @@ int source(int peer) {
   std::uint64_t wrong = 0;
   for (std::uint32_t b = 0; b < blocks; ++b) {
     std::memset(block, 0, block_bytes);
-    if (const auto status = pair.transfer(IBV_WR_RDMA_READ, k.address, k.lkey, there[b].address, there[b].rkey, block_bytes); status != IBV_WC_SUCCESS)
+    if (const auto status = s.pair.transfer(IBV_WR_RDMA_READ, k.address, k.lkey, there[b].address, there[b].rkey, block_bytes); status != IBV_WC_SUCCESS)
       return std::printf("read of block %u: %s\n", b, ibv_wc_status_str(status)), 1;
     for (std::uint32_t i = 0; i < block_bytes; ++i) wrong += block[i] != byte_of(b, i);
   }
@@ -116,6 +125,6 @@ int main() {
   ::close(ends[0]);
   int status = 0;
   ::waitpid(child, &status, 0);
-  if (mine == 77) std::puts("there is no RDMA device here; soft-RoCE: modprobe rdma_rxe, rdma link add rxe0 type rxe netdev eth0");
+  if (mine == no_device) std::puts("there is no RDMA device here; soft-RoCE: modprobe rdma_rxe, rdma link add rxe0 type rxe netdev eth0");
   return mine != 0 ? mine : WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }

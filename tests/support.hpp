@@ -82,6 +82,17 @@ class child_process {
   bool done_ = false;
 };
 
+/// An observer that refuses every region.
+struct refuser : observer {
+  std::function<void()> when_told;
+  std::string_view name() const noexcept override { return "refuser"; }
+  result<void> on_add(const region_view&) override {
+    if (when_told) when_told();
+    return std::unexpected(error{errc::invalid_argument, 0, "not this one"});
+  }
+  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+};
+
 /// Words that parent and children share, besides any heap.
 template <class T>
 T* shared_words() {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "network.hpp"
+#include "peers.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -124,27 +125,6 @@ TEST_F(xdp, what_cannot_be_is_refused) {
   EXPECT_EQ(refused(xdp_socket::bind(memory, "ax0", 0, {.headroom_bytes = 1793})), errc::invalid_argument);
   EXPECT_EQ(refused(xdp_socket::adopt(memory, 0)), errc::invalid_argument);
   EXPECT_EQ(refused(xdp_redirect::attach("no-such")), errc::invalid_argument);
-}
-
-void pass_descriptor(int through, int fd) {
-  char byte = 'd', room[CMSG_SPACE(sizeof(int))] = {};
-  ::iovec data{&byte, 1};
-  ::msghdr message{};
-  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = room, message.msg_controllen = sizeof room;
-  ::cmsghdr* const c = CMSG_FIRSTHDR(&message);
-  c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
-  if (::sendmsg(through, &message, 0) != 1) std::abort();
-}
-int take_descriptor(int through) {
-  char byte = 0, room[CMSG_SPACE(sizeof(int))] = {};
-  ::iovec data{&byte, 1};
-  ::msghdr message{};
-  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = room, message.msg_controllen = sizeof room;
-  if (::recvmsg(through, &message, 0) != 1) return -1;
-  int fd = -1;
-  if (const ::cmsghdr* c = CMSG_FIRSTHDR(&message)) std::memcpy(&fd, CMSG_DATA(c), sizeof fd);
-  return fd;
 }
 
 TEST_F(xdp, a_second_process_goes_on_when_the_owner_is_killed) {

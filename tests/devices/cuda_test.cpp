@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "peers.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -86,11 +87,7 @@ TEST_F(cuda, a_refusal_of_any_chunk_or_observer_leaves_nothing_registered) {
   auto host = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB})), same = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB}));
   {
     auto seen = must(h.observe(*host));
-    struct vetoer : observer {
-      std::string_view name() const noexcept override { return "vetoer"; }
-      result<void> on_add(const region_view&) override { return std::unexpected(error{errc::invalid_argument, 0, "not this one"}); }
-      result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
-    } v;
+    refuser v;
     auto last = must(h.observe(v));
     EXPECT_EQ(refused(h.bring_memory({.length_bytes = 4 * MiB})), errc::vetoed);
     EXPECT_EQ(host->registered(), 0u);
@@ -142,43 +139,13 @@ TEST_F(cuda, blocks_of_gpu_memory_are_device_pointers_that_no_cpu_touches) {
   EXPECT_EQ(h.stats().region_count, 0u);
 }
 
-void send_descriptor(int peer, int fd) {
-  char word = 'd';
-  ::iovec one{&word, 1};
-  alignas(::cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  ::msghdr message{};
-  message.msg_iov = &one;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  ::cmsghdr* const head = CMSG_FIRSTHDR(&message);
-  head->cmsg_level = SOL_SOCKET;
-  head->cmsg_type = SCM_RIGHTS;
-  head->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
-  if (::sendmsg(peer, &message, 0) != 1) std::abort();
-}
-int receive_descriptor(int peer) {
-  char word = 0;
-  ::iovec one{&word, 1};
-  alignas(::cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  ::msghdr message{};
-  message.msg_iov = &one;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  int fd = -1;
-  if (::recvmsg(peer, &message, 0) == 1 && CMSG_FIRSTHDR(&message) != nullptr) std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
-  return fd;
-}
-
 TEST_F(cuda, another_process_attaches_by_descriptor_allocates_and_may_be_killed) {
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
   struct shared { std::atomic<u64> region{0}, first{0}, second{0}; };
   auto* const words = shared_words<shared>();
   child_process other([&] {
-    const int fd = receive_descriptor(ends[1]);
+    const int fd = take_descriptor(ends[1]);
     heap mine = must(heap::attach("h", {.regions = attach_policy::manual}));
     const mapped_memory in_the_way(32 * MiB);
     cuda_memory gpu = must(cuda_memory::attach(mine, region_id{static_cast<u32>(words->region.load())}, fd));
@@ -197,7 +164,7 @@ TEST_F(cuda, another_process_attaches_by_descriptor_allocates_and_may_be_killed)
   words->first = static_cast<u64>(h.handle_of(first));
   words->region = static_cast<u32>(gpu.region());
   const int fd = must(gpu.share());
-  send_descriptor(ends[0], fd);
+  pass_descriptor(ends[0], fd);
   ::close(fd);
   ASSERT_TRUE(wait_until([&] { return words->second.load() != 0; }));
   EXPECT_TRUE(device_holds(must(h.resolve(handle{words->second.load()})), pattern(100'000, 2)));

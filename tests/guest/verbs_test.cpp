@@ -7,6 +7,7 @@
 #include <cstring>
 #include <memory>
 
+#include "peers.hpp"
 #include "queue_pair.hpp"
 #include "support.hpp"
 
@@ -141,22 +142,13 @@ TEST_F(verbs, a_veto_leaves_nothing_registered_and_a_refusal_says_why) {
   heap h = must(heap::create("h"));
   auto memory = must(verbs_memory::create(p.domain()));
   auto seen = must(h.observe(*memory));
-  struct vetoer : observer {
-    verbs_memory* memory;
-    u64 registered_then = 0;
-    std::string_view name() const noexcept override { return "vetoer"; }
-    result<void> on_add(const region_view&) override {
-      registered_then = memory->registered();
-      return std::unexpected(error{errc::invalid_argument, 0, "not this one"});
-    }
-    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
-  };
   {
-    vetoer v;
-    v.memory = memory.get();
+    refuser v;
+    u64 registered_then = 0;
+    v.when_told = [&] { registered_then = memory->registered(); };
     auto last = must(h.observe(v));
     EXPECT_EQ(refused(h.bring_memory({.length_bytes = 1 * MiB})), errc::vetoed);
-    EXPECT_EQ(v.registered_then, 1u);  // before the first block
+    EXPECT_EQ(registered_then, 1u);  // before the first block
     EXPECT_EQ(memory->registered(), 0u);
   }
   const mapped_memory window(1 * MiB, PROT_NONE);
@@ -171,15 +163,6 @@ TEST_F(verbs, a_veto_leaves_nothing_registered_and_a_refusal_says_why) {
   must(other.bring_memory({.length_bytes = 1 * MiB}));
   must(h.bring_memory({.length_bytes = 1 * MiB}));
   EXPECT_EQ(refused(other.observe(*memory)), errc::vetoed);
-}
-
-template <class T>
-void send_to(int peer, const T& value) { if (::write(peer, &value, sizeof value) != sizeof value) std::abort(); }
-template <class T>
-T receive_from(int peer) {
-  T value{};
-  if (::recv(peer, &value, sizeof value, MSG_WAITALL) != sizeof value) std::abort();
-  return value;
 }
 
 TEST_F(verbs, two_processes_of_one_heap_use_handles_and_the_death_of_one_takes_its_keys_only) {
