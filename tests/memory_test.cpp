@@ -356,6 +356,12 @@ TEST_F(bringing, refuses_what_cannot_be_had_and_says_what_to_do) {
   const auto huge = h.bring_memory({.from = kind::hugetlb, .length_bytes = std::size_t{1} << 44, .page_bytes = 2 << 20});
   EXPECT_EQ(refused(huge), errc::out_of_memory);
   EXPECT_NE(huge.error().message().find("nr_hugepages"), std::string_view::npos);
+  for (const auto from : {kind::anonymous, kind::shared})
+    for (const bool pin : {false, true}) {  // more than the machine has, all of it now: refused before anybody is killed for it
+      const auto all = h.bring_memory({.from = from, .length_bytes = 1 * TiB, .prefault = true, .pin = pin});
+      EXPECT_EQ(refused(all), errc::out_of_memory);
+      EXPECT_NE(all.error().message().find("available"), std::string_view::npos) << all.error().message();
+    }
   EXPECT_EQ(h.stats().region_count, 0u);
 }
 

@@ -7,7 +7,7 @@
 namespace annex::tool {
 namespace {
 
-std::string escape(const std::string& text) {
+std::string roff(const std::string& text) {
   std::string out;
   for (const char c : text) {
     if (c == '-') out += "\\-";
@@ -21,9 +21,9 @@ std::string options_of(const CLI::App& command) {
   std::string text;
   for (const CLI::Option* o : command.get_options()) {
     if (o->get_name() == "--help,-h" || o->get_name() == "-h,--help") continue;
-    text += ".TP\n\\fB" + escape(o->get_positional() ? o->get_name(true) : o->get_name()) + "\\fR";
-    if (o->get_expected_max() > 0 && !o->get_positional()) text += " \\fI" + escape(o->get_type_name()) + "\\fR";
-    text += "\n" + escape(o->get_description()) + (o->get_required() ? " (required)." : ".") + (o->get_default_str().empty() ? "" : " Default: " + escape(o->get_default_str()) + ".") + "\n";
+    text += ".TP\n\\fB" + roff(o->get_positional() ? o->get_name(true) : o->get_name()) + "\\fR";
+    if (o->get_expected_max() > 0 && !o->get_positional()) text += " \\fI" + roff(o->get_type_name()) + "\\fR";
+    text += "\n" + roff(o->get_description()) + (o->get_required() ? " (required)." : ".") + (o->get_default_str().empty() ? "" : " Default: " + roff(o->get_default_str()) + ".") + "\n";
   }
   return text;
 }
@@ -46,9 +46,9 @@ void add_man_command(CLI::App& app, session& s) {
     main << ".TH ANNEX 1\n.SH NAME\nannex \\- named heaps over memory you bring, shared by any process\n.SH SYNOPSIS\n\\fBannex\\fR \\fICOMMAND\\fR [\\fIoptions\\fR]\n.SH COMMANDS\n";
     for (const CLI::App* c : app.get_subcommands({})) {
       if (c->get_group().empty()) continue;
-      main << ".TP\n\\fBannex\\-" << c->get_name() << "\\fR(1)\n" << escape(c->get_description()) << ".\n";
+      main << ".TP\n\\fBannex\\-" << c->get_name() << "\\fR(1)\n" << roff(c->get_description()) << ".\n";
       std::ofstream page(*directory + "/annex-" + c->get_name() + ".1");
-      page << ".TH ANNEX\\-" << c->get_name() << " 1\n.SH NAME\nannex\\-" << c->get_name() << " \\- " << escape(c->get_description()) << "\n.SH SYNOPSIS\n\\fBannex " << c->get_name() << "\\fR";
+      page << ".TH ANNEX\\-" << c->get_name() << " 1\n.SH NAME\nannex\\-" << c->get_name() << " \\- " << roff(c->get_description()) << "\n.SH SYNOPSIS\n\\fBannex " << c->get_name() << "\\fR";
       for (const CLI::Option* o : c->get_options())
         if (o->get_positional()) page << " \\fI" << o->get_name(true) << "\\fR";
       page << " [\\fIoptions\\fR]\n.SH OPTIONS\n" << options_of(*c) << footer << ".SH SEE ALSO\nannex(1)\n";

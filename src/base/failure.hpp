@@ -1,19 +1,16 @@
 // base/failure.hpp - making an annex::error: code, errno and one formatted sentence, without allocating.
 #pragma once
-#include <fmt/format.h>
-
 #include <annex/error.hpp>
 
+#include "base/sentence.hpp"
 #include "base/units.hpp"
 
 namespace annex {
 
-/// Writes the sentence into the error's own bytes; cut off when too long.
 template <class... Args>
 error make_error(errc code, int os_errno, fmt::format_string<Args...> format, Args&&... args) noexcept {
   error e{code, os_errno, {}};
-  auto end = fmt::format_to_n(e.text, sizeof e.text - 1, format, std::forward<Args>(args)...);
-  *end.out = '\0';
+  write_formatted(e.text, format, fmt::make_format_args(args...));
   return e;
 }
 

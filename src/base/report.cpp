@@ -58,8 +58,7 @@ bool is_logged(log_level level) noexcept { return level <= settings().level; }
 void log_line(log_level level, std::string_view line) noexcept {
   constexpr std::string_view names[] = {"", "error", "warning", "info", "debug"};
   char text[600];
-  auto end = fmt::format_to_n(text, sizeof text - 1, "annex: {}: {}\n", names[static_cast<u8>(level)], line);
-  write_all(settings().fd, {text, static_cast<size_t>(end.out - text)});
+  write_all(settings().fd, write_sentence(text, "annex: {}: {}\n", names[static_cast<u8>(level)], line));
 }
 
 void report_line(std::string_view line) noexcept {

@@ -2,10 +2,9 @@
 //
 //   ANNEX_LOG=level:debug;output:/path     levels: off error warn info debug; output: stderr or a file
 #pragma once
-#include <fmt/format.h>
-
 #include <string_view>
 
+#include "base/sentence.hpp"
 #include "base/units.hpp"
 
 namespace annex {
@@ -22,8 +21,7 @@ template <class... Args>
 void log(log_level level, fmt::format_string<Args...> format, Args&&... args) noexcept {
   if (!is_logged(level)) return;
   char line[512];
-  auto end = fmt::format_to_n(line, sizeof line, format, std::forward<Args>(args)...);
-  log_line(level, {line, static_cast<size_t>(end.out - line)});
+  log_line(level, write_formatted(line, format, fmt::make_format_args(args...)));
 }
 
 /// Writes the report to stderr and aborts. For mistakes of the program, and of annex itself.

@@ -8,6 +8,8 @@
 //   M1  members and threads: states, counts and links are sane                      Z1  zones: linked, counted, backed
 //   M2  a member's record counts what it holds: large blocks, holdings, orphan slabs, and, when dead, objects of pools
 //   C1  a still thread's magazines hold free blocks of its own slabs, each once
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <unordered_map>
 #include <unordered_set>

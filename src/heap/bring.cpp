@@ -2,6 +2,8 @@
 //
 // Order (devices.md): map → bind to the node → populate → read physical addresses → observers → publish. What was mapped
 // here is unmapped again when any step refuses, and on removal.
+#include <fmt/format.h>
+
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -115,9 +117,9 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   if (node != any_node && m.from != source::device) {
     if (const int why = os::bind_to_node(base, m.length_bytes, node); why != 0)
       return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, node, std::strerror(why), os::node_count()));
-    if (is_fresh && (m.pin || m.prefault || huge != 0))
-      if (auto room = check_room_on_node(m.length_bytes, huge, node); !room) return fail(std::unexpected(room.error()));
   }
+  if (is_fresh && (m.pin || m.prefault || huge != 0))
+    if (auto room = check_room(m.length_bytes, huge, node); !room) return fail(std::unexpected(room.error()));
   if (m.pin) {
     const auto pinned = pin_memory(base, m.length_bytes, touch::read_write, m.threads, m.progress);
     if (!pinned) return fail(std::unexpected(pinned.error()));

@@ -68,10 +68,7 @@ void* local_heap::explain(explanation::cause why, const placement& p) noexcept {
   std::sort(std::begin(last.top), std::end(last.top), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
 
   using cause = explanation::cause;
-  auto write = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
-    auto end = fmt::format_to_n(last.text, sizeof last.text - 1, format, std::forward<Args>(args)...);
-    *end.out = '\0';
-  };
+  auto write = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) { write_sentence(last.text, format, std::forward<Args>(args)...); };
   switch (why) {
     case cause::none: break;
     case cause::no_region: write("{} bytes: the heap has no memory; add a region", p.size_bytes); break;

@@ -18,11 +18,9 @@ namespace annex::detail {
 void local_heap::report_misuse(std::string_view what, const void* block, const local_region* region) noexcept {
   char report[512];
   const std::string_view heap = region != nullptr ? std::string_view(name_.empty() ? "(private)" : name_.c_str()) : "(none)";
-  auto end = fmt::format_to_n(report, sizeof report - 1, "annex: {}: {}\n  heap {}, region {}, offset {:#x}; member {} (process {})\n  {}\n", what, block, heap,
-                              region != nullptr ? region->id : 0, region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
-                              member_, os::process_id(), "the program freed or used a block that is not live; a checked heap (heap_options::checked) finds the first such use");
-  *end.out = '\0';
-  const std::string_view text{report, static_cast<size_t>(end.out - report)};
+  const std::string_view text = write_sentence(report, "annex: {}: {}\n  heap {}, region {}, offset {:#x}; member {} (process {})\n  {}\n", what, block, heap,
+                                               region != nullptr ? region->id : 0, region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
+                                               member_, os::process_id(), "the program freed or used a block that is not live; a checked heap (heap_options::checked) finds the first such use");
   if (!has_option(option_refuse_misuse)) stop_program(text);
   segment_.header().misuse_count.fetch_add(1, std::memory_order_relaxed);
   log_line(log_level::error, text);
@@ -83,8 +81,7 @@ size_t local_heap::usable_size(const void* block) noexcept {
 void local_heap::free_elsewhere(void* block) noexcept {
   if (block == nullptr || free_anywhere(block)) return;
   char report[256];
-  auto end = fmt::format_to_n(report, sizeof report - 1, "annex: free of {}, which is in no region of any heap in this process\n", block);
-  stop_program({report, static_cast<size_t>(end.out - report)});
+  stop_program(write_sentence(report, "annex: free of {}, which is in no region of any heap in this process\n", block));
 }
 
 bool local_heap::free_anywhere(void* block) noexcept {

@@ -8,6 +8,8 @@
 //
 // A process that dies anywhere in create leaves nothing (the file had no name) or a complete heap; in destroy, a heap that
 // is marked destroyed: whoever next attaches, creates or destroys that name removes what is left (finish_destruction).
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>

@@ -8,6 +8,8 @@
 //            → unmapped → record freed
 //            a death while draining: recovery makes it active again; once it is partial: recovery finishes
 // Observers are called with memory_mutex_ held and no other lock.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>

@@ -1,6 +1,6 @@
 // heap/populate.cpp - every page of a region there before it is needed, and on the node it shall be on.
 //
-// A node that is short is found before its pages are touched: touching would get a process killed (ordinary pages bound to a node) or a signal (hugepages).
+// A machine or node that is short is found before its pages are touched: touching would get a process killed (ordinary pages) or a signal (hugepages bound to a node).
 #include <cstring>
 
 #include "base/in_parallel.hpp"
@@ -20,7 +20,12 @@ result<void> check_node(const void* base, u64 bytes, u64 stride, int node) {
   return refuse(errc::wrong_node, "the page at offset {} lies on NUMA node {}, not {}; bind memory before it is touched (bring_memory does)", page.offset, page.node, node);
 }
 
-result<void> check_room_on_node(u64 bytes, u64 huge_page_bytes, int node) {
+result<void> check_room(u64 bytes, u64 huge_page_bytes, int node) {
+  if (node == any_node) {
+    const u64 free = huge_page_bytes != 0 ? ~u64{0} : os::free_memory();  // the kernel refuses hugepages it has not, and nobody is killed
+    if (bytes <= free) return {};
+    return refuse(errc::out_of_memory, "this machine (or its control group) has {} bytes available, {} are wanted now; free memory, raise the group's limit, bring less, or don't prefault", free, bytes);
+  }
   const u64 free = os::free_on_node(node, huge_page_bytes);
   if (bytes <= free) return {};
   if (huge_page_bytes != 0)

@@ -13,6 +13,8 @@
 // No number is used before it was compared with what it may be (heap/sanity.hpp). Where truth itself is damaged and another
 // word still says it (the foot of a free extent its length, a holder its kind), it is taken from there, and said; where
 // nothing does, it is left as it is, and the audit afterwards names it. A death in the middle: repair again.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>

@@ -2,6 +2,8 @@
 //
 // stats(), regions, zones, map and members read the segment as it is, from any process, also attached read-only: a heap
 // at work moves meanwhile, and the figures with it. for_each_block() holds everybody still, for exactness.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 

@@ -55,7 +55,8 @@ int bind_to_node(void* address, u64 bytes, int node);
 struct misplaced_page { u64 offset = 0; int node = -1; };            // node -1: none is
 /// The first of every stride bytes' pages that is there and lies on another node; touches none.
 misplaced_page find_off_node(const void* address, u64 bytes, u64 stride, int node);
-u64 free_on_node(int node, u64 huge_page_bytes);                  // what populating could get there; 0 also for no such node
+u64 free_on_node(int node, u64 huge_page_bytes);                  // what populating could get there; ~0: not known
+u64 free_memory();                                                // the same anywhere, within the control group's limit; ~0: not known
 int node_count();
 /// What a character device with memory (/dev/dax…) says of itself; 0 and -1: nothing.
 struct device_facts { u64 length_bytes = 0, align_bytes = 0; int node = -1; };

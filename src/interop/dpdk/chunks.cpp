@@ -8,6 +8,8 @@
 // mapping, memory events and address queries go on as ever. An empty chunk goes back whole.
 // If the process dies between taking a chunk and adding it, the real heap has a live block nobody frees, as when any
 // DPDK process dies with memory in its hands.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <fstream>
 #include <vector>

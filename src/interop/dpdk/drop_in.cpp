@@ -1,4 +1,6 @@
 // interop/dpdk/drop_in.cpp - see drop_in.hpp.
+#include <fmt/format.h>
+
 #include "interop/dpdk/drop_in.hpp"
 
 #include <algorithm>
@@ -61,8 +63,7 @@ constinit u32 socket_count = 0;
 template <class... Args>
 void say(fmt::format_string<Args...> format, Args&&... args) noexcept {
   char line[400];
-  auto end = fmt::format_to_n(line, sizeof line, format, std::forward<Args>(args)...);
-  report_line({line, static_cast<size_t>(end.out - line)});
+  report_line(write_sentence(line, format, std::forward<Args>(args)...));
 }
 
 stamp_entry* entry_of(int socket, bool claim) noexcept {
@@ -84,12 +85,12 @@ served_heap* open_heap(int socket, bool make) noexcept {
   result<heap> opened = std::unexpected(error{errc::no_such_heap, 0, {}});
   if (state == entry_free && make && e->state.compare_exchange_strong(state, entry_making, std::memory_order_acq_rel)) {
     char name[limits::name_bytes] = {};
-    fmt::format_to_n(name, sizeof name - 1, "{}.{}", group->base_name, socket);
+    write_sentence(name, "{}.{}", group->base_name, socket);
     const heap_options options{.on_misuse = misuse_policy::refuse, .ephemeral = true};
     opened = heap::create(name, options);
     if (!opened && opened.error().code == errc::name_taken) {  // of an --in-memory process with the same prefix, or of orphans
       std::memset(name, 0, sizeof name);
-      fmt::format_to_n(name, sizeof name - 1, "dpdk.pid{}.{}", os::process_id(), socket);
+      write_sentence(name, "dpdk.pid{}.{}", os::process_id(), socket);
       opened = heap::create(name, options);
     }
     if (!opened) {

@@ -1,4 +1,4 @@
-// platform/linux/numa.cpp - on which node memory shall lie, does lie, and could still lie; what a memory device says of itself.
+// platform/linux/numa.cpp - on which node memory shall lie and does lie, how much more there could be, on a node or at all; what a memory device says of itself.
 #include <linux/mempolicy.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -23,6 +23,18 @@ std::optional<u64> number_in(const std::string& path) {
   const bool read = std::fscanf(f, "%llu", &value) == 1;
   std::fclose(f);
   return read ? std::optional<u64>(value) : std::nullopt;
+}
+
+// Calls visit(name, number) for the lines of a file that a pattern with room for both (63 bytes, a u64) fits.
+template <class Visit>
+void each_line(const std::string& path, const char* pattern, const Visit& visit) {
+  FILE* const f = ::fopen(path.c_str(), "re");
+  if (f == nullptr) return;
+  char line[256], name[64];
+  unsigned long long number = 0;
+  while (std::fgets(line, sizeof line, f) != nullptr)
+    if (std::sscanf(line, pattern, name, &number) == 2) visit(std::string_view(name), u64{number});
+  std::fclose(f);
 }
 
 }  // namespace
@@ -53,19 +65,38 @@ u64 free_on_node(int node, u64 huge_page_bytes) {
   const std::string directory = "/sys/devices/system/node/node" + std::to_string(node);
   if (huge_page_bytes != 0) return number_in(directory + "/hugepages/hugepages-" + std::to_string(huge_page_bytes / KiB) + "kB/free_hugepages").value_or(0) * huge_page_bytes;
   // Pages of files are given up for others; a part of the node is kept for the kernel.
-  u64 total = 0, free = 0;
-  if (FILE* f = ::fopen((directory + "/meminfo").c_str(), "re")) {
-    char line[128], name[64];
-    unsigned long long kib = 0;
-    while (std::fgets(line, sizeof line, f) != nullptr) {
-      if (std::sscanf(line, "Node %*d %63[^:]: %llu", name, &kib) != 2) continue;
-      const std::string_view what = name;
-      if (what == "MemTotal") total = kib * KiB;
-      if (what == "MemFree" || what == "Active(file)" || what == "Inactive(file)") free += kib * KiB;
-    }
+  u64 total = ~u64{0}, free = 0;
+  each_line(directory + "/meminfo", "Node %*d %63[^:]: %llu", [&](std::string_view what, u64 kib) {
+    if (what == "MemTotal") total = kib * KiB;
+    if (what == "MemFree" || what == "Active(file)" || what == "Inactive(file)") free += kib * KiB;
+  });
+  return total == ~u64{0} ? total : free - std::min(free, total / 64);
+}
+
+u64 free_memory() {
+  u64 free = ~u64{0};
+  each_line("/proc/meminfo", "%63[^:]: %llu", [&](std::string_view what, u64 kib) {
+    if (what == "MemAvailable") free = kib * KiB;
+  });
+  // The limit of the process's control group and of those around it (version 2).
+  std::string group;
+  if (FILE* f = ::fopen("/proc/self/cgroup", "re")) {
+    char line[4096];
+    while (std::fgets(line, sizeof line, f) != nullptr)
+      if (std::string_view(line).starts_with("0::/")) group.assign(line + 3, std::string_view(line).find('\n') - 3);
     std::fclose(f);
   }
-  return free - std::min(free, total / 64);
+  for (; !group.empty(); group.resize(group.rfind('/'))) {
+    const std::string directory = "/sys/fs/cgroup" + (group == "/" ? "" : group);
+    const auto most = number_in(directory + "/memory.max"), used = number_in(directory + "/memory.current");
+    if (!most || !used) continue;
+    u64 of_files = 0;
+    each_line(directory + "/memory.stat", "%63s %llu", [&](std::string_view what, u64 bytes) {
+      if (what == "active_file" || what == "inactive_file") of_files += bytes;
+    });
+    free = std::min(free, *most - std::min(*most, *used - std::min(*used, of_files)));
+  }
+  return free;
 }
 
 int node_count() {
