@@ -83,7 +83,6 @@ u64 random_number();
 u64 now_ns();                                                     // monotonic
 void yield();
 void sleep_ns(u64 ns);
-unsigned processor_count();
 void at_fork_in_child(void (*handler)());
 
 /// Orders this thread's earlier stores before later loads of every thread of every process that called prepare; false

@@ -13,7 +13,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <thread>
 
 #include "platform/os.hpp"
 
@@ -56,11 +55,6 @@ void yield() { ::sched_yield(); }
 void sleep_ns(u64 ns) {
   const timespec t{static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
   ::nanosleep(&t, nullptr);
-}
-
-unsigned processor_count() {
-  const unsigned n = std::thread::hardware_concurrency();
-  return n > 0 ? n : 1;
 }
 
 void at_fork_in_child(void (*handler)()) { ::pthread_atfork(nullptr, nullptr, handler); }
