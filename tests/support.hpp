@@ -82,6 +82,11 @@ class child_process {
   bool done_ = false;
 };
 
+/// Bytes that depend on where they are and on the seed.
+inline void fill_with_pattern(char* p, u64 bytes, u64 seed) {
+  for (u64 i = 0; i < bytes; ++i) p[i] = static_cast<char>((i * 2654435761u + seed * 977) >> 9);
+}
+
 /// An observer that refuses every region.
 struct refuser : observer {
   std::function<void()> when_told;

@@ -10,7 +10,7 @@ namespace annex {
 template <class... Args>
 error make_error(errc code, int os_errno, fmt::format_string<Args...> format, Args&&... args) noexcept {
   error e{code, os_errno, {}};
-  write_formatted(e.text, format, fmt::make_format_args(args...));
+  write_sentence(e.text, format, std::forward<Args>(args)...);
   return e;
 }
 

@@ -21,7 +21,7 @@ template <class... Args>
 void log(log_level level, fmt::format_string<Args...> format, Args&&... args) noexcept {
   if (!is_logged(level)) return;
   char line[512];
-  log_line(level, write_formatted(line, format, fmt::make_format_args(args...)));
+  log_line(level, write_sentence(line, format, std::forward<Args>(args)...));
 }
 
 /// Writes the report to stderr and aborts. For mistakes of the program, and of annex itself.

@@ -114,22 +114,22 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
   if (mapped.address == nullptr) return fail(refused(mapped.error, "map"));
   base = mapped.address;
   const bool is_fresh = m.from == source::anonymous || m.from == source::hugetlb || m.from == source::shared;
-  if (node != any_node && m.from != source::device) {
-    if (const int why = os::bind_to_node(base, m.length_bytes, node); why != 0)
-      return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, node, std::strerror(why), os::node_count()));
-  }
-  if (is_fresh && (m.pin || m.prefault || huge != 0))
-    if (auto room = check_room(m.length_bytes, huge, node); !room) return fail(std::unexpected(room.error()));
+  const int bound_node = m.from == source::device ? any_node : node;  // a device's memory is where it is
+  if (bound_node != any_node)
+    if (const int why = os::bind_to_node(base, m.length_bytes, bound_node); why != 0)
+      return fail(refuse_os(errc::wrong_node, why, "can't bind {} bytes to NUMA node {}: {}; this machine has {} nodes", m.length_bytes, bound_node, std::strerror(why), os::node_count()));
+  const bool populates = m.pin || m.prefault || huge != 0;  // a hugepage that is not there is a fault later: better a refusal now
+  if (is_fresh && populates)
+    if (auto room = check_room(m.length_bytes, huge, bound_node); !room) return fail(std::unexpected(room.error()));
   if (m.pin) {
     const auto pinned = pin_memory(base, m.length_bytes, touch::read_write, m.threads, m.progress);
     if (!pinned) return fail(std::unexpected(pinned.error()));
     pins = *pinned;
-    if (node != any_node && m.from != source::device)
-      if (auto there = check_node(base, m.length_bytes, m.page_bytes, node); !there) return fail(std::unexpected(there.error()));
-  } else if (m.prefault || huge != 0) {  // a hugepage that is not there is a fault later: better a refusal now
-    if (auto there = populate_memory(static_cast<char*>(base), m.length_bytes, m.page_bytes, m.from == source::device ? any_node : node, m.threads, m.progress); !there)
-      return fail(std::unexpected(there.error()));
+  } else if (populates) {
+    if (auto there = populate_memory(static_cast<char*>(base), m.length_bytes, m.page_bytes, m.threads, m.progress); !there) return fail(std::unexpected(there.error()));
   }
+  if (populates)
+    if (auto there = check_node(base, m.length_bytes, m.page_bytes, bound_node); !there) return fail(std::unexpected(there.error()));
 
   // 3 addresses, and the rest as for any memory
   std::vector<iova> iovas(m.page_iovas.begin(), m.page_iovas.end());

@@ -261,12 +261,12 @@ class local_heap {
 };
 
 /// Populates and pins; refuses with what is wrong.
-/// No page at base, base + stride, … is on another node; those that are not there are not looked at.
+/// No page at base, base + stride, … is on another node (any_node: there is none); those that are not there are not looked at.
 result<void> check_node(const void* base, u64 bytes, u64 stride, int node);
 /// Populating so much, on the node, will not get anybody killed. huge_page_bytes 0: ordinary pages.
 result<void> check_room(u64 bytes, u64 huge_page_bytes, int node);
-/// Every page there, by several threads, and (unless any_node) on the node.
-result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int node, unsigned threads, const std::function<void(u64, u64)>& progress);
+/// Every page there, by several threads.
+result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, unsigned threads, const std::function<void(u64, u64)>& progress);
 result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads, const std::function<void(u64, u64)>& progress);
 
 /// Name rules: 1 to 31 of [A-Za-z0-9_.-], no leading dot.

@@ -92,7 +92,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(check_range(m));
   ANNEX_TRY(check_mapped(m.base, m.length_bytes, m.access));
-  if (m.numa_node != any_node && m.access == touch::read_write && !mapped_by_annex)
+  if (m.access == touch::read_write && !mapped_by_annex)
     ANNEX_TRY(check_node(m.base, m.length_bytes, std::max<u64>(m.page_bytes, align_up(m.length_bytes / sampled_pages, m.page_bytes)), m.numa_node));
   auto tables = make_iova_tables(m.page_iovas, m.page_bytes);
   if (!tables) return std::unexpected(tables.error());

@@ -15,6 +15,7 @@ constexpr u64 piece_bytes = 16 * MiB;
 }  // namespace
 
 result<void> check_node(const void* base, u64 bytes, u64 stride, int node) {
+  if (node == any_node) return {};
   const os::misplaced_page page = os::find_off_node(base, bytes, stride, node);
   if (page.node < 0) return {};
   return refuse(errc::wrong_node, "the page at offset {} lies on NUMA node {}, not {}; bind memory before it is touched (bring_memory does)", page.offset, page.node, node);
@@ -33,11 +34,11 @@ result<void> check_room(u64 bytes, u64 huge_page_bytes, int node) {
   return refuse(errc::out_of_memory, "node {} has {} bytes free, {} are wanted; free memory there, bring less, or choose another node", node, free, bytes);
 }
 
-result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int node, unsigned threads, const std::function<void(u64, u64)>& progress) {
+result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, unsigned threads, const std::function<void(u64, u64)>& progress) {
   const u64 piece = std::max(piece_bytes, page_bytes);
   if (const int why = in_parallel(bytes, piece, threads, [&](unsigned, u64 at, u64 n) { return os::populate(base + at, n); }, progress); why != 0)
     return refuse_os(errc::out_of_memory, why, "the machine has no memory for all of {} bytes ({} byte pages): {}; reserve hugepages (vm.nr_hugepages), free memory, or bring less", bytes, page_bytes, std::strerror(why));
-  return node == any_node ? result<void>{} : check_node(base, bytes, page_bytes, node);
+  return {};
 }
 
 result<void> local_heap::prefault(region_id region, unsigned threads, const std::function<void(u64, u64)>& progress) {
@@ -47,7 +48,9 @@ result<void> local_heap::prefault(region_id region, unsigned threads, const std:
   if (!attached) return refuse(errc::not_attached, "region {} is not attached here: {}", id, attached.error().message().substr(0, 150));
   local_region& view = **attached;
   if (view.access == touch::none) return refuse(errc::no_cpu_access, "region {} was added as memory the CPU may not touch", id);
-  return populate_memory(view.base, view.record->length_bytes, view.record->page_bytes, view.record->numa_node, threads, progress);
+  const region_record& r = *view.record;
+  ANNEX_TRY(populate_memory(view.base, r.length_bytes, r.page_bytes, threads, progress));
+  return check_node(view.base, r.length_bytes, r.page_bytes, r.numa_node);
 }
 
 }  // namespace annex::detail

@@ -31,7 +31,7 @@ class cuda : public in_own_directory {
 
 std::vector<char> pattern(u64 bytes, u64 seed) {
   std::vector<char> p(bytes);
-  for (u64 i = 0; i < bytes; ++i) p[i] = static_cast<char>((i * 2654435761u + seed * 977) >> 9);
+  fill_with_pattern(p.data(), bytes, seed);
   return p;
 }
 bool device_holds(const void* device, const std::vector<char>& wanted) {

@@ -51,10 +51,6 @@ bool has_clones() {
   return added.has_value() || added.error().code != errc::not_supported;
 }
 
-void fill_with_pattern(char* p, u64 bytes, u64 seed) {
-  for (u64 i = 0; i < bytes; ++i) p[i] = static_cast<char>((i * 2654435761u + seed) >> 7);
-}
-
 TEST_F(fixed, blocks_are_written_and_read_by_the_index_of_their_region) {
   heap h = must(heap::create("h"));
   must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 8 * MiB}));

@@ -23,10 +23,6 @@ class verbs : public in_own_directory {
   }
 };
 
-void fill_with_pattern(char* p, u64 bytes, u64 seed) {
-  for (u64 i = 0; i < bytes; ++i) p[i] = static_cast<char>((i * 2654435761u + seed * 977) >> 9);
-}
-
 // Two ends in one process, each with its own protection domain.
 struct loop {
   queue_pair asking, serving;

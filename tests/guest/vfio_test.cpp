@@ -26,10 +26,6 @@ std::string edu(unsigned i) {
   return i == 0 ? all.substr(0, space) : all.substr(space + 1);
 }
 
-void fill_with_pattern(char* p, u64 bytes, u64 seed) {
-  for (u64 i = 0; i < bytes; ++i) p[i] = static_cast<char>((i * 2654435761u + seed * 977) >> 9);
-}
-
 class vfio : public in_own_directory, public ::testing::WithParamInterface<vfio_interface> {
  protected:
   vfio_options options(u64 piece_bytes = GiB) const { return {.through = GetParam(), .piece_bytes = piece_bytes}; }

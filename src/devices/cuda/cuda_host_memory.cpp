@@ -27,7 +27,6 @@ struct cuda_host_memory::state {
   };
   cuda_host_options options;
   devices::cuda::gpu gpu{};
-  heap_id observed{};
   devices::registrations<registration> regions;
   mutable std::mutex mutex;
 
@@ -60,13 +59,10 @@ result<std::unique_ptr<cuda_host_memory>> cuda_host_memory::create(const cuda_ho
 }
 
 std::optional<cuda_address> cuda_host_memory::find(const void* block) const noexcept {
-  const state& s = *state_;
-  const auto place = heap::locate(block);
-  if (!place || place->heap != s.observed) return {};
-  const state::registration* const r = s.regions.find(place->region);
+  const auto [r, offset_bytes] = state_->regions.find(block);
   if (r == nullptr) return {};
-  const u64 chunk = place->offset_bytes / r->chunk_bytes, begin = chunk * r->chunk_bytes;
-  return cuda_address{r->device_addresses[chunk] + (place->offset_bytes - begin), std::min(begin + r->chunk_bytes, r->length_bytes) - place->offset_bytes};
+  const u64 chunk = offset_bytes / r->chunk_bytes, begin = chunk * r->chunk_bytes;
+  return cuda_address{r->device_addresses[chunk] + (offset_bytes - begin), std::min(begin + r->chunk_bytes, r->length_bytes) - offset_bytes};
 }
 
 std::size_t cuda_host_memory::registered() const noexcept {
@@ -82,9 +78,9 @@ result<void> cuda_host_memory::on_add(const region_view& region) {
   if (region.access == touch::none) return {};
   state& s = *state_;
   std::lock_guard guard(s.mutex);
-  if (s.observed != heap_id{} && s.observed != region.heap) return refuse(errc::invalid_argument, "these registrations are another heap's; make one cuda_host_memory for each heap");
+  if (s.regions.is_of_another_heap(region.heap)) return refuse(errc::invalid_argument, "these registrations are another heap's; make one cuda_host_memory for each heap");
   if (s.regions.of(region.region) != nullptr) {  // a removal was refused before it came here
-    s.regions.publish(region.region);
+    s.regions.publish(region);
     return {};
   }
   auto& r = s.regions.begin(region.region);
@@ -110,8 +106,7 @@ result<void> cuda_host_memory::on_add(const region_view& region) {
     if (why == devices::cuda::out_of_memory) return refuse(errc::out_of_memory, "CUDA can't pin the {} bytes of region {}: the machine, or a limit on locked memory (ulimit -l), is short", r.length_bytes, id);
     return refuse(errc::os_failure, "CUDA refused region {} of {} bytes: {}", id, r.length_bytes, s.gpu.calls->name_of(why));
   }
-  s.observed = region.heap;
-  s.regions.publish(region.region);
+  s.regions.publish(region);
   return {};
 }
 

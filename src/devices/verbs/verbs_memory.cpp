@@ -32,7 +32,6 @@ struct verbs_memory::state {
   ::ibv_pd* domain;
   verbs_options options;
   u64 most_bytes;
-  heap_id observed{};
   devices::registrations<registration> regions;
   mutable std::mutex mutex;
 
@@ -89,14 +88,11 @@ result<std::unique_ptr<verbs_memory>> verbs_memory::create(::ibv_pd* domain, con
 }
 
 std::optional<memory_key> verbs_memory::find(const void* block) const noexcept {
-  const state& s = *state_;
-  const auto place = heap::locate(block);
-  if (!place || place->heap != s.observed) return {};
-  const state::registration* const r = s.regions.find(place->region);
+  const auto [r, offset_bytes] = state_->regions.find(block);
   if (r == nullptr) return {};
-  const u64 piece = place->offset_bytes / r->piece_bytes;
+  const u64 piece = offset_bytes / r->piece_bytes;
   const state::keys k = r->of_piece[piece];
-  return memory_key{k.lkey, k.rkey, r->address + place->offset_bytes, std::min((piece + 1) * r->piece_bytes, r->length_bytes) - place->offset_bytes};
+  return memory_key{k.lkey, k.rkey, r->address + offset_bytes, std::min((piece + 1) * r->piece_bytes, r->length_bytes) - offset_bytes};
 }
 
 std::size_t verbs_memory::registered() const noexcept {
@@ -111,9 +107,9 @@ std::string_view verbs_memory::name() const noexcept { return "verbs"; }
 result<void> verbs_memory::on_add(const region_view& region) {
   state& s = *state_;
   std::lock_guard guard(s.mutex);
-  if (s.observed != heap_id{} && s.observed != region.heap) return refuse(errc::invalid_argument, "these MRs are another heap's; make one verbs_memory for each heap");
+  if (s.regions.is_of_another_heap(region.heap)) return refuse(errc::invalid_argument, "these MRs are another heap's; make one verbs_memory for each heap");
   if (s.regions.of(region.region) != nullptr) {  // a removal was refused before it came to the MRs
-    s.regions.publish(region.region);
+    s.regions.publish(region);
     return {};
   }
   const auto address = s.address_of(region);
@@ -136,8 +132,7 @@ result<void> verbs_memory::on_add(const region_view& region) {
   r.address = *address;
   r.length_bytes = region.length_bytes;
   r.piece_bytes = piece_bytes;
-  s.observed = region.heap;
-  s.regions.publish(region.region);
+  s.regions.publish(region);
   return {};
 }
 
