@@ -5,8 +5,11 @@
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
 #   make fuzz     fuzzes for FUZZ_SECONDS (60) a target
 #   make bench    annex and its peers in one run (20 minutes; FILTER=regex, ROUNDS=n: 5); build/bench.html has the plots
-#   make torture  kills every operation wherever a death leaves something else (10 minutes; KILLS=n deaths of each: 2), then
-#                 workers at random moments for SECONDS (300)                                make models  checks the models
+#   make torture  kills every operation wherever a death leaves something else (KILLS=n deaths of each: 0, all), then workers at
+#                 random moments for SECONDS (300), damages segments at rest (DAMAGES=n: 10000), holds who attaches and leaves
+#                 at every instruction while others go on (HOLDS=n of each: 0, all), and whoever does whatever for SECONDS,
+#                 and overwrites tables under a working process (3,000 seeds)
+#   make models   checks the models
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
 #   make format   make install   make clean
@@ -15,6 +18,8 @@
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
+DAMAGES ?= 10000
+HOLDS ?= 0
 FILTER ?= .
 ROUNDS ?= 5
 HOW ?= quick
@@ -27,7 +32,7 @@ packages:
 	@./cmake/install-packages base
 
 device-packages:
-	@./cmake/install-packages base devices
+	@./cmake/install-packages base devices test
 
 demo: all
 	build/dev/tools/annex demo --html build/demo.html
@@ -49,6 +54,9 @@ fuzz:
 torture: all
 	build/dev/torture/torture_steps --kills $(KILLS)
 	build/dev/torture/torture_kills --seconds $(SECONDS)
+	build/dev/torture/torture_damage --runs $(DAMAGES)
+	build/dev/torture/torture_holds --triangles $(HOLDS) --holds 1000000 --seconds $(SECONDS)
+	build/dev/torture/torture_scribble --runs 3000
 
 models:
 	@./cmake/install-packages models

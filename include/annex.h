@@ -46,7 +46,8 @@ struct annex_heap_options {
 enum { /* annex_attach_options.flags */
   ANNEX_READ_ONLY = 1u << 0,
   ANNEX_MANUAL_REGIONS = 1u << 1, /* attach regions only by annex_heap_attach_memory */
-  ANNEX_VERIFY = 1u << 2          /* check the whole segment first */
+  ANNEX_VERIFY = 1u << 2,         /* check the whole segment first */
+  ANNEX_FOREIGN_MEMORY = 1u << 3  /* map what others brought, wherever it lies: they are trusted with that */
 };
 struct annex_attach_options {
   size_t struct_bytes;
@@ -84,7 +85,7 @@ struct annex_location {
   uint32_t region;
   uint32_t padding;
   uint64_t offset_bytes;
-  uint64_t iova;                   /* UINT64_MAX: none */
+  uint64_t iova;                   /* UINT64_MAX: none (or the last byte a bus can name, where that is memory) */
   uint64_t contiguous_bytes;
 };
 struct annex_zone {
@@ -109,18 +110,19 @@ ANNEX_PUBLIC int annex_heap_drain_memory(annex_heap* heap, uint32_t region, uint
 ANNEX_PUBLIC int annex_heap_attach_memory(annex_heap* heap, uint32_t region, void* base); /* NULL base: map it by its fd or path */
 ANNEX_PUBLIC int annex_heap_detach_memory(annex_heap* heap, uint32_t region);
 
-ANNEX_PUBLIC void* annex_allocate(annex_heap* heap, size_t size_bytes);
+ANNEX_PUBLIC void* annex_allocate(annex_heap* heap, size_t size_bytes); /* size 0: NULL, as any size that can't be; annex_last_failure_text() says so */
 ANNEX_PUBLIC void* annex_allocate_placed(annex_heap* heap, const struct annex_placement* placement);
 ANNEX_PUBLIC size_t annex_allocate_bulk(annex_heap* heap, size_t size_bytes, void** blocks, size_t count);
-ANNEX_PUBLIC void* annex_reallocate(annex_heap* heap, void* block, size_t size_bytes);
+ANNEX_PUBLIC void* annex_reallocate(annex_heap* heap, void* block, size_t size_bytes); /* one that moves is aligned as by annex_allocate(); NULL: the old one is unchanged, or was freed (size 0) */
+ANNEX_PUBLIC void* annex_reallocate_placed(annex_heap* heap, void* block, const struct annex_placement* placement); /* keeps what the placement says; not ANNEX_ZEROED */
 ANNEX_PUBLIC void annex_free(void* block);
 ANNEX_PUBLIC void annex_free_bulk(void* const* blocks, size_t count);
 ANNEX_PUBLIC size_t annex_usable_size(const void* block);
 
 ANNEX_PUBLIC int annex_locate(const void* address, struct annex_location* out); /* foreign_handle: in no region */
 ANNEX_PUBLIC void* annex_address_of(annex_heap* heap, uint64_t iova);
-ANNEX_PUBLIC uint64_t annex_handle_of(annex_heap* heap, const void* address); /* 0: not in this heap */
-ANNEX_PUBLIC int annex_resolve(annex_heap* heap, uint64_t handle, void** out);
+ANNEX_PUBLIC uint64_t annex_handle_of(annex_heap* heap, const void* address); /* 0: in no live block of this heap */
+ANNEX_PUBLIC int annex_resolve(annex_heap* heap, uint64_t handle, void** out); /* stale_handle: its block was freed; heap.hpp says how exactly */
 
 ANNEX_PUBLIC int annex_zone_reserve(annex_heap* heap, const char* name, const struct annex_placement* placement, struct annex_zone* out);
 ANNEX_PUBLIC int annex_zone_find(annex_heap* heap, const char* name, struct annex_zone* out);

@@ -6,6 +6,8 @@
 #include <fstream>
 
 #include "shared/layout.hpp"
+#include "another_member.hpp"
+#include "inside.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -23,7 +25,7 @@ TEST_F(attaching, plain_memory_is_attached_by_hand) {
   std::strcpy(static_cast<char*>(block), "across");
   const handle where = h.handle_of(block);
   child_process child([&] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     if (mine.allocate(100) != nullptr) return 1;  // never a block of memory that is not here
     if (heap::last_failure().why != explanation::cause::not_attached) return 2;
     if (refused(mine.resolve(where)) != errc::cannot_attach) return 3;
@@ -64,7 +66,7 @@ TEST_F(attaching, memory_with_a_descriptor_is_attached_by_itself) {
   std::strcpy(static_cast<char*>(block), "across");
   const handle where = h.handle_of(block);
   child_process child([&] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     return std::strcmp(static_cast<char*>(must(mine.resolve(where))), "across");
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
@@ -73,7 +75,7 @@ TEST_F(attaching, memory_with_a_descriptor_is_attached_by_itself) {
 TEST_F(attaching, manual_means_that_nothing_is_mapped_unasked) {
   heap h = heap_with(1 << 20, {}, "a");
   void* block = h.allocate(100);
-  heap mine = must(heap::attach("a", {.regions = attach_policy::manual}));
+  heap mine = must(attach_as_another("a", {.regions = attach_policy::manual}));
   EXPECT_EQ(mine.allocate(100), nullptr);
   EXPECT_EQ(refused(mine.resolve(h.handle_of(block))), errc::not_attached);
   must(mine.attach_memory(region_id{1}));
@@ -86,11 +88,11 @@ TEST_F(attaching, a_file_that_was_cut_short_is_refused_not_mapped) {
   const std::string file = path() + "/backing";
   must(h.bring_memory({.from = memory_source::kind::file, .length_bytes = 1 << 20, .path = file}));
   std::filesystem::resize_file(file, 4096);
-  heap mine = must(heap::attach("a"));
+  heap mine = must(attach_as_another("a"));
   EXPECT_EQ(refused(mine.attach_memory(region_id{1})), errc::wrong_memory);
   std::filesystem::remove(file);
   std::ofstream(file) << "another file";
-  heap third = must(heap::attach("a", {.regions = attach_policy::manual}));
+  heap third = must(attach_as_another("a", {.regions = attach_policy::manual}));
   const auto r = third.attach_memory(region_id{1});
   EXPECT_TRUE(refused(r) == errc::cannot_attach || r.error().code == errc::wrong_memory);
 }
@@ -100,7 +102,7 @@ TEST_F(attaching, read_only_sees_everything_and_changes_nothing) {
   auto* block = static_cast<char*>(h.allocate(100));
   std::strcpy(block, "seen");
   must(h.reserve_zone("z", {.size_bytes = 10}));
-  heap look = must(heap::attach("a", {.read_only = true}));
+  heap look = must(attach_as_another("a", {.read_only = true}));
   EXPECT_EQ(look.stats().live_blocks, 2u);
   EXPECT_STREQ(static_cast<char*>(must(look.resolve(h.handle_of(block)))), "seen");
   EXPECT_NE(must(look.find_zone("z")).address, nullptr);
@@ -139,20 +141,25 @@ TEST_F(attaching, foreign_and_newer_segments_are_refused) {
     ::close(fd);
   };
   change(offsetof(segment_header, layout_major), layout_major + 1);
-  const auto newer = heap::attach("a");
+  const auto newer = attach_as_another("a");
   EXPECT_EQ(refused(newer), errc::incompatible_layout);
   EXPECT_NE(newer.error().message().find(std::to_string(layout_major) + ".0"), std::string_view::npos) << newer.error().message();
   change(offsetof(segment_header, layout_major), layout_major);
   change(offsetof(segment_header, layout_minor), u32{7});
-  must(heap::attach("a"));  // newer minor versions add only
+  EXPECT_EQ(refused(attach_as_another("a")), errc::corrupt) << "its seal says another";
+  {
+    const opened_segment s("a");
+    change(offsetof(segment_header, seal), seal_of_header(s.view().header()));
+  }
+  must(attach_as_another("a"));  // newer minor versions add only
   change(offsetof(segment_header, layout_hash), u64{1});
-  EXPECT_EQ(refused(heap::attach("a")), errc::incompatible_layout);
+  EXPECT_EQ(refused(attach_as_another("a")), errc::incompatible_layout);
   EXPECT_EQ(refused(heap::destroy("a")), errc::incompatible_layout);
   change(0, u64{0});
-  EXPECT_EQ(refused(heap::attach("a")), errc::corrupt);
+  EXPECT_EQ(refused(attach_as_another("a")), errc::corrupt);
   EXPECT_EQ(refused(heap::destroy("a")), errc::corrupt);
   std::ofstream(path() + "/short.annex") << "short";
-  EXPECT_EQ(refused(heap::attach("short")), errc::corrupt);
+  EXPECT_EQ(refused(attach_as_another("short")), errc::corrupt);
 }
 
 TEST_F(attaching, damage_is_found_and_named) {
@@ -161,7 +168,7 @@ TEST_F(attaching, damage_is_found_and_named) {
   const u32 wrong = 12345;
   ASSERT_EQ(::pwrite(fd, &wrong, sizeof wrong, offsetof(segment_header, region_count)), 4);
   ::close(fd);
-  const auto r = heap::attach("a");
+  const auto r = attach_as_another("a");
   EXPECT_EQ(refused(r), errc::corrupt);
   EXPECT_NE(r.error().message().find("12345"), std::string_view::npos) << r.error().message();
 }
@@ -172,7 +179,7 @@ TEST_F(attaching, permissions_are_the_files) {
     std::filesystem::permissions(path(), std::filesystem::perms::all);
     child_process child([] {
       if (::setgid(65534) != 0 || ::setuid(65534) != 0) return 9;
-      return refused(heap::attach("a")) == errc::permission && refused(heap::attach("a", {.read_only = true})) == errc::permission && refused(heap::destroy("a")) == errc::permission ? 0 : 1;
+      return refused(attach_as_another("a")) == errc::permission && refused(attach_as_another("a", {.read_only = true})) == errc::permission && refused(heap::destroy("a")) == errc::permission ? 0 : 1;
     });
     EXPECT_EQ(child.wait_for_exit_code(), 0);
   }

@@ -1,6 +1,9 @@
 // tests/base_test.cpp - arithmetic, size classes, errors, IOVA tables, the address index: the layers without shared state.
+#include <algorithm>
+#include <numeric>
 #include <random>
 #include <set>
+#include <vector>
 
 #include "base/size_class.hpp"
 #include "region/address_index.hpp"
@@ -59,6 +62,27 @@ TEST(iova_tables, become_runs) {
   EXPECT_EQ(must(make_iova_tables({}, 4096)).runs.size(), 0u);
   table[50000] = iova{0};
   EXPECT_EQ(must(make_iova_tables(table, 4096)).runs.size(), 3u);
+}
+
+TEST(iova_tables, tell_overlaps_as_a_walk_over_the_runs_does) {
+  std::mt19937_64 random(7);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<iova> pages;
+    std::vector<u64> places(60);
+    std::iota(places.begin(), places.end(), u64{1});
+    std::shuffle(places.begin(), places.end(), random);
+    for (u64 i = 0; i < 1 + random() % 40; ++i) pages.push_back(iova{places[i] * 4096});
+    const iova_tables t = must(make_iova_tables(pages, 4096));
+    const iova_map map{t.runs.data(), t.index.data(), t.order.data(), static_cast<u32>(t.runs.size()), t.index_shift, pages.size() * 4096};
+    for (int look = 0; look < 50; ++look) {
+      const u64 address = random() % (64 * 4096), bytes = 1 + random() % (3 * 4096);
+      const bool expected = std::any_of(pages.begin(), pages.end(), [&](iova page) {
+        const u64 first = static_cast<u64>(page);
+        return first < address + bytes && address < first + 4096;
+      });
+      ASSERT_EQ(map.overlaps(address, bytes), expected) << address << ", " << bytes;
+    }
+  }
 }
 
 TEST(address_index, finds_the_first_and_the_last_byte_of_regions_of_every_size) {

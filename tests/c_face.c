@@ -32,6 +32,9 @@ int main(void) {
   CHECK(annex_heap_create("d", &unset, &again) == ANNEX_E_invalid_argument);
   CHECK(annex_heap_create("bad/name", NULL, &again) == ANNEX_E_invalid_name);
   CHECK(annex_heap_attach("nobody", NULL, &again) == ANNEX_E_no_such_heap);
+  struct annex_attach_options trusting = {.struct_bytes = sizeof trusting, .flags = ANNEX_FOREIGN_MEMORY};
+  CHECK(annex_heap_attach("c", &trusting, &again) == 0);
+  annex_heap_close(again);
   CHECK(strcmp(annex_strerror(ANNEX_E_no_such_heap), "no heap has this name") == 0);
   CHECK(strcmp(annex_strerror(0), "no error") == 0);
 
@@ -64,7 +67,14 @@ int main(void) {
   CHECK(aligned != NULL && (uintptr_t)aligned % 8192 == 0);
   placed.size_bytes = 1u << 30;
   CHECK(annex_allocate_placed(heap, &placed) == NULL && strlen(annex_last_failure_text()) > 20);
+  const uint64_t before = annex_handle_of(heap, block);
   CHECK((block = annex_reallocate(heap, block, 5000)) != NULL);
+  CHECK(annex_resolve(heap, before, &resolved) == ANNEX_E_stale_handle);
+  CHECK(annex_allocate(heap, 0) == NULL && strlen(annex_last_failure_text()) > 20);
+  placed.size_bytes = 12288;
+  placed.flags = ANNEX_IOVA_CONTIGUOUS;
+  CHECK((aligned = annex_reallocate_placed(heap, aligned, &placed)) != NULL && (uintptr_t)aligned % 8192 == 0);
+  CHECK(annex_reallocate_placed(heap, aligned, NULL) == NULL);
   void* many[32];
   CHECK(annex_allocate_bulk(heap, 64, many, 32) == 32);
   annex_free_bulk(many, 32);

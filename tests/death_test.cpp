@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "heap/local_heap.hpp"
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -30,16 +31,13 @@ void expect_recovered(heap& h, u64 blocks_left) {
     must(h.reap(m.id));
   }
   EXPECT_EQ(held, blocks_left);
-  EXPECT_EQ(h.members().size(), 1u);
-  h.trim();
-  EXPECT_EQ(h.stats().live_blocks, 0u);
-  expect_sound(h);
+  expect_alone_and_empty(h);
 }
 
 TEST_F(deaths, exit_without_close) {
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     for (int i = 0; i < 40; ++i) mine.allocate(100);
     ::_exit(0);
     return 0;
@@ -52,7 +50,7 @@ TEST_F(deaths, exec_is_the_end_of_a_member_though_not_of_its_process) {
   auto* w = shared_words<words>();
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([w] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     for (int i = 0; i < 40; ++i) mine.allocate(100);
     w->ready = 1;
     ::execl("/bin/sleep", "sleep", "100", nullptr);
@@ -88,7 +86,7 @@ TEST_F(deaths, a_pid_that_is_somebody_elses_now_means_nothing) {
   pid_t dead = 0;
   {
     child_process child([] {
-      heap mine = must(heap::attach("a"));
+      heap mine = must(attach_as_another("a"));
       for (int i = 0; i < 7; ++i) mine.allocate(100);
       ::kill(::getpid(), SIGKILL);
       return 0;
@@ -112,7 +110,7 @@ TEST_F(deaths, other_pid_namespaces_are_no_hiding_place) {
   child_process outer([w] {
     if (::unshare(CLONE_NEWPID) != 0) return 77;
     child_process inner([w] {  // process 1 over there
-      heap mine = must(heap::attach("a"));
+      heap mine = must(attach_as_another("a"));
       int alive = 0;
       for (const member_summary& m : mine.members()) alive += m.alive;
       if (::getpid() != 1 || alive != 2 || mine.recover() != 0) return 1;
@@ -157,7 +155,7 @@ TEST_F(deaths, abort_in_an_observer_leaves_no_half_region) {
     heap h = heap_with(1 << 20, {}, "a");
     child_process child([when_added] {
       ::dup2(::open("/dev/null", O_WRONLY | O_CLOEXEC), 2);
-      heap mine = must(heap::attach("a"));
+      heap mine = must(attach_as_another("a"));
       aborting who(when_added);
       auto seen = must(mine.observe(who));
       if (when_added) (void)mine.bring_memory({.length_bytes = 1 << 20});
@@ -186,7 +184,7 @@ TEST_F(deaths, whoever_is_stopped_keeps_what_is_his_and_others_go_on) {
   auto* w = shared_words<words>();
   heap h = heap_with(8 << 20, {}, "a");
   child_process child([w] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     std::mt19937 random(1);
     void* kept = mine.allocate(1000);
     w->block = static_cast<u64>(mine.handle_of(kept));
@@ -242,7 +240,7 @@ TEST_F(deaths, the_holder_of_the_lock_is_named_when_it_is_stopped_and_replaced_w
   auto* w = shared_words<words>();
   heap h = heap_with(8 << 20, {}, "a");
   child_process child([w] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     detail::local_heap::locked t(*mine.internal());
     w->ready = 1;
     ::raise(SIGSTOP);
@@ -253,7 +251,7 @@ TEST_F(deaths, the_holder_of_the_lock_is_named_when_it_is_stopped_and_replaced_w
   const std::string log = path() + "/log";
   child_process waiter([&] {
     ::dup2(::open(log.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600), 2);
-    heap mine = must(heap::attach("a"));  // takes the lock
+    heap mine = must(attach_as_another("a"));  // takes the lock
     return mine.allocate(100000) != nullptr ? 0 : 1;
   });
   ::usleep(1'600'000);

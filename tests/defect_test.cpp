@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -31,7 +32,7 @@ TEST_F(defects, b2_overlap_is_refused_and_no_address_is_given_out_twice) {
 
 TEST_F(defects, b3_a_refused_removal_changes_nothing_and_may_be_repeated) {
   heap h = heap_with(1 << 20, {}, "a");
-  heap other = must(heap::attach("a"));
+  heap other = must(attach_as_another("a"));
   void* block = other.allocate(100);
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(refused(h.remove_memory(region_id{1})), errc::blocks_live);
@@ -238,13 +239,13 @@ TEST_F(defects, b19_a_process_that_dies_in_a_walk_stops_nobody) {
   void* block = h.allocate(100);
   for (int i = 0; i < 10; ++i) {
     child_process child([] {
-      heap mine = must(heap::attach("a"));
+      heap mine = must(attach_as_another("a"));
       mine.for_each_region([](const region_summary&) { ::kill(::getpid(), SIGKILL); });
       return 0;
     });
     EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
     child_process next([] {
-      heap mine = must(heap::attach("a"));
+      heap mine = must(attach_as_another("a"));
       (void)mine.for_each_block([](const block_summary&) { ::kill(::getpid(), SIGKILL); });
       return 0;
     });

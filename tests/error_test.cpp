@@ -5,6 +5,7 @@
 #include <chrono>
 #include <filesystem>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -35,8 +36,8 @@ TEST_F(refusals, no_address_space_is_an_os_failure) {
     const rlimit little{std::size_t{1} << 30, std::size_t{1} << 30};
     ::setrlimit(RLIMIT_AS, &little);
     if (refused(heap::create("b")) != errc::os_failure) return 1;
-    if (refused(heap::attach("a")) != errc::os_failure) return 2;
-    return refused(heap::create_private()) == errc::os_failure ? 0 : 3;
+    if (refused(attach_as_another("a")) != errc::os_failure) return 2;
+    return refused(heap::create_private({.metadata_limit_bytes = std::size_t{32} << 30})) == errc::os_failure ? 0 : 3;
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
 }
@@ -55,7 +56,7 @@ TEST_F(refusals, no_pages_behind_a_mapping_are_found_by_prefault) {
 
 TEST_F(refusals, what_is_not_attached_says_so) {
   heap h = heap_with(1 << 20, {}, "a");
-  heap mine = must(heap::attach("a", {.regions = attach_policy::manual}));
+  heap mine = must(attach_as_another("a", {.regions = attach_policy::manual}));
   EXPECT_EQ(refused(mine.prefault(region_id{1})), errc::not_attached);
   EXPECT_EQ(refused(mine.hold(region_id{1})), errc::not_attached);
   EXPECT_EQ(refused(mine.detach_memory(region_id{1})), errc::not_attached);
@@ -65,7 +66,7 @@ TEST_F(refusals, what_is_not_attached_says_so) {
 
 TEST_F(refusals, an_observer_can_refuse_attaching_and_put_off_detaching) {
   heap h = heap_with(1 << 20, {}, "a");
-  heap mine = must(heap::attach("a", {.regions = attach_policy::manual}));
+  heap mine = must(attach_as_another("a", {.regions = attach_policy::manual}));
   stubborn s;
   observation o = must(mine.observe(s));
   s.refuse_add = true;
@@ -86,7 +87,7 @@ TEST_F(refusals, observers_of_a_stopped_process_keep_a_region) {
   heap h = heap_with(1 << 20, {}, "a");
   child_process child([ready] {
     stubborn s;
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     observation o = must(mine.observe(s));
     *ready = 1;
     for (;;) ::pause();

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <vector>
 
+#include "another_member.hpp"
 #include "support.hpp"
 #include "system_calls.hpp"
 
@@ -27,13 +28,39 @@ struct watchful : observer {
   result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
 };
 
+// A sentence one can act on: without holes, with what the system said or the limit that is reached, and with what mends it where
+// that is known.
+void expect_sentence(std::string_view text, int os_errno, std::size_t longest = sizeof(error::text) - 2) {
+  const std::string said(text);
+  for (const char* const hole : {" :", "::", " ;", ";;", " ,", "  ", "\"\"", "()", "(null)", "Success", "rror 0", "of ;", "{", "}"})
+    EXPECT_EQ(said.find(hole), said.npos) << "\"" << hole << "\" in: " << said;
+  EXPECT_GE(said.size(), 20u) << said;
+  EXPECT_LE(said.size(), longest) << "cut off: " << said;
+  if (said.empty()) return;
+  EXPECT_EQ(std::string(" :;,").find(said.back()), std::string::npos) << "it breaks off: " << said;
+  const bool has_meaning = os_errno != 0 && said.find(std::strerror(os_errno)) != said.npos;
+  const bool has_figure = said.find_first_of("0123456789") != said.npos;
+  EXPECT_TRUE(has_meaning || has_figure) << "neither what the system said (" << std::strerror(os_errno) << ") nor a limit: " << said;
+  auto has_one_of = [&](std::initializer_list<const char*> words) {
+    for (const char* const word : words)
+      if (said.find(word) != said.npos) return true;
+    return false;
+  };
+  EXPECT_TRUE(os_errno != EMFILE || has_one_of({"ulimit -n"})) << said;
+  EXPECT_TRUE(os_errno != EFBIG || has_one_of({"ulimit -f", "choose another place"})) << said;
+  EXPECT_TRUE(os_errno != ENOSPC || has_one_of({"enlarge", "free some", "choose another place"})) << said;
+  EXPECT_TRUE(os_errno != ENOMEM || has_one_of({"free memory", "less", "ulimit"})) << said;
+  EXPECT_TRUE((os_errno != EPERM && os_errno != EACCES) || has_one_of({"permission", "privilege", "CAP_"})) << said;
+}
+
 // Something of everything. Returns how much of it was refused; each refusal has to say why.
 int use_everything(const mapped_memory& plain) {
   int refusals = 0;
   auto check = [&](const auto& r) {
     if (r) return true;
     ++refusals;
-    if (r.error().message().empty() || name_of(r.error().code).empty()) ADD_FAILURE() << "a refusal without a word";
+    expect_sentence(r.error().message(), r.error().os_errno);
+    EXPECT_FALSE(name_of(r.error().code).empty());
     return false;
   };
   auto made = heap::create("f", {.metadata_limit_bytes = 256 << 20, .member_limit = 16, .thread_limit = 32, .region_limit = 16, .zone_limit = 16});
@@ -45,10 +72,14 @@ int use_everything(const mapped_memory& plain) {
   check(added);
   std::vector<void*> blocks;
   for (const std::size_t bytes : {64u, 64u, 5000u, 200000u, 30000u})
-    if (void* block = h.allocate(bytes)) blocks.push_back(block);
-    else ++refusals;
+    if (void* block = h.allocate(bytes)) {
+      blocks.push_back(block);
+    } else {
+      ++refusals;
+      expect_sentence(heap::last_failure().message(), 0, sizeof(explanation::text) - 2);
+    }
   heap other;
-  if (auto attached = heap::attach("f"); check(attached)) other = std::move(*attached);
+  if (auto attached = attach_as_another("f"); check(attached)) other = std::move(*attached);
   if (other) {
     if (void* block = other.allocate(3000)) heap::free(block);
     else ++refusals;
@@ -105,7 +136,7 @@ int use_a_huge_region() {
 
 // What a heap that could not be ended is ended with, when nothing fails.
 void end_everything() {
-  auto left = heap::attach("f");
+  auto left = attach_as_another("f");
   if (!left) return;
   for (const member_summary& m : left->members())
     if (!m.alive) (void)left->reap(m.id);

@@ -9,6 +9,7 @@ namespace annex {
 namespace {
 
 constexpr std::size_t page = 4096;
+constexpr std::size_t most_past = 5000;
 
 std::size_t pick_size(choices& c) {
   switch (c.next(8)) {
@@ -44,6 +45,26 @@ std::string heap_model::drop(std::map<char*, live_one>::iterator at) {
   return {};
 }
 
+std::string heap_model::ask_name(std::map<char*, live_one>::iterator at) {
+  live_one& one = at->second;
+  const handle named = heap_.handle_of(at->first);
+  if (named == null_handle) return fmt::format("the live block at {} has no handle", static_cast<void*>(at->first));
+  if (one.named != null_handle && named != one.named) return fmt::format("the live block at {} has another handle than before", static_cast<void*>(at->first));
+  if (heap_.resolve(named).value_or(nullptr) != at->first) return fmt::format("the handle of {} does not lead there", static_cast<void*>(at->first));
+  const std::size_t inside = one.asked - 1;
+  if (heap_.resolve(handle{static_cast<std::uint64_t>(named) + inside}).value_or(nullptr) != at->first + inside) return "the handle of a block's last byte does not lead there";
+  one.named = named;
+  return {};
+}
+
+std::string heap_model::retire(handle named) {
+  if (named == null_handle) return {};
+  if (const auto found = heap_.resolve(named)) return fmt::format("the handle {:#x} of a block that was freed leads to {}", static_cast<std::uint64_t>(named), *found);
+  if (past_.size() < most_past) past_.push_back(named);
+  else past_[operations_ % most_past] = named;
+  return {};
+}
+
 std::string heap_model::step(choices& c) {
   ++operations_;
   const auto choice = c.next(1000);
@@ -74,7 +95,8 @@ std::string heap_model::step(choices& c) {
       if (!found || !live_.contains(static_cast<char*>(found->address))) return "a zone is not where it was";
       if (!heap_.release_zone(zones_[at])) return "a zone can't be released";
       zones_.erase(zones_.begin() + static_cast<std::ptrdiff_t>(at));
-      return drop(live_.find(static_cast<char*>(found->address)));
+      drop(live_.find(static_cast<char*>(found->address)));
+      return retire(found->where);
     }
     const std::string name = "z" + std::to_string(zone_number_++);
     const std::size_t size = pick_size(c);
@@ -108,20 +130,26 @@ std::string heap_model::step(choices& c) {
     void* same = heap_.reallocate(block, size);
     if (same == nullptr) return {};
     if (same != block) return "a block of untouchable memory was moved";
+    const handle named = live_.find(block)->second.named;
     drop(live_.find(block));
-    return note(block, size, 16, false, {});
+    if (std::string wrong = note(block, size, 16, false, {}); !wrong.empty()) return wrong;
+    live_.find(block)->second.named = named;
+    return named != null_handle ? ask_name(live_.find(block)) : std::string();
   }
   if (choice < 562) {
     heap_.trim();
     return {};
   }
-  const auto where = heap::locate(block);
-  if (!where || heap_.resolve(heap_.handle_of(block)).value_or(nullptr) != block) return "a live block is not found by its address or handle";
+  if (!heap::locate(block)) return "a live block is not found by its address";
+  if (choice < 650) return ask_name(live_.find(block));
+  if (choice < 750)
+    if (std::string wrong = ask_name(live_.find(block)); !wrong.empty()) return wrong;
+  const handle named = live_.find(block)->second.named;
   order_[at] = order_.back();
   order_.pop_back();
   live_.erase(block);
   heap::free(block);
-  return {};
+  return retire(named);
 }
 
 std::string heap_model::check() {
@@ -133,6 +161,10 @@ std::string heap_model::check() {
   for (const added& r : regions_) total += r.bytes;
   if (s.live_blocks != live_.size()) return fmt::format("{} blocks are live, the heap says {}", live_.size(), s.live_blocks);
   if (s.total_bytes != total) return fmt::format("the regions have {} bytes, the heap says {}", total, s.total_bytes);
+  for (const auto& [at, one] : live_)
+    if (one.named != null_handle && heap_.resolve(one.named).value_or(nullptr) != at) return fmt::format("the handle of the live block at {} does not lead there", static_cast<void*>(at));
+  for (const handle past : past_)
+    if (const auto found = heap_.resolve(past)) return fmt::format("the handle {:#x} of a block freed long ago leads to {}", static_cast<std::uint64_t>(past), *found);
   if (s.used_bytes + s.cached_bytes + s.free_bytes != total) return fmt::format("used {} + cached {} + free {} is not {}", s.used_bytes, s.cached_bytes, s.free_bytes, total);
   return {};
 }

@@ -1,4 +1,4 @@
-// tests/heap_model.hpp - a heap beside a model so simple that it is right: a map of live intervals.
+// tests/heap_model.hpp - a heap beside a model so simple that it is right: a map of live intervals, and handles of the past.
 //
 // One body serves the model test (random operations, audit after each thousand) and the fuzz target (operations from its
 // input). A choice stream gives the numbers.
@@ -29,10 +29,14 @@ class heap_model {
   std::uint64_t operations() const { return operations_; }
 
  private:
-  struct live_one { char* end; std::size_t asked; bool is_zone; std::string name; };
+  struct live_one { char* end; std::size_t asked; bool is_zone; std::string name; handle named = null_handle; };
   struct added { region_id id; char* base; std::size_t bytes; };
   std::string note(void* p, std::size_t size, std::size_t align, bool is_zone, std::string name);
   std::string drop(std::map<char*, live_one>::iterator at);
+  /// Asks for the block's handle: the one it had, or one that no block had before.
+  std::string ask_name(std::map<char*, live_one>::iterator at);
+  /// It has been freed.
+  std::string retire(handle named);
   heap& heap_;
   char* arena_;
   std::size_t arena_bytes_, region_limit_, next_base_ = 0;
@@ -40,6 +44,7 @@ class heap_model {
   std::vector<char*> order_;     // live blocks that are no zones, for choosing one
   std::vector<std::string> zones_;
   std::vector<added> regions_;
+  std::vector<handle> past_;     // the latest of those whose blocks have been freed
   std::uint64_t operations_ = 0, zone_number_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -29,7 +30,7 @@ TEST_F(heap_life, begins_empty_and_ends_without_a_trace) {
 TEST_F(heap_life, names_are_checked) {
   for (const char* name : {"", ".hidden", "a/b", "../x", "with space", "name-of-thirty-two-characters-00"}) {
     EXPECT_EQ(refused(heap::create(name)), errc::invalid_name) << name;
-    EXPECT_EQ(refused(heap::attach(name)), errc::invalid_name) << name;
+    EXPECT_EQ(refused(attach_as_another(name)), errc::invalid_name) << name;
     EXPECT_EQ(refused(heap::destroy(name)), errc::invalid_name) << name;
   }
   heap longest = must(heap::create("name-of-thirty-one-characters-0"));
@@ -38,7 +39,7 @@ TEST_F(heap_life, names_are_checked) {
 TEST_F(heap_life, names_are_unique) {
   heap a = must(heap::create("a"));
   EXPECT_EQ(refused(heap::create("a")), errc::name_taken);
-  EXPECT_EQ(refused(heap::attach("b")), errc::no_such_heap);
+  EXPECT_EQ(refused(attach_as_another("b")), errc::no_such_heap);
 }
 
 TEST_F(heap_life, options_are_checked_and_the_error_names_value_and_limit) {
@@ -72,7 +73,10 @@ TEST_F(heap_life, list_shows_every_heap_with_its_figures) {
   ASSERT_NE(a.allocate(100000), nullptr);
   std::ofstream(path() + "/junk.annex") << "no segment";
   const auto heaps = must(heap::list());
-  ASSERT_EQ(heaps.size(), 2u);
+  ASSERT_EQ(heaps.size(), 3u);
+  EXPECT_EQ(heaps[2].name, "junk");
+  EXPECT_FALSE(heaps[2].problem.empty());
+  EXPECT_TRUE(heaps[0].problem.empty());
   EXPECT_EQ(heaps[0].name, "a");
   EXPECT_EQ(heaps[0].total_bytes, 1u << 20);
   EXPECT_GE(heaps[0].used_bytes, 100000u);
@@ -89,7 +93,7 @@ TEST_F(heap_life, destroy_refuses_while_blocks_are_live) {
   }
   EXPECT_EQ(refused(heap::destroy("a")), errc::blocks_live);
   {
-    heap h = must(heap::attach("a"));
+    heap h = must(attach_as_another("a"));
     must(h.release_zone("z"));
     for (const member_summary& m : h.members())
       if (!m.alive) { EXPECT_EQ(must(h.reap(m.id)), 1u); }
@@ -103,7 +107,7 @@ TEST_F(heap_life, contents_and_zones_survive_everybody_leaving) {
     heap h = heap_with(1 << 20, {}, "a");
     std::strcpy(static_cast<char*>(must(h.reserve_zone("z", {.size_bytes = 100})).address), "still here");
   }
-  heap h = must(heap::attach("a"));
+  heap h = must(attach_as_another("a"));
   expect_sound(h);
   EXPECT_STREQ(static_cast<char*>(must(h.find_zone("z")).address), "still here");
   EXPECT_NE(h.allocate(64), nullptr);
@@ -212,6 +216,67 @@ TEST_F(allocation, reallocate_stays_in_place_when_it_can_and_keeps_the_bytes) {
   heap::free(wall);
   h.trim();
   EXPECT_EQ(h.stats().used_bytes, 0u);
+}
+
+TEST_F(allocation, reallocate_with_a_placement_keeps_what_it_says) {
+  heap h = heap_with(0);
+  mapped_memory m(16 << 20);
+  std::vector<iova> iovas;
+  for (u64 page = 0; page < 8; ++page) iovas.push_back(iova{4 * GiB + page * 2 * MiB});
+  must(h.add_memory({.base = m.data(), .length_bytes = m.size(), .page_bytes = 2 << 20, .page_iovas = iovas}));
+  placement p{.size_bytes = 100, .align_bytes = 4096, .iova_contiguous = true};
+  char* block = static_cast<char*>(h.reallocate(nullptr, p));
+  ASSERT_NE(block, nullptr);
+  block[99] = 5;
+  for (const std::size_t size : {200ul, 5000ul, 70000ul, 300000ul, 1ul << 20, 90000ul, 50ul}) {
+    p.size_bytes = size;
+    void* const next_to_it = h.allocate(64);
+    block = static_cast<char*>(h.reallocate(block, p));
+    ASSERT_NE(block, nullptr) << size << ": " << heap::last_failure().message();
+    EXPECT_EQ(reinterpret_cast<u64>(block) % 4096, 0u) << size;
+    EXPECT_EQ(static_cast<u64>(*heap::locate(block)->bus_address) % 4096, 0u) << size;
+    EXPECT_GE(heap::usable_size(block), size);
+    EXPECT_TRUE(size < 100 || block[99] == 5) << size;
+    heap::free(next_to_it);
+  }
+  void* const elsewhere = h.allocate({.size_bytes = 100, .align_bytes = 64});
+  p.size_bytes = 100;
+  p.align_bytes = 65536;
+  void* const aligned = h.reallocate(elsewhere, p);
+  EXPECT_EQ(reinterpret_cast<u64>(aligned) % 65536, 0u);
+  EXPECT_EQ(h.reallocate(aligned, p), aligned) << "it is so already";
+  p.zeroed = true;
+  EXPECT_EQ(h.reallocate(aligned, p), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::bad_request);
+  p.zeroed = false;
+  p.size_bytes = 100 << 20;
+  EXPECT_EQ(h.reallocate(aligned, p), nullptr);
+  p.size_bytes = 0;
+  EXPECT_EQ(h.reallocate(aligned, p), nullptr) << "freed";
+  heap::free(block);
+  h.trim();
+  EXPECT_EQ(h.stats().live_blocks, 0u);
+  expect_sound(h);
+}
+
+TEST_F(allocation, no_bytes_are_no_block) {
+  heap h = heap_with(1 << 20);
+  EXPECT_EQ(h.allocate(0), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::bad_request);
+  EXPECT_EQ(h.allocate(placement{}), nullptr);
+  void* blocks[2] = {};
+  EXPECT_EQ(h.allocate_bulk(0, blocks), 0u);
+  EXPECT_EQ(h.stats().live_blocks, 0u);
+}
+
+TEST_F(allocation, shrinking_needs_no_memory) {
+  heap h = heap_with(1 << 20);
+  std::vector<void*> blocks;
+  while (void* block = h.allocate(60000)) blocks.push_back(block);
+  while (h.allocate(64) != nullptr) {
+  }
+  EXPECT_EQ(h.reallocate(blocks[0], 20000), blocks[0]) << "no other place: it stays";
+  EXPECT_EQ(h.reallocate(blocks[0], placement{.size_bytes = 20000}), blocks[0]);
 }
 
 TEST_F(allocation, reallocate_stays_in_the_blocks_own_heap) {

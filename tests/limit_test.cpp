@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -59,16 +60,16 @@ TEST_F(limits_, sixty_five_thousand_zones) {
 TEST_F(limits_, members) {
   heap a = must(heap::create("a", {.metadata_limit_bytes = 64 << 20, .member_limit = 3, .thread_limit = 100, .region_limit = 100}));
   std::vector<heap> others;
-  for (int i = 0; i < 2; ++i) others.push_back(must(heap::attach("a")));
-  expect_limit(heap::attach("a"), "3 members");
+  for (int i = 0; i < 2; ++i) others.push_back(must(attach_as_another("a")));
+  expect_limit(attach_as_another("a"), "3 members");
   others.pop_back();
-  must(heap::attach("a"));
+  must(attach_as_another("a"));
 }
 
 TEST_F(limits_, threads_of_members) {
   heap a = must(heap::create("a", {.metadata_limit_bytes = 64 << 20, .thread_limit = 2, .region_limit = 100}));
-  heap b = must(heap::attach("a"));
-  expect_limit(heap::attach("a"), "2 threads");
+  heap b = must(attach_as_another("a"));
+  expect_limit(attach_as_another("a"), "2 threads");
   EXPECT_EQ(a.members().size(), 2u) << "the refused one left nothing behind";
   expect_sound(a);
 }
@@ -82,7 +83,7 @@ TEST_F(limits_, a_thousand_members) {
   ::setrlimit(RLIMIT_NOFILE, &files);
   if (files.rlim_cur < 2500) GTEST_SKIP() << "only " << files.rlim_cur << " descriptors";
   std::vector<heap> members;
-  for (int i = 0; i < 1023; ++i) members.push_back(must(heap::attach("a", {.regions = attach_policy::manual})));
+  for (int i = 0; i < 1023; ++i) members.push_back(must(attach_as_another("a", {.regions = attach_policy::manual})));
   EXPECT_EQ(a.stats().member_count, 1024u);
   EXPECT_NE(a.allocate(100), nullptr);
   members.clear();

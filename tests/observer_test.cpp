@@ -4,6 +4,7 @@
 #include <mutex>
 #include <thread>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -188,7 +189,7 @@ TEST_F(observers, a_killed_process_holds_no_lease) {
   auto* held = shared_words<std::atomic<int>>();
   heap h = heap_with(1 << 20, {}, "a");
   child_process child([held] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     lease l = must(mine.hold(region_id{1}));
     *held = 1;
     ::pause();
@@ -213,7 +214,7 @@ TEST_F(observers, of_another_process_are_told_though_it_sleeps) {
       result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { ++to->removed; return {}; }
       words* to;
     } c(seen);
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     observation o = must(mine.observe(c));
     seen->ready = 1;
     for (;;) ::pause();

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <thread>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -62,7 +63,7 @@ TEST_F(pinning, holds_as_long_as_one_member_lives) {
   if (!frames_are_shown()) GTEST_SKIP() << "page frames are hidden here (CAP_SYS_ADMIN)";
   heap h = must(heap::create("h"));
   child_process adder([] {
-    heap mine = must(heap::attach("h"));
+    heap mine = must(attach_as_another("h"));
     return mine.bring_memory({.from = memory_source::kind::shared, .length_bytes = 32 * MiB, .pin = true, .physical_iovas = true}) ? 0 : 77;
   });
   if (adder.wait_for_exit_code() == 77) GTEST_SKIP() << "nothing can be pinned here";
@@ -85,7 +86,7 @@ TEST_F(pinning, that_moved_while_nobody_held_it_is_found_out) {
   int go[2];
   ASSERT_EQ(::pipe(go), 0);
   child_process adder([&] {
-    heap mine = must(heap::attach("h"));
+    heap mine = must(attach_as_another("h"));
     if (!mine.bring_memory({.from = memory_source::kind::shared, .length_bytes = 1 * MiB, .pin = true, .physical_iovas = true})) return 77;
     std::string file;
     mine.for_each_region([&](const region_summary& r) { file = r.backing; });
@@ -173,7 +174,7 @@ TEST_F(pinning, is_refused_where_it_cannot_be) {
   EXPECT_EQ(refused(unpinned), errc::not_supported);
   EXPECT_NE(unpinned.error().message().find("pin"), std::string_view::npos);
   child_process limited([] {
-    heap mine = must(heap::attach("h"));
+    heap mine = must(attach_as_another("h"));
     const rlimit small{256 * KiB, 256 * KiB};
     if (::setrlimit(RLIMIT_MEMLOCK, &small) != 0 || ::setuid(65534) != 0) return 77;
     const auto refusal = mine.bring_memory({.from = memory_source::kind::anonymous, .length_bytes = 8 * MiB, .pin = true});

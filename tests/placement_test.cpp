@@ -235,5 +235,95 @@ TEST_F(placing, a_node_is_a_preference) {
   EXPECT_NE(h.allocate({.size_bytes = 100000, .numa_node = 5}), nullptr) << "another node serves when the one asked for has nothing";
 }
 
+// What a bus sees of a block; all ones: nothing.
+u64 bus_address_of(const void* block) {
+  const auto where = heap::locate(block);
+  return where && where->bus_address ? static_cast<u64>(*where->bus_address) : ~u64{0};
+}
+
+TEST_F(placing, holds_on_the_bus_too_where_iovas_begin_at_any_multiple_of_64) {
+  for (const u64 skew : {64u, 192u, 4096u, 65536u}) {
+    heap h = heap_with(0);
+    mapped_memory m(32 << 20, PROT_NONE);
+    std::vector<iova> iovas;
+    for (u64 page = 0; page < 16; ++page) iovas.push_back(iova{4 * GiB + page * 2 * MiB + skew});
+    must(h.add_memory({.base = m.data(), .length_bytes = m.size(), .page_bytes = 2 << 20, .page_iovas = iovas, .access = touch::none}));
+    for (u64 size = 64; size <= MiB; size *= 2)
+      for (u64 align = 64; align <= 2 * MiB; align *= 2)
+        for (const u64 boundary : {u64{0}, size, 4 * size}) {
+          void* block = h.allocate({.size_bytes = size, .align_bytes = align, .boundary_bytes = boundary, .iova_contiguous = true});
+          if (block == nullptr) {
+            EXPECT_NE(skew % align, 0u) << size << " aligned to " << align << " within " << boundary << ": " << heap::last_failure().message();
+            EXPECT_EQ(heap::last_failure().why, explanation::cause::alignment);
+            continue;
+          }
+          const u64 at = bus_address_of(block);
+          EXPECT_EQ(reinterpret_cast<u64>(block) % align + at % align, 0u) << size << " aligned to " << align << ", skew " << skew;
+          EXPECT_GE(heap::locate(block)->contiguous_bytes, size);
+          EXPECT_TRUE(boundary == 0 || !crosses(at, size, boundary)) << size << " within " << boundary << ", skew " << skew;
+          heap::free(block);
+        }
+    const zone z = must(h.reserve_zone("z", {.size_bytes = 1000, .align_bytes = 64, .boundary_bytes = 1024, .iova_contiguous = true}));
+    EXPECT_FALSE(crosses(static_cast<u64>(z.bus_address), 1000, 1024));
+    h.trim();
+    expect_sound(h);
+  }
+}
+
+TEST_F(placing, a_mixed_heap_serves_from_the_memory_that_is_in_phase) {
+  heap h = heap_with(0);
+  mapped_memory odd(4 << 20, PROT_NONE), even(4 << 20, PROT_NONE);
+  const std::vector<iova> skewed{iova{4 * GiB + 64}, iova{4 * GiB + 2 * MiB + 64}}, straight{iova{8 * GiB}, iova{8 * GiB + 2 * MiB}};
+  must(h.add_memory({.base = odd.data(), .length_bytes = odd.size(), .page_bytes = 2 << 20, .page_iovas = skewed, .access = touch::none}));
+  for (int i = 0; i < 100; ++i) EXPECT_NE(h.allocate(512), nullptr);  // slabs lie in the odd one
+  EXPECT_EQ(h.allocate({.size_bytes = 512, .align_bytes = 512, .iova_contiguous = true}), nullptr);
+  must(h.add_memory({.base = even.data(), .length_bytes = even.size(), .page_bytes = 2 << 20, .page_iovas = straight, .access = touch::none}));
+  for (int i = 0; i < 100; ++i) {
+    void* block = h.allocate({.size_bytes = 512, .align_bytes = 512, .iova_contiguous = true});
+    ASSERT_NE(block, nullptr) << heap::last_failure().message();
+    EXPECT_EQ(bus_address_of(block) % 512, 0u);
+  }
+  expect_sound(h);
+}
+
+TEST_F(placing, the_last_page_of_the_bus_is_a_page_like_any_other) {
+  constexpr u64 last_page = ~u64{0} - 4095;
+  heap h = heap_with(0);
+  mapped_memory m(1 << 20), other(1 << 20);
+  const std::vector<iova> rising{iova{last_page - 4096}, iova{last_page}, iova{0}, iova{4096}};  // the run ends with the bus
+  must(h.add_memory({.base = m.data(), .length_bytes = 4 * 4096, .page_iovas = rising}));
+  EXPECT_EQ(h.address_of(iova{last_page}), m.data() + 4096);
+  EXPECT_EQ(h.address_of(iova{last_page + 4095}), m.data() + 8191);
+  EXPECT_EQ(h.address_of(iova{0}), m.data() + 8192);
+  EXPECT_EQ(bus_address_of(m.data() + 8190), last_page + 4094);
+  EXPECT_EQ(heap::locate(m.data())->contiguous_bytes, 8192u);
+  EXPECT_EQ(heap::locate(m.data() + 8192)->contiguous_bytes, 8192u);
+  for (const u64 taken : {last_page, last_page - 4096, u64{0}}) {
+    const iova again{taken};
+    EXPECT_EQ(refused(h.add_memory({.base = other.data(), .length_bytes = 4096, .page_iovas = {&again, 1}})), errc::iova_overlap);
+  }
+  const iova twice[2] = {iova{last_page}, iova{last_page}};
+  EXPECT_EQ(refused(heap_with(0).add_memory({.base = other.data(), .length_bytes = 8192, .page_iovas = twice})), errc::iova_overlap);
+  const iova passes_it{last_page + 64};
+  EXPECT_EQ(refused(h.add_memory({.base = other.data(), .length_bytes = 4096, .page_iovas = {&passes_it, 1}})), errc::bad_iova);
+  void* block = h.allocate({.size_bytes = 8192, .align_bytes = 64, .iova_contiguous = true});
+  EXPECT_NE(block, nullptr) << heap::last_failure().message();
+  EXPECT_EQ(h.allocate({.size_bytes = 4 * 4096, .iova_contiguous = true}), nullptr);
+  expect_sound(h);
+}
+
+TEST_F(placing, the_phase_of_an_alignment_is_told_from_a_run_that_is_too_short) {
+  heap h = heap_with(0);
+  mapped_memory m(64 << 20, PROT_NONE);
+  std::vector<iova> iovas;
+  for (u64 page = 0; page < 32; ++page) iovas.push_back(iova{4 * GiB + 65536 + page * 2 * MiB});
+  must(h.add_memory({.base = m.data(), .length_bytes = m.size(), .page_bytes = 2 << 20, .page_iovas = iovas, .access = touch::none}));
+  EXPECT_EQ(h.allocate({.size_bytes = 4 << 20, .align_bytes = 2 << 20, .iova_contiguous = true}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::alignment) << heap::last_failure().message();
+  EXPECT_EQ(h.allocate({.size_bytes = 65 << 20, .align_bytes = 64, .iova_contiguous = true}), nullptr);
+  EXPECT_EQ(heap::last_failure().why, explanation::cause::contiguity) << heap::last_failure().message();
+  EXPECT_NE(h.allocate({.size_bytes = 4 << 20, .align_bytes = 65536, .iova_contiguous = true}), nullptr);
+}
+
 }  // namespace
 }  // namespace annex

@@ -7,6 +7,7 @@
 
 #include <annex/pool.hpp>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -21,7 +22,7 @@ TEST_F(processes, free_each_others_blocks_through_handles) {
   char* const base = static_cast<char*>(h.allocate(64));
   child_process child([mail] {
     // Something where the kernel would place the region, so that it lies elsewhere here.
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     mail->base = reinterpret_cast<u64>(must(mine.resolve(mine.handle_of(mine.allocate(64)))));
     mail->ready = 1;
     std::mt19937 random(1);
@@ -70,7 +71,7 @@ TEST_F(processes, free_each_others_blocks_through_handles) {
 
 TEST_F(processes, two_mappings_in_one_process_are_two_members) {
   heap a = heap_with(8 << 20, {}, "a");
-  heap b = must(heap::attach("a"));
+  heap b = must(attach_as_another("a"));
   EXPECT_EQ(a.id(), b.id());
   EXPECT_NE(a.self(), b.self());
   constexpr int rounds = 30000;
@@ -110,11 +111,11 @@ TEST_F(processes, any_may_be_the_first_and_any_the_last) {
   });
   EXPECT_EQ(maker.wait_for_exit_code(), 0);
   child_process user([] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     return std::strcmp(static_cast<char*>(must(mine.find_zone("z")).address), "hello");
   });
   EXPECT_EQ(user.wait_for_exit_code(), 0);
-  heap h = must(heap::attach("a"));
+  heap h = must(attach_as_another("a"));
   must(h.release_zone("z"));
   must(h.remove_memory(region_id{1}));
   expect_sound(h);
@@ -123,7 +124,7 @@ TEST_F(processes, any_may_be_the_first_and_any_the_last) {
 TEST_F(processes, a_fresh_attach_lies_at_an_address_of_its_own) {
   heap h = heap_with(2 << 20, {}, "a");
   auto* mine = static_cast<char*>(must(h.reserve_zone("z", {.size_bytes = 100})).address);
-  heap again = must(heap::attach("a"));
+  heap again = must(attach_as_another("a"));
   auto* theirs = static_cast<char*>(must(again.find_zone("z")).address);
   EXPECT_NE(mine, theirs);
   std::strcpy(mine, "seen from both");
@@ -135,7 +136,7 @@ TEST_F(processes, kill_after_kill_leaves_the_heap_sound) {
   u64 stolen = 0;
   for (int round = 0; round < 150; ++round) {
     child_process child([round] {
-      heap mine = must(heap::attach("a"));
+      heap mine = must(attach_as_another("a"));
       std::mt19937 random(static_cast<unsigned>(round));
       std::vector<void*> blocks;
       for (unsigned i = 0;; ++i) {
@@ -180,7 +181,7 @@ TEST_F(processes, reclaim_dead_frees_by_itself) {
   heap h = heap_with(4 << 20, {.reclaim_dead = true}, "a");
   void* kept = h.allocate(100);
   child_process child([] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     for (int i = 0; i < 1000; ++i) mine.allocate(1000);
     mine.allocate(500000);
     ::kill(::getpid(), SIGKILL);
@@ -200,7 +201,7 @@ TEST_F(processes, the_application_looks_at_the_blocks_of_the_dead_before_they_go
   heap h = heap_with(4 << 20, {}, "a");
   must(raw_pool::create(h, "pool", {.object_bytes = 64, .object_count = 10}));
   child_process child([w] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     for (int i = 0; i < 20; ++i) mine.allocate(1000);
     for (int i = 0; i < 2; ++i) mine.allocate(100000);
     auto* wanted = static_cast<char*>(mine.allocate(1000));
@@ -245,7 +246,7 @@ TEST_F(processes, the_application_looks_at_the_blocks_of_the_dead_before_they_go
 TEST_F(processes, who_holds_what_survives_adoption) {
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     for (int i = 0; i < 100; ++i) mine.allocate(64);
     ::kill(::getpid(), SIGKILL);
     return 0;
@@ -313,7 +314,7 @@ TEST_F(processes, a_stopped_process_is_not_dead_and_stops_nobody) {
   auto* w = shared_words<words>();
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([w] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     std::vector<void*> kept;
     for (int i = 0; i < 50; ++i) kept.push_back(mine.allocate(1000));
     w->ready = 1;

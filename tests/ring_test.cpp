@@ -1,9 +1,12 @@
 // tests/ring_test.cpp - the queue between processes: order, bounds, many at once, the dead.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <mutex>
 #include <thread>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -45,6 +48,101 @@ TEST_F(rings, refuse_bad_capacities_and_other_kinds) {
   EXPECT_EQ(refused(ring::create(h, "r", 8)), errc::zone_exists);
 }
 
+TEST_F(rings, say_no_once_they_are_released_and_reach_no_later_one) {
+  heap h = heap_with(0, {}, "a");
+  ring r = must(ring::create(h, "r", 8));
+  EXPECT_TRUE(r.is_open());
+  EXPECT_FALSE(ring().is_open());
+  EXPECT_TRUE(r.put(handle{1}));
+  EXPECT_TRUE(r.put(handle{2}));
+  handle values[4];
+  EXPECT_EQ(r.take_in_hand({values, 1}), 1u);
+  child_process other([] {
+    heap mine = must(attach_as_another("a"));
+    must(ring::release(mine, "r"));
+    must(ring::create(mine, "later", 8));  // where r lay
+    must(ring::create(mine, "wider", 64));
+    return 0;
+  });
+  EXPECT_EQ(other.wait_for_exit_code(), 0);
+  ring later = must(ring::open(h, "later"));
+  auto expect_no = [&] {
+    EXPECT_FALSE(r.is_open());
+    EXPECT_FALSE(r.put(handle{3}));
+    EXPECT_EQ(r.take(), null_handle);
+    EXPECT_EQ(r.take_in_hand(values), 0u);
+    EXPECT_EQ(r.recover_in_hand(values), 0u);
+    r.settle();
+    EXPECT_EQ(r.count(), 0u);
+    EXPECT_EQ(r.capacity(), 8u);
+  };
+  expect_no();
+  EXPECT_EQ(later.count(), 0u);
+  for (u64 i = 1; i <= 8; ++i) EXPECT_TRUE(later.put(handle{i}));
+  EXPECT_FALSE(later.put(handle{9}));
+  EXPECT_EQ(later.take_in_hand({values, 2}), 2u);
+  expect_no();
+  EXPECT_EQ(later.count(), 6u);
+  EXPECT_EQ(must(ring::open(h, "wider")).count(), 0u);
+  expect_sound(h);
+  const u64 metadata = h.stats().metadata_bytes;
+  for (int i = 0; i < 1000; ++i) {
+    must(ring::release(h, "later"));
+    later = must(ring::create(h, "later", 8));
+    EXPECT_TRUE(later.put(handle{7}));
+  }
+  EXPECT_EQ(h.stats().metadata_bytes, metadata) << "the same table each time";
+  expect_no();
+  expect_sound(h);
+}
+
+// Threads that put and take know nothing of the others, who release the ring under them and make another in its place.
+TEST_F(rings, released_under_busy_threads_never_show_a_handle_of_another) {
+  heap h = heap_with(0);
+  std::atomic<int> round{0};
+  std::atomic<bool> ends{false};
+  ring now = must(ring::create(h, "r", 4));
+  std::mutex guard;
+  auto current = [&] {
+    std::lock_guard lock(guard);
+    return std::pair(now, round.load());
+  };
+  std::vector<std::thread> threads;
+  std::atomic<u64> strangers{0}, moved{0};
+  for (int t = 0; t < 3; ++t)
+    threads.emplace_back([&, t] {
+      while (!ends) {
+        auto [mine, number] = current();
+        for (int i = 0; i < 200; ++i) {
+          if (t == 2 && i % 16 == 0) {
+            handle values[2];
+            const std::size_t n = mine.take_in_hand(values);
+            for (std::size_t v = 0; v < n; ++v) strangers += static_cast<u64>(values[v]) != static_cast<u64>(number + 1);
+            mine.settle();
+          } else if (i % 2 == 0) {
+            mine.put(handle{static_cast<u64>(number + 1)});
+          } else if (const handle value = mine.take(); value != null_handle) {
+            ++moved;
+            strangers += static_cast<u64>(value) != static_cast<u64>(number + 1);
+          }
+        }
+      }
+    });
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(1000);
+  while (std::chrono::steady_clock::now() < until) {
+    std::lock_guard lock(guard);
+    must(ring::release(h, "r"));
+    now = must(ring::create(h, "r", 4));
+    ++round;
+  }
+  ends = true;
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(strangers, 0u);
+  EXPECT_GT(moved, 0u);
+  EXPECT_GT(round, 10);
+  expect_sound(h);
+}
+
 TEST_F(rings, lose_and_invent_nothing_among_threads) {
   heap h = heap_with(0);
   ring r = must(ring::create(h, "r", 64));
@@ -83,7 +181,7 @@ TEST_F(rings, go_on_when_producers_and_consumers_are_killed) {
   for (int round = 0; round < 30; ++round) {
     auto work = [](bool put) {
       return [put] {
-        heap mine = must(heap::attach("a"));
+        heap mine = must(attach_as_another("a"));
         ring ours = must(ring::open(mine, "r"));
         for (u64 i = 1;; ++i) put ? static_cast<void>(ours.put(handle{i})) : static_cast<void>(ours.take());
         return 0;
@@ -110,7 +208,7 @@ TEST_F(rings, give_out_again_what_the_dead_had_in_hand) {
   ring r = must(ring::create(h, "r", 64));
   for (u64 i = 1; i <= 40; ++i) r.put(handle{i});
   child_process child([] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     ring ours = must(ring::open(mine, "r"));
     handle got[10];
     if (ours.take_in_hand(got) != 10) return 1;

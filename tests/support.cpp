@@ -33,6 +33,13 @@ void expect_sound(const heap& h) {
   for (const std::string& sentence : report->broken) ADD_FAILURE() << sentence;
 }
 
+void expect_alone_and_empty(heap& h) {
+  EXPECT_EQ(h.members().size(), 1u);
+  h.trim();
+  EXPECT_EQ(h.stats().live_blocks, 0u);
+  expect_sound(h);
+}
+
 heap heap_with(std::size_t bytes, heap_options options, const char* name) {
   options.metadata_limit_bytes = std::size_t{4} << 30;
   heap h = must(name != nullptr ? heap::create(name, options) : heap::create_private(options), "create");

@@ -65,6 +65,8 @@ errc refused(const result<T>& r) {
 
 /// Every invariant holds.
 void expect_sound(const heap& h);
+/// Nobody else is in it, nothing is live in it, and it is sound.
+void expect_alone_and_empty(heap& h);
 
 heap heap_with(std::size_t bytes, heap_options options = {}, const char* name = nullptr);
 

@@ -57,6 +57,14 @@ int __wrap_open(const char* path, int flags, ...) {
   va_end(arguments);
   return is_to_fail("open", (flags & (O_CREAT | O_TMPFILE)) != 0 ? ENOSPC : EMFILE, true) ? -1 : __real_open(path, flags, mode);
 }
+int __real_openat(int place, const char* path, int flags, ...);
+int __wrap_openat(int place, const char* path, int flags, ...) {
+  std::va_list arguments;
+  va_start(arguments, flags);
+  const mode_t mode = (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(arguments, mode_t) : 0;
+  va_end(arguments);
+  return is_to_fail("openat", (flags & O_CREAT) != 0 || (flags & O_TMPFILE) == O_TMPFILE ? ENOSPC : EMFILE, true) ? -1 : __real_openat(place, path, flags, mode);
+}
 int __real_fcntl(int fd, int command, ...);
 int __wrap_fcntl(int fd, int command, ...) {
   std::va_list arguments;

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -56,7 +57,7 @@ TEST_F(views, containers_are_shared_by_processes_at_different_addresses) {
     list->first = n;
   }
   child_process child([&] {
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     const zone here = must(mine.find_zone("list"));
     if (here.address == z.address) return 1;
     auto* ours = static_cast<shared_list*>(here.address);
@@ -79,7 +80,7 @@ TEST_F(views, a_container_grows_in_another_process) {
   child_process child([&] {
     // The inherited attachment ended with the fork's parent: this process attaches for itself, with the first mapping gone.
     std::exchange(h, heap());
-    heap mine = must(heap::attach("a"));
+    heap mine = must(attach_as_another("a"));
     auto* ours = static_cast<shared_list*>(must(mine.find_zone("list")).address);
     for (int i = 0; i < 5000; ++i) ours->numbers.push_back(i);
     return 0;

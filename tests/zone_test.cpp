@@ -101,5 +101,21 @@ TEST_F(zones, cannot_be_freed_as_a_block) {
   EXPECT_EQ(must(h.find_zone("z")).address, z.address);
 }
 
+TEST_F(zones, the_largest_there_is_needs_no_growth_while_anything_is_free) {
+  heap h = heap_with(4 << 20);
+  int calls = 0;
+  h.on_shortage([&](std::size_t) {
+    ++calls;
+    return h.bring_memory({.length_bytes = 1 << 20}).has_value();
+  });
+  for (int i = 0; i < 100; ++i) heap::free(h.allocate(1000));  // a cache keeps some
+  const zone all = must(h.reserve_zone("all", {}));
+  EXPECT_EQ(all.size_bytes, 4u << 20);
+  EXPECT_EQ(calls, 0);
+  const zone more = must(h.reserve_zone("more", {}));
+  EXPECT_EQ(more.size_bytes, 1u << 20) << "nothing was free: it grew";
+  EXPECT_EQ(calls, 1);
+}
+
 }  // namespace
 }  // namespace annex

@@ -282,7 +282,7 @@ nlohmann::json json_of(const demo_report& r) {
 }
 
 void print_text(const demo_report& r) {
-  fmt::print("annex demo: {} packets ({}) of {}\n  memory: {}, {}\n  the region's address in parser 1: {}, parser 2: {}, reader: {}\n\n", r.packets, bytes_text(r.bytes), r.capture, bytes_text(demo_bytes), r.memory, hex(r.bases[0]), hex(r.bases[1]), hex(r.bases[2]));
+  fmt::print("annex demo: {} packets ({}) of {}\n  memory: {}, {}\n  the region's address in parser 1: {}, parser 2: {}, reader: {}\n\n", r.packets, bytes_text(r.bytes), printable(r.capture), bytes_text(demo_bytes), r.memory, hex(r.bases[0]), hex(r.bases[1]), hex(r.bases[2]));
   fmt::print("{} flows\n  {:<7} {:<26} {:<26} {:>8} {:>10}\n", r.flows.size(), "", "", "", "packets", "bytes");
   for (std::size_t i = 0; i < r.flows.size() && i < 20; ++i) {
     const flow_count& f = r.flows[i];
@@ -362,7 +362,7 @@ void run_demo(session& s, arguments a) {
   }
   if (s.json) print(json_of(report));
   else print_text(report);
-  if (!a.html.empty() && !s.json) fmt::print("The same as a page: {}\n", a.html);
+  if (!a.html.empty() && !s.json) fmt::print("The same as a page: {}\n", printable(a.html));
   if (!report.sound) s.exit = exit_refused;
 }
 

@@ -21,7 +21,7 @@ svg .free{fill:var(--free)}svg .slab{fill:var(--slab)}svg .large{fill:var(--larg
 
 std::string escape(const std::string& text) {
   std::string out;
-  for (const char c : text) {
+  for (const char c : printable(text)) {
     if (c == '<') out += "&lt;";
     else if (c == '>') out += "&gt;";
     else if (c == '&') out += "&amp;";

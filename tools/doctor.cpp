@@ -9,6 +9,7 @@
 #include <linux/membarrier.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -78,11 +79,17 @@ bool kernel_is_at_least(int major, int minor) {
 
 finding look_at_directory() {
   const std::string place = directory();
+  constexpr const char* remedy = "set ANNEX_DIR to a directory of yours on tmpfs";
+  if (const auto heaps = heap::list(); !heaps) return {state::missing, std::string(heaps.error().message()), remedy};  // not to be read, or not to be trusted
   std::error_code why;
-  fs::create_directories(place, why);
+  fs::path there = place;  // looking makes nothing: before the first heap, what it will be made in counts
+  while (!fs::exists(there, why) && there.has_relative_path()) there = there.parent_path();
   struct statvfs s{};
-  if (::access(place.c_str(), W_OK) != 0 || ::statvfs(place.c_str(), &s) != 0)
-    return {state::missing, fmt::format("{}: {}", place, std::strerror(errno)), "set ANNEX_DIR to a directory of yours on tmpfs"};
+  if (::access(there.c_str(), W_OK) != 0 || ::statvfs(there.c_str(), &s) != 0) return {state::missing, fmt::format("{}: {}", there.string(), std::strerror(errno)), remedy};
+  struct stat mode{};
+  constexpr mode_t all_may_write = S_IWOTH;
+  if (::stat(place.c_str(), &mode) == 0 && (mode.st_mode & all_may_write) != 0 && (mode.st_mode & S_ISVTX) == 0)
+    return {state::limited, fmt::format("everybody may remove and replace the heaps in {} (mode {:o})", place, mode.st_mode & 07777), fmt::format("chmod +t {}   (docs/security.md)", place)};
   const std::uint64_t free = std::uint64_t{s.f_bavail} * s.f_frsize, size = std::uint64_t{s.f_blocks} * s.f_frsize;
   const std::string found = fmt::format("{}: {} of {} free", place, bytes_text(free), bytes_text(size));
   if (free < 16u << 20) return {state::limited, found + ": room for little metadata and no shared memory", "mount -o remount,size=50% /dev/shm   (docker run --shm-size=8g)"};
@@ -262,8 +269,8 @@ void examine(session& s, const std::vector<std::string>& wanted) {
     if (s.json) {
       found.push_back({{"name", c.name}, {"serves", c.serves}, {"state", word}, {"found", f.found}, {"remedy", f.remedy}, {"needed", c.needed || asked}});
     } else {
-      fmt::print("{:<10} {:<8} {}  ({})\n", c.name, word, f.found, c.serves);
-      if (!f.remedy.empty()) fmt::print("{:<19} → {}\n", "", f.remedy);
+      fmt::print("{:<10} {:<8} {}  ({})\n", c.name, word, printable(f.found), c.serves);
+      if (!f.remedy.empty()) fmt::print("{:<19} → {}\n", "", printable(f.remedy));
     }
   }
   if (s.json) print(found);

@@ -1,4 +1,8 @@
 // tools/heaps.cpp - create, destroy, ls, info.
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+
 #include "output.hpp"
 
 namespace annex::tool {
@@ -23,7 +27,7 @@ void create(session& s, create_arguments& a) {
   try {
     std::size_t used = 0;
     a.options.file_mode = static_cast<unsigned>(std::stoul(a.mode, &used, 8));
-    if (used != a.mode.size()) throw CLI::ValidationError("--mode", "");
+    if (used != a.mode.size() || !std::isdigit(static_cast<unsigned char>(a.mode.front())) || a.options.file_mode > 0777) throw CLI::ValidationError("--mode", "");
   } catch (const std::exception&) {
     return refuse(s, "\"" + a.mode + "\" is no file mode; write it in octal, for example 660");
   }
@@ -32,21 +36,39 @@ void create(session& s, create_arguments& a) {
   const auto made = heap::create(a.name, a.options);
   if (!made) return refuse(s, made.error());
   if (s.json) print({{"name", a.name}, {"id", static_cast<std::uint64_t>(made->id())}});
-  else fmt::print("Created heap \"{}\" in {}. Add memory with: annex add {} 256M\n", a.name, directory(), a.name);
+  else fmt::print("Created heap \"{}\" in {}. Add memory with: annex add {} 256M\n", a.name, printable(directory()), a.name);
+}
+
+// What lies in the annex directory and is no file of annex's: neither a segment, nor memory of a region, nor a file of lives.
+std::vector<std::string> other_files() {
+  std::vector<std::string> names;
+  std::error_code why;
+  for (auto entry = std::filesystem::directory_iterator(directory(), why); !why && entry != std::filesystem::directory_iterator(); entry.increment(why)) {
+    const std::string name = entry->path().filename();
+    if (name.find(".annex") == name.npos && !(name.front() == '.' && name.ends_with(".alive"))) names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 void list(session& s) {
   const auto heaps = heap::list();
   if (!heaps) return refuse(s, heaps.error());
   nlohmann::json all = nlohmann::json::array();
-  if (!s.json && heaps->empty()) fmt::print("No heaps in {}. Create one with: annex create NAME\n", directory());
+  if (!s.json && heaps->empty()) fmt::print("No heaps in {}. Create one with: annex create NAME\n", printable(directory()));
   if (!s.json && !heaps->empty()) fmt::print("{:<32} {:>10} {:>10} {:>7} {:>6} {:>8} {:>10}\n", "NAME", "MEMORY", "USED", "REGIONS", "ZONES", "MEMBERS", "METADATA");
   for (const heap_summary& h : *heaps) {
+    if (!s.json && !h.problem.empty()) {
+      fmt::print("{:<32} {}\n", printable(h.name), h.problem);
+      continue;
+    }
     if (s.json) all.push_back({{"name", h.name}, {"id", static_cast<std::uint64_t>(h.id)}, {"total_bytes", h.total_bytes}, {"used_bytes", h.used_bytes}, {"regions", h.region_count},
-                               {"zones", h.zone_count}, {"members", h.member_count}, {"metadata_bytes", h.metadata_bytes}});
+                               {"zones", h.zone_count}, {"members", h.member_count}, {"metadata_bytes", h.metadata_bytes}, {"problem", h.problem}});
     else fmt::print("{:<32} {:>10} {:>10} {:>7} {:>6} {:>8} {:>10}\n", h.name, bytes_text(h.total_bytes), bytes_text(h.used_bytes), h.region_count, h.zone_count, h.member_count, bytes_text(h.metadata_bytes));
   }
-  if (s.json) print(all);
+  if (s.json) return print(all);
+  const auto others = other_files();
+  if (!others.empty()) fmt::print("Also in {}, and no heap: {}\n", printable(directory()), printable(fmt::format("{}", fmt::join(others, ", "))));
 }
 
 void info(session& s, const std::string& name) {
@@ -64,14 +86,14 @@ void info(session& s, const std::string& name) {
   if (s.json) return print(j);
   fmt::print("Heap \"{}\", id {:016x}\n  memory    {}: {} used in {} blocks, {} cached, {} free, largest {} of {} holes\n  members   {} ({} threads with caches)\n  metadata  {} in {}/{}.annex\n",
              name, static_cast<std::uint64_t>(h.id()), bytes_text(stats.total_bytes), bytes_text(stats.used_bytes), stats.live_blocks, bytes_text(stats.cached_bytes), bytes_text(stats.free_bytes),
-             bytes_text(stats.largest_free_bytes), stats.hole_count, stats.member_count, stats.thread_count, bytes_text(stats.metadata_bytes), directory(), name);
+             bytes_text(stats.largest_free_bytes), stats.hole_count, stats.member_count, stats.thread_count, bytes_text(stats.metadata_bytes), printable(directory()), name);
   if (stats.misuse_count + stats.lock_steals + stats.recovered_threads != 0)
     fmt::print("  incidents {} program mistakes refused, {} locks taken over from the dead, {} caches recovered\n", stats.misuse_count, stats.lock_steals, stats.recovered_threads);
   for (const auto& r : j["regions"])
     fmt::print("  region {:<4} {:>10}, {} pages, {} free, {}{}{}, {}\n", r["id"].get<unsigned>(), bytes_text(r["length_bytes"]), bytes_text(r["page_bytes"]), bytes_text(r["free_bytes"]),
                r["iova_runs"] == 0 ? std::string("no IOVAs") : fmt::format("{} IOVA runs from {}", r["iova_runs"].get<std::uint64_t>(), hex(r["first_iova"])),
-               r["cpu_access"].get<bool>() ? "" : ", no CPU access", r["draining"].get<bool>() ? ", draining" : "", r["backing"] == "" ? "attached by hand" : r["backing"].get<std::string>());
-  for (const auto& z : j["zones"]) fmt::print("  {:<6} \"{}\" {}, handle {}\n", z["kind"].get<std::string>(), z["name"].get<std::string>(), bytes_text(z["size_bytes"]), hex(z["handle"]));
+               r["cpu_access"].get<bool>() ? "" : ", no CPU access", r["draining"].get<bool>() ? ", draining" : "", r["backing"] == "" ? "attached by hand" : printable(r["backing"].get<std::string>()));
+  for (const auto& z : j["zones"]) fmt::print("  {:<6} \"{}\" {}, handle {}\n", z["kind"].get<std::string>(), printable(z["name"].get<std::string>()), bytes_text(z["size_bytes"]), hex(z["handle"]));
 }
 
 }  // namespace

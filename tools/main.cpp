@@ -1,4 +1,6 @@
 // tools/main.cpp - the annex command: one subcommand per thing to do. Exit codes: 0 done, 1 refused, 2 not understood.
+#include <algorithm>
+
 #include "output.hpp"
 
 int main(int argc, char** argv) {
@@ -24,6 +26,13 @@ int main(int argc, char** argv) {
   } catch (const CLI::Success& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
+    const char* const* const unknown = std::find_if(argv + 1, argv + argc, [](const char* word) { return word[0] != '-'; });
+    const auto is_meant = [&](const CLI::App* command) { return command->get_name() == *unknown; };
+    const auto commands = app.get_subcommands({});
+    if (unknown != argv + argc && std::none_of(commands.begin(), commands.end(), is_meant)) {
+      fmt::print(stderr, "annex: \"{}\" is no subcommand; annex --help lists them.\n", *unknown);
+      return exit_usage;
+    }
     app.exit(e);
     return exit_usage;
   }

@@ -95,7 +95,7 @@ std::string text_map(const std::vector<drawn_region>& regions, const std::vector
     }
   }
   for (const member_summary& m : members)
-    text += fmt::format("  member {} {} (process {}{}): holds {} in {} blocks, caches {}\n", static_cast<unsigned>(m.id), m.program, m.process_id, m.alive ? "" : ", dead", bytes_text(m.held_bytes), m.held_blocks,
+    text += fmt::format("  member {} {} (process {}{}): holds {} in {} blocks, caches {}\n", static_cast<unsigned>(m.id), printable(m.program), m.process_id, m.alive ? "" : ", dead", bytes_text(m.held_bytes), m.held_blocks,
                         bytes_text(m.cached_bytes));
   return text;
 }

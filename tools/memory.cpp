@@ -1,4 +1,6 @@
 // tools/memory.cpp - add, rm, drain.
+#include <charconv>
+
 #include "output.hpp"
 
 namespace annex::tool {
@@ -8,7 +10,7 @@ struct add_arguments {
   std::string name, file, device, hugetlb;
   std::uint64_t size = 0, page = 0, offset = 0;
   int node = any_node;
-  bool prefault = false, physical = false, pin = false;
+  bool prefault = false, reserve = false, overcommit = false, physical = false, pin = false;
 };
 
 void add(session& s, const add_arguments& a) {
@@ -28,10 +30,15 @@ void add(session& s, const add_arguments& a) {
   m.offset_bytes = a.offset;
   m.numa_node = a.node;
   m.prefault = a.prefault;
+  m.reserve = a.reserve;
+  m.overcommit = a.overcommit;
   m.physical_iovas = a.physical;
   m.pin = a.pin;
-  if (!s.json && a.prefault)
-    m.progress = [](std::uint64_t done, std::uint64_t total) { fmt::print(stderr, "\rtouched {} of {}{}", bytes_text(done), bytes_text(total), done == total ? "\n" : ""); };
+  constexpr std::uint64_t worth_telling = std::uint64_t{4} << 30;  // reserved in a second
+  if (!s.json && (a.prefault || a.size >= worth_telling))
+    m.progress = [did = a.prefault || a.pin ? "touched" : "reserved"](std::uint64_t done, std::uint64_t total) {
+      fmt::print(stderr, "\r{} {} of {}{}", did, bytes_text(done), bytes_text(total), done == total ? "\n" : "");
+    };
   const auto added = opened->bring_memory(m);
   if (!added) return refuse(s, added.error());
   if (s.json) print({{"region", static_cast<unsigned>(*added)}, {"length_bytes", a.size}});
@@ -62,6 +69,8 @@ void add_memory_commands(CLI::App& app, session& s) {
   add_bytes(command, "--offset", &a->offset, "Where to begin in the file");
   command->add_option("--node", a->node, "NUMA node to bind it to");
   command->add_flag("--prefault", a->prefault, "Touch every page now");
+  command->add_flag("--reserve", a->reserve, "Take every page from its file system now, or refuse; done by itself in the annex directory and for files");
+  command->add_flag("--overcommit", a->overcommit, "More than there may be: pages come when they are touched, and a write that finds none kills");
   command->add_flag("--physical", a->physical, "Physical addresses as IOVAs (hugepages or --pin, privileged)");
   command->add_flag("--pin", a->pin, "Pages that are neither moved nor taken away, as long as a process has them attached");
   command->callback([&s, a] { add(s, *a); });
@@ -75,7 +84,13 @@ void add_memory_commands(CLI::App& app, session& s) {
   CLI::App* drain = app.add_subcommand("drain", "Stop allocation from a region, wait until it is empty, remove it");
   drain->add_option("name", r->name, "The heap")->required();
   drain->add_option("region", r->region, "The region's number, see annex info")->required();
-  drain->add_option("--deadline", r->deadline, "Seconds to wait")->capture_default_str();
+  constexpr double longest_wait_seconds = 365.0 * 24 * 3600;
+  drain->add_option("--deadline", r->deadline, "Seconds to wait")->capture_default_str()->check([](const std::string& text) {
+    double seconds = -1;
+    const auto [behind, why] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+    const bool is_wait = why == std::errc() && behind == text.data() + text.size() && seconds >= 0 && seconds <= longest_wait_seconds;
+    return is_wait ? std::string() : "\"" + text + "\" is no number of seconds from 0 to a year";
+  });
   drain->callback([&s, r] { remove(s, r->name, r->region, true, r->deadline); });
 }
 

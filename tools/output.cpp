@@ -1,6 +1,8 @@
 // tools/output.cpp - see output.hpp.
 #include "output.hpp"
 
+#include <cctype>
+#include <charconv>
 #include <cstdio>
 
 namespace annex::tool {
@@ -14,10 +16,31 @@ void refuse(session& s, const error& e) {
 void refuse(session& s, const std::string& sentence) {
   s.exit = exit_refused;
   if (s.json) print({{"error", {{"message", sentence}}}});
-  else fmt::print(stderr, "annex: {}.\n", sentence);
+  else fmt::print(stderr, "annex: {}.\n", printable(sentence));
 }
 
-void print(const nlohmann::json& j) { fmt::print("{}\n", j.dump(2)); }
+namespace {
+
+// JSON holds text only: bytes that are none are shown as \xNN. All other names stay exactly what they are.
+void make_text(nlohmann::json& j) {
+  if (j.is_structured())
+    for (auto& inside : j) make_text(inside);
+  if (!j.is_string()) return;
+  try {
+    (void)j.dump();
+  } catch (const nlohmann::json::type_error&) {
+    j = printable(j.get<std::string>());
+  }
+}
+
+}  // namespace
+
+void print(nlohmann::json j) {
+  make_text(j);
+  constexpr int indent = 2;
+  constexpr bool ascii_only = true;  // so that no name moves a terminal's cursor
+  fmt::print("{}\n", j.dump(indent, ' ', ascii_only));
+}
 
 std::string bytes_text(std::uint64_t bytes) {
   constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
@@ -28,21 +51,22 @@ std::string bytes_text(std::uint64_t bytes) {
 }
 
 std::uint64_t parse_bytes(const std::string& text) {
-  std::size_t digits = 0;
+  const auto no_size = [&] { return CLI::ValidationError("\"" + text + "\" is no size; write for example 4096, 64K, 256M, 1G"); };
+  const bool is_hex = text.starts_with("0x") || text.starts_with("0X");
+  const char* const begin = text.data() + (is_hex ? 2 : 0);
+  const char* const end = text.data() + text.size();
   std::uint64_t value = 0;
-  try {
-    value = std::stoull(text, &digits, 0);
-  } catch (const std::exception&) {
-    throw CLI::ValidationError("\"" + text + "\" is no size; write for example 4096, 64K, 256M, 1G");
-  }
-  std::string unit = text.substr(digits);
+  const auto [behind, why] = std::from_chars(begin, end, value, is_hex ? 16 : 10);  // takes no sign and no blank
+  if (why != std::errc()) throw no_size();
+  std::string unit(behind, end);
   if (!unit.empty() && (unit.back() == 'B' || unit.back() == 'b')) unit.pop_back();
   if (!unit.empty() && unit.back() == 'i') unit.pop_back();
-  const std::string units = "KMGTP";
   if (unit.empty()) return value;
-  const auto power = units.find(static_cast<char>(std::toupper(unit[0])));
-  const unsigned shift = power == units.npos ? 64 : static_cast<unsigned>(power + 1) * 10;
-  if (unit.size() != 1 || shift == 64 || (value << shift >> shift) != value) throw CLI::ValidationError("\"" + text + "\" is no size; write for example 4096, 64K, 256M, 1G");
+  const std::string units = "KMGTP";
+  const auto power = unit.size() == 1 ? units.find(static_cast<char>(std::toupper(static_cast<unsigned char>(unit[0])))) : units.npos;
+  if (power == units.npos) throw no_size();
+  const unsigned shift = static_cast<unsigned>(power + 1) * 10;
+  if (value >> (64 - shift) != 0) throw no_size();
   return value << shift;
 }
 

@@ -20,7 +20,7 @@ struct session {
 /// Prints the refusal on stderr (or as JSON) and sets the exit code.
 void refuse(session& s, const error& e);
 void refuse(session& s, const std::string& sentence);
-void print(const nlohmann::json& j);
+void print(nlohmann::json j);
 
 /// 1536 → "1.5 KiB".
 std::string bytes_text(std::uint64_t bytes);

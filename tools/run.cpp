@@ -15,12 +15,12 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* drop_in_name = "libannex_dpdk.so";
 
-// Where the command was installed or built: beside the library.
+// Where the command was built, or was installed, also when the prefix has been moved since.
 std::string drop_in_path() {
   std::error_code ignored;
   const fs::path here = fs::read_symlink("/proc/self/exe", ignored).parent_path();
-  for (const fs::path& place : {here.parent_path(), fs::path(ANNEX_LIBRARY_DIR)})
-    if (fs::exists(place / drop_in_name, ignored)) return (place / drop_in_name).string();
+  for (const fs::path& place : {here.parent_path(), here / ANNEX_LIBRARY_FROM_COMMAND, fs::path(ANNEX_LIBRARY_DIR)})
+    if (fs::exists(place / drop_in_name, ignored)) return fs::weakly_canonical(place / drop_in_name, ignored).string();
   return {};
 }
 

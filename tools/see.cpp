@@ -1,6 +1,8 @@
 // tools/see.cpp - map, who, check, reap.
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "map_drawing.hpp"
 #include "output.hpp"
 
@@ -38,7 +40,7 @@ void who(session& s, const std::string& name) {
   if (!s.json) fmt::print("{:>6} {:>8} {:<16} {:<6} {:>7} {:>10} {:>8} {:>10}\n", "MEMBER", "PROCESS", "PROGRAM", "STATE", "THREADS", "CACHED", "BLOCKS", "HELD");
   for (const member_summary& m : opened->members()) {
     if (s.json) all.push_back(json_of(m));
-    else fmt::print("{:>6} {:>8} {:<16} {:<6} {:>7} {:>10} {:>8} {:>10}\n", static_cast<unsigned>(m.id), m.process_id, m.program, m.alive ? "alive" : "dead", m.threads, bytes_text(m.cached_bytes), m.held_blocks, bytes_text(m.held_bytes));
+    else fmt::print("{:>6} {:>8} {:<16} {:<6} {:>7} {:>10} {:>8} {:>10}\n", static_cast<unsigned>(m.id), m.process_id, printable(m.program), m.alive ? "alive" : "dead", m.threads, bytes_text(m.cached_bytes), m.held_blocks, bytes_text(m.held_bytes));
   }
   if (s.json) print(all);
 }
@@ -51,20 +53,28 @@ void check(session& s, const std::string& name) {
   if (!report->holds()) s.exit = exit_refused;
   if (s.json) return print({{"holds", report->holds()}, {"exact", report->exact}, {"checked", report->checked}, {"broken", report->broken}});
   fmt::print("{} objects of \"{}\" checked{}: {}.\n", report->checked, name, report->exact ? "" : " (a stopped thread's cache was left out)", report->holds() ? "every invariant holds" : fmt::format("{} invariants are broken", report->broken.size()));
-  for (const std::string& sentence : report->broken) fmt::print("  {}\n", sentence);
+  for (const std::string& sentence : report->broken) fmt::print("  {}\n", printable(sentence));
 }
 
 void repair(session& s, const std::string& name) {
   const auto done = heap::repair(name);
   if (!done) return refuse(s, done.error());
   if (!done->after.holds()) s.exit = exit_refused;
-  if (s.json) return print({{"holds", done->after.holds()}, {"found", done->found}, {"changed", done->changed}, {"broken", done->after.broken}});
+  if (s.json)
+    return print({{"holds", done->after.holds()},
+                  {"found", done->found},
+                  {"changed", done->changed},
+                  {"uncertain", done->uncertain},
+                  {"broken", done->after.broken}});
   auto list = [](const std::vector<std::string>& sentences, const std::string& heading) {
     if (!sentences.empty()) fmt::print("{}:\n", heading);
-    for (const std::string& sentence : sentences) fmt::print("  {}\n", sentence);
+    for (const std::string& sentence : sentences) fmt::print("  {}\n", printable(sentence));
   };
   list(done->found, fmt::format("{} invariants of \"{}\" were broken", done->found.size(), name));
   list(done->changed, "Rebuilt from what is true");
+  list(done->uncertain,
+       "Uncertain: nothing vouches for this, and none of it is handed out; look at it, then reap "
+       "or release it");
   list(done->after.broken, "Still broken, since nothing else tells what is true");
   fmt::print("{} objects of \"{}\" checked: {}.\n", done->after.checked, name,
              !done->after.holds() ? "not all could be repaired" : done->found.empty() ? "there was nothing to repair" : "every invariant holds again");
@@ -87,11 +97,14 @@ void reap(session& s, const std::string& name, const reap_arguments& a) {
   auto opened = heap::attach(name, {.regions = attach_policy::manual});
   if (!opened) return refuse(s, opened.error());
   nlohmann::json all = nlohmann::json::array();
-  for (const member_summary& m : opened->members()) {
+  const auto members = opened->members();
+  const bool is_there = std::any_of(members.begin(), members.end(), [&](const member_summary& m) { return static_cast<unsigned>(m.id) == a.member; });
+  if (a.member != 0 && !is_there) return refuse(s, fmt::format("\"{}\" has no member {}, alive or dead; `annex who {}` shows those there are", name, a.member, name));
+  for (const member_summary& m : members) {
     if (m.alive ? static_cast<unsigned>(m.id) != a.member : a.member != 0 && static_cast<unsigned>(m.id) != a.member) continue;
     std::uint64_t shown = 0, bytes = 0;
     nlohmann::json blocks = nlohmann::json::array();
-    const std::string who = fmt::format("member {} (process {}, {}), which is dead", static_cast<unsigned>(m.id), m.process_id, m.program);
+    const std::string who = fmt::format("member {} (process {}, {}), which is dead", static_cast<unsigned>(m.id), m.process_id, printable(m.program));
     const auto freed = opened->reap(m.id, [&](const block_summary& b) {
       bytes += b.size_bytes;
       const std::uint64_t where = static_cast<std::uint64_t>(b.where);

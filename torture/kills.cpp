@@ -3,8 +3,10 @@
 //   torture_kills [--seconds N] [--kills N] [--seed N]
 //
 // After each death the one who watches goes on at once (measured), frees what the dead had in their hands and nobody else
-// has, and audits the heap while the others work. At the end everybody is killed, everything reaped and drained, and the heap
-// must be empty.
+// has, and audits the heap while the others work. Workers fork children, which die at random too (crowd.hpp). Now and then
+// everybody is killed at once: the books must agree with the heap exactly, then it is repaired and used again. At the end
+// everybody is killed, everything reaped and drained, and the heap must be empty. No refusal may say that something is damaged,
+// gone or full, and no operation may sleep for a second that was not asked to wait.
 #include <CLI/CLI.hpp>
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
@@ -51,7 +53,8 @@ class watcher {
     directory_ = ::mkdtemp(name);
     ::setenv("ANNEX_DIR", directory_.c_str(), 1);
     room_ = new (::mmap(nullptr, sizeof(common_room), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0)) common_room{};
-    heap_ = must(heap::create("crowd", {.metadata_limit_bytes = std::size_t{4} << 30, .thread_limit = 256}));
+    if (::prctl(PR_SET_CHILD_SUBREAPER, 1) != 0) fail("no way to wait for the children of the dead");
+    heap_ = must(heap::create("crowd", {.metadata_limit_bytes = std::size_t{4} << 30, .member_limit = 256, .thread_limit = 512}));
     must(heap_.bring_memory({.length_bytes = 48 << 20}));
     must(heap_.bring_memory({.length_bytes = 8 << 20}));
     must(raw_pool::create(heap_, "pool", {.object_bytes = 200, .object_count = 300, .cache_objects = 16}));
@@ -71,23 +74,92 @@ class watcher {
       reap_the_dead();
       check();
       start(w);
+      collect_orphans();
+      if (kills_ >= next_quiet_) {
+        kill_all();
+        check_while_quiet();
+        repair();
+        for (int other = 0; other < workers; ++other) start(other);
+        next_quiet_ = kills_ + 100 + random_() % 200;
+      }
     }
-    for (int w = 0; w < workers; ++w) kill_worker(w);
-    for (int w = 0; w < workers; ++w) clear_hand(w);
+    kill_all();
+    check_while_quiet();
     const std::uint64_t steals = heap_.stats().lock_steals;
     end();
-    std::uint64_t operations = 0, longest = 0;
+    std::uint64_t operations = 0, longest = 0, asleep = 0, stalls = 0, attaches = 0, forks = 0, threads = 0, views = 0, reaps = 0;
     for (const counters& c : room_->count) {
       operations += c.operations;
+      attaches += c.attaches;
+      forks += c.forks;
+      threads += c.threads;
+      views += c.views;
+      reaps += c.reaps;
+      stalls += c.stalls;
       longest = std::max(longest, c.longest_wait_ns.load());
+      asleep = std::max(asleep, c.longest_asleep_ns.load());
     }
-    fmt::print("{} kills in {:.0f} s (seed {}), {} operations of {} workers, {} locks taken over from the dead: every audit held, the heap ended empty.\n"
-               "The longest the watcher waited for an operation after a death: {:.1f} ms; the longest a worker took for a message, scheduling included: {:.0f} ms.\n",
-               kills_, std::chrono::duration<double>(clock::now() - begin).count(), options_.seed, operations, workers, steals, static_cast<double>(longest_wait_ns_) / 1e6,
-               static_cast<double>(longest) / 1e6);
+    fmt::print("{} kills of workers and {} of their children in {:.0f} s (seed {}), {} operations of {} workers, {} locks taken over from the dead: every audit held, the heap ended empty.\n"
+               "{} attaches, {} forks, {} threads, {} pools and rings made or released, {} reaps by workers, {} repairs: no wrong refusal.\n"
+               "The longest the watcher waited for an operation after a death: {:.1f} ms; the longest a worker took for an operation, scheduling included: {:.0f} ms, asleep: {:.0f} ms.\n",
+               kills_, room_->kills_by_timer.load() + orphans_killed_, std::chrono::duration<double>(clock::now() - begin).count(), options_.seed, operations, workers, steals, attaches, forks, threads, views,
+               reaps, repairs_, static_cast<double>(longest_wait_ns_) / 1e6, static_cast<double>(longest) / 1e6, static_cast<double>(asleep) / 1e6);
+    if (stalls != 0) fail(fmt::format("{} operations slept for longer than a second (seed {})", stalls, options_.seed));
   }
 
  private:
+  // Children of workers that are dead: they end by themselves, or by their timers.
+  void collect_orphans(bool all = false) {
+    int status = 0;
+    pid_t who = 0;
+    while ((who = ::waitpid(-1, &status, all ? 0 : WNOHANG)) > 0) {
+      if (std::find(std::begin(process_), std::end(process_), who) != std::end(process_)) fail(fmt::format("a worker ended by itself with status {:#x} (seed {}, kill {})", status, options_.seed, kills_));
+      if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) ++orphans_killed_;
+      else if (status != 0) fail(fmt::format("a child of a dead worker ended with status {:#x} (seed {}, kill {})", status, options_.seed, kills_));
+    }
+  }
+  void kill_all() {
+    for (int w = 0; w < workers; ++w) kill_worker(w);
+    std::fill(std::begin(process_), std::end(process_), 0);
+    collect_orphans(true);
+    for (int w = 0; w < workers; ++w) clear_hand(w);
+    reap_the_dead();
+  }
+
+  // Nobody else lives. What is live is what the mailbox has, unharmed, and what has a name.
+  void check_while_quiet() {
+    const audit_report report = must(heap_.audit());
+    if (!report.holds()) fail(fmt::format("with everybody dead: {} (seed {}, kill {})", report.broken.front(), options_.seed, kills_));
+    if (!report.exact) fail(fmt::format("with everybody dead a cache could not be held still (seed {}, kill {})", options_.seed, kills_));
+    std::uint64_t known = 0;
+    for (const auto& box : room_->mail) {
+      const std::uint64_t block = box.load();
+      if (block == 0) continue;
+      ++known;
+      auto found = heap_.resolve(handle{block});
+      if (!found) fail(fmt::format("the block {:#x} of the mailbox is lost: {} (seed {}, kill {})", block, found.error().message(), options_.seed, kills_));
+      const auto* l = static_cast<const letter*>(*found);
+      if (l->self != block || l->stamp.load() == 0 || static_cast<const unsigned char*>(*found)[l->size_bytes - 1] != static_cast<unsigned char>(l->stamp.load()))
+        fail(fmt::format("the block {:#x} of the mailbox was written to (seed {}, kill {})", block, options_.seed, kills_));
+    }
+    for (const member_summary& m : heap_.members())
+      if (!m.alive && m.held_blocks == 0) fail(fmt::format("the dead member {} is still listed although it holds nothing (seed {}, kill {})", static_cast<unsigned>(m.id), options_.seed, kills_));
+    std::uint64_t live = 0;
+    must(heap_.for_each_block([&](const block_summary& b) { live += b.kind != block_kind::zone && b.kind != block_kind::pool_object; }));
+    if (live != known) fail(fmt::format("{} blocks are live, the mailbox has {} (seed {}, kill {})", live, known, options_.seed, kills_));
+  }
+
+  void repair() {
+    heap_ = heap{};
+    const repair_report done = must(heap::repair("crowd"));
+    if (!done.after.holds()) fail(fmt::format("after repair: {} (seed {}, kill {})", done.after.broken.front(), options_.seed, kills_));
+    if (!done.found.empty() || !done.changed.empty())
+      fail(fmt::format("repair of a sound heap: {} (seed {}, kill {})", done.found.empty() ? done.changed.front() : done.found.front(), options_.seed, kills_));
+    ++repairs_;
+    heap_ = must(heap::attach("crowd"));
+    check_while_quiet();
+  }
+
   void start(int w) {
     const unsigned seed = static_cast<unsigned>(random_());
     process_[w] = ::fork();
@@ -126,14 +198,20 @@ class watcher {
     timed([&] { (void)heap_.recover(); });
   }
 
-  // What the dead worker had taken out of the mailbox, and had not come to free: nobody else will.
+  // What the dead worker had taken out of the mailbox, and had not come to free: nobody else will. Until it is freed it stays
+  // in the hand, so that no worker reaps it meanwhile.
   void clear_hand(int w) {
-    const std::uint64_t block = room_->hands[w].block.exchange(0), stamp = room_->hands[w].stamp.load();
+    free_from(room_->hands[w], w);
+    room_->hands[w].block.store(0);
+  }
+  void free_from(const hand& of_the_dead, int w) {
+    const std::uint64_t block = of_the_dead.block.load();
+    std::uint64_t stamp = of_the_dead.stamp.load();
     if (block == 0 || is_in_use(*room_, block, w)) return;
     auto found = heap_.resolve(handle{block});
     if (!found) return;
     auto* l = static_cast<letter*>(*found);
-    if (stamp == 0 || !l->stamp.compare_exchange_strong(*const_cast<std::uint64_t*>(&stamp), 0)) return;
+    if (stamp == 0 || !l->stamp.compare_exchange_strong(stamp, 0)) return;
     heap::free(l);
   }
 
@@ -147,6 +225,7 @@ class watcher {
 
   void check() {
     const audit_report report = must(heap_.audit());
+    if (const std::uint64_t said = heap_.stats().misuse_count; said != 0) fail(fmt::format("{} blocks are said to have been freed twice; nobody did (seed {}, kill {})", said, options_.seed, kills_));
     if (!report.holds()) fail(fmt::format("{} (seed {}, kill {})", report.broken.front(), options_.seed, kills_));
   }
 
@@ -158,6 +237,10 @@ class watcher {
     check();
     must(raw_pool::release(heap_, "pool"));
     must(ring::release(heap_, "ring"));
+    for (int i = 0; i < 3; ++i) {
+      (void)raw_pool::release(heap_, "passing" + std::to_string(i));
+      (void)ring::release(heap_, "passing" + std::to_string(i));
+    }
     for (int i = 0; i < 8; ++i) (void)heap_.release_zone("zone" + std::to_string(i));
     std::vector<region_id> regions;
     heap_.for_each_region([&](const region_summary& r) { regions.push_back(r.id); });
@@ -179,7 +262,7 @@ class watcher {
   heap heap_;
   pid_t process_[workers] = {};
   std::pair<std::uint64_t, clock::time_point> seen_[workers] = {};
-  std::uint64_t kills_ = 0, longest_wait_ns_ = 0;
+  std::uint64_t kills_ = 0, longest_wait_ns_ = 0, next_quiet_ = 50, orphans_killed_ = 0, repairs_ = 0;
 };
 
 }  // namespace

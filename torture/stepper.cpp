@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,7 @@
 namespace annex::torture {
 namespace {
 
+constexpr std::chrono::milliseconds long_time{10};
 constexpr std::size_t stops_per_meeting = 4;  // to reach a breakpoint and get off it again
 std::uint64_t detour_count = 0;
 
@@ -66,6 +68,11 @@ stepper::stepper(const std::function<void()>& body, bool threaded) {
 
 stepper::~stepper() { kill_now(); }
 
+void stepper::await_exit(int* status) {
+  while (::waitpid(process_, status, __WALL) == process_ && WIFSTOPPED(*status)) ::ptrace(PTRACE_CONT, process_, nullptr, WSTOPSIG(*status));
+  process_ = 0;
+}
+
 void stepper::kill_now() {
   if (process_ == 0) return;
   ::kill(process_, SIGKILL);
@@ -79,6 +86,7 @@ void stepper::kill_now() {
 // False: the operation is over (it stopped itself again, its thread or process ended). *signal otherwise.
 bool stepper::wait_for_stop(int* signal) {
   int status = 0;
+  if (when_long_) look_until_long();
   if (::waitpid(traced_, &status, __WALL) != traced_ || WIFEXITED(status) || WIFSIGNALED(status)) {
     if (WIFSIGNALED(status)) std::fprintf(stderr, "the victim died of signal %d by itself\n", WTERMSIG(status)), std::abort();
     ended_ = true;
@@ -87,6 +95,38 @@ bool stepper::wait_for_stop(int* signal) {
   *signal = WSTOPSIG(status);
   if (*signal == SIGSTOP) ended_ = true;
   return *signal != SIGSTOP;
+}
+
+// Returns when it has stopped, or when it takes long and that has been said.
+void stepper::look_until_long() {
+  const auto until = std::chrono::steady_clock::now() + long_time;
+  for (int looks = 0;; ++looks) {
+    siginfo_t found{};
+    if (::waitid(P_PID, static_cast<id_t>(traced_), &found, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) != 0 || found.si_pid != 0) return;
+    if (looks < 50) continue;
+    if (std::chrono::steady_clock::now() > until) break;
+    ::usleep(100);
+  }
+  std::exchange(when_long_, {})();
+}
+
+void stepper::let_go() {
+  set_breakpoint(0);  // one that was not met
+  if (::ptrace(PTRACE_CONT, traced_, nullptr, nullptr) != 0) give_up("PTRACE_CONT");
+  runs_ = true;
+}
+
+bool stepper::has_ended() {
+  if (ended_) return true;
+  siginfo_t found{};
+  if (!runs_ || ::waitid(P_PID, static_cast<id_t>(traced_), &found, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) != 0 || found.si_pid == 0) return false;
+  runs_ = false;
+  int signal = 0;
+  if (wait_for_stop(&signal)) {
+    std::fprintf(stderr, "the one who was let go met signal %d\n", signal);
+    std::abort();
+  }
+  return true;
 }
 
 bool stepper::step() {

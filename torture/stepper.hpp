@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 namespace annex::torture {
@@ -37,7 +38,15 @@ class stepper {
   bool go_to(const path& known, std::size_t k);
   /// Lets it run to its end.
   void finish();
+  /// Lets it run, without waiting for anything.
+  void let_go();
+  /// Whether the operation has ended since; without waiting.
+  bool has_ended();
+  /// What go_to() calls once, when the way there takes longer than this: somebody may have to be let go first.
+  void when_it_takes_long(std::function<void()> what) { when_long_ = std::move(what); }
   void kill_now();
+  /// When it has been let go: its exit status.
+  void await_exit(int* status);
   pid_t process() const { return process_; }
   /// Breakpoints that were never met, because the run differed from the recorded one; the operation had ended then.
   static std::uint64_t detours();
@@ -51,8 +60,10 @@ class stepper {
   bool run_to(std::uint64_t address, std::uint32_t times);
   bool set_breakpoint(std::uint64_t address);
   bool wait_for_stop(int* signal);
+  void look_until_long();
   pid_t process_ = 0, traced_ = 0;
-  bool ended_ = false;
+  bool ended_ = false, runs_ = false;
+  std::function<void()> when_long_;
 };
 
 }  // namespace annex::torture

@@ -1,6 +1,6 @@
 // torture/steps.cpp - kills every operation after every machine instruction of it, and looks at what is left.
 //
-//   torture_steps [--kills N] [--depth D] [--only TEXT] [--invisible]
+//   torture_steps [--kills N] [--depth D] [--only TEXT] [--every N] [--invisible]
 //
 // N deaths are spread over each operation; without: at every moment there is. The moments are the beginning and after each
 // instruction that changes something that outlives the process (visible.hpp): after any other, the same bytes are left as
@@ -175,7 +175,7 @@ operation take_over(const operation& first, const path& first_path, std::size_t 
   return what;
 }
 
-void run(std::size_t most_kills, int depth, const std::string& only, bool invisible) {
+void run(std::size_t most_kills, int depth, const std::string& only, std::size_t every, bool invisible) {
   const heap_options options{.metadata_limit_bytes = std::size_t{1} << 30, .member_limit = 64, .thread_limit = 64, .region_limit = 64, .zone_limit = 64};
   figures total;
   std::uint64_t longest = 0;
@@ -188,6 +188,8 @@ void run(std::size_t most_kills, int depth, const std::string& only, bool invisi
     longest = std::max(longest, s.longest_wait_ns());
   };
   auto wanted = [&](const std::string& name) { return only.empty() || name.find(only) != name.npos; };
+  std::size_t seen = 0;
+  auto is_chosen = [&] { return seen++ % every == 0; };
   fmt::print("{:<84} {:>8} {:>8} {:>8}\n", "operation", "instr.", "moments", "kills");
   {
     survivor s(options);
@@ -195,7 +197,7 @@ void run(std::size_t most_kills, int depth, const std::string& only, bool invisi
     for (const operation& what : every_operation()) {
       const bool takes_lock = what.name[0] != 'r' || what.name[1] != 'i';  // rings work without it
       const std::string over = fmt::format("take over from: {}", what.name), again = fmt::format("take over from who took over from: {}", what.name);
-      if (!wanted(what.name) && !wanted(over) && !wanted(again)) continue;
+      if ((!wanted(what.name) && !wanted(over) && !wanted(again)) || !is_chosen()) continue;
       const auto [first_path, weak] = t.torture(what, what.name);
       if (!takes_lock || what.threaded || depth < 2) continue;
       for (const std::size_t step : weak.steps) {
@@ -213,7 +215,7 @@ void run(std::size_t most_kills, int depth, const std::string& only, bool invisi
     survivor s(checked);
     torturer t(s, most_kills, invisible);
     for (const operation& what : checked_operations())
-      if (wanted(what.name)) t.torture(what, what.name);
+      if (wanted(what.name) && is_chosen()) t.torture(what, what.name);
     add(t, s);
   }
   fmt::print("\n{} operations of {} instructions, {} moments at which a death leaves something else, {} kills ({} moments were not met, the operation having taken another way): every audit held, every byte was accounted for.\n"
@@ -232,6 +234,8 @@ int main(int argc, char** argv) {
   app.add_option("--kills", kills, "Deaths per operation, spread over it; 0: at every moment");
   app.add_option("--depth", depth, "1: operations; 2: also who takes over; 3: also who takes over from that one")->capture_default_str()->check(CLI::Range(1, 3));
   app.add_option("--only", only, "Only operations whose name contains this");
+  std::size_t every = 1;
+  app.add_option("--every", every, "Only each so manieth operation")->capture_default_str()->check(CLI::PositiveNumber);
   bool invisible = false;
   app.add_flag("--invisible", invisible, "Also after instructions that change only what dies with the process");
   CLI11_PARSE(app, argc, argv);
@@ -240,5 +244,5 @@ int main(int argc, char** argv) {
   CPU_ZERO(&here);
   CPU_SET(static_cast<std::size_t>(::sched_getcpu()), &here);
   ::sched_setaffinity(0, sizeof here, &here);
-  annex::torture::run(kills, depth, only, invisible);
+  annex::torture::run(kills, depth, only, every, invisible);
 }

@@ -14,13 +14,21 @@
 #include <map>
 #include <utility>
 
+#include "heap/local_heap.hpp"
+
 namespace annex::torture {
 namespace {
+
+constexpr int place_shift = 44;
+constexpr std::uint64_t is_place = std::uint64_t{1} << 63;
+constexpr std::size_t most_past = 20'000;
 
 constexpr std::size_t sizes[] = {64, 64, 64, 64, 200, 1000, 5000, 20000, 65536, 100000, 300000, 2000};
 constexpr std::size_t iova_region_bytes = 2 << 20;
 
 std::size_t size_of(int index) { return sizes[static_cast<std::size_t>(index) % std::size(sizes)]; }
+
+std::uint64_t place_in(std::uint64_t slot, std::uint64_t offset) { return is_place | slot << place_shift | offset; }
 
 std::uint64_t now_ns() { return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
 
@@ -57,7 +65,7 @@ survivor::survivor(const heap_options& options) {
 
 survivor::~survivor() {
   for (auto& entry : book_->survivor)
-    if (const std::uint64_t block = entry.exchange(0)) heap::free(must(heap_.resolve(handle{block})));
+    if (const std::uint64_t block = entry.exchange(0)) heap::free(at_place(heap_, block));
   heap_.trim();
   if (const heap_stats s = heap_.stats(); s.live_blocks != 0 || s.free_bytes != s.total_bytes) {
     heap_.for_each_map_piece([](const map_piece& p) {
@@ -82,11 +90,33 @@ void survivor::set_the_scene() {
     if (blocks_[static_cast<std::size_t>(i)] == nullptr) fail("the survivor got no block: " + std::string(heap::last_failure().message()));
     std::memset(blocks_[static_cast<std::size_t>(i)], i + 1, size_of(i));
     lent_[static_cast<std::size_t>(i)] = blocks_[static_cast<std::size_t>(i)];
-    book_->survivor[i] = static_cast<std::uint64_t>(heap_.handle_of(blocks_[static_cast<std::size_t>(i)]));
+    book_->survivor[i] = place_of(heap_, blocks_[static_cast<std::size_t>(i)]);
   }
   for (auto& entry : book_->victim) entry = 0;
   book_->victims = 0;
   book_->victim_member = 0;
+  book_->names = 0;
+}
+
+void survivor::name_blocks() {
+  for (int i = 0; i < survivor_blocks; ++i) {
+    const handle name = heap_.handle_of(blocks_[static_cast<std::size_t>(i)]);
+    if (name == null_handle) fail("a block of the survivor's got no handle");
+    book_->survivors_name[i] = static_cast<std::uint64_t>(name);
+  }
+}
+
+void survivor::forget(std::atomic<std::uint64_t>& name) {
+  if (const std::uint64_t past = name.exchange(0)) past_.push_back(handle{past});
+}
+
+// Once the dead are reaped: nothing of the victim's is left.
+void survivor::check_names() {
+  for (std::uint32_t i = 0; i < book_->names.load(); ++i) forget(book_->named[i].name);
+  book_->names = 0;
+  for (const handle past : past_)
+    if (const auto found = heap_.resolve(past)) fail(fmt::format("handle {:#x} of a block that was freed leads to {}", static_cast<std::uint64_t>(past), *found));
+  if (past_.size() > most_past) past_.erase(past_.begin(), past_.begin() + most_past / 2);
 }
 
 void survivor::go_on_at_once() {
@@ -108,7 +138,7 @@ void survivor::go_on_at_once() {
 void survivor::check_books(std::uint64_t held_in_hand) {
   std::map<std::uint64_t, std::uint32_t> live;
   must(heap_.for_each_block([&](const block_summary& b) {
-    if (b.kind != block_kind::zone) live[static_cast<std::uint64_t>(b.where)] = static_cast<std::uint32_t>(b.holder);
+    if (b.kind != block_kind::zone) live[place_of(heap_, b)] = static_cast<std::uint32_t>(b.holder);
   }));
   const auto me = static_cast<std::uint32_t>(heap_.self());
   for (int i = 0; i < survivor_blocks; ++i) {
@@ -116,9 +146,13 @@ void survivor::check_books(std::uint64_t held_in_hand) {
     void* const lent = std::exchange(lent_[static_cast<std::size_t>(i)], block != 0 ? blocks_[static_cast<std::size_t>(i)] : nullptr);
     if (block == 0) {
       // Crossed out, and perhaps not freed: it was in the dead one's hands, nobody else will free it.
-      const auto found = live.find(static_cast<std::uint64_t>(heap_.handle_of(lent)));
-      if (lent == nullptr || found == live.end() || found->second != me) continue;
+      const auto found = lent != nullptr ? live.find(place_of(heap_, lent)) : live.end();
+      if (found == live.end() || found->second != me) {
+        forget(book_->survivors_name[i]);
+        continue;
+      }
       heap::free(lent);
+      forget(book_->survivors_name[i]);
       live.erase(found);
       if (held_in_hand-- == 0) fail("an operation that frees nothing crossed a block out");
       continue;
@@ -128,7 +162,13 @@ void survivor::check_books(std::uint64_t held_in_hand) {
     if (found->second != me) fail(fmt::format("the survivor's block {:#x} is listed under member {}", block, found->second));
     const auto* bytes = static_cast<const unsigned char*>(blocks_[static_cast<std::size_t>(i)]);
     if (!std::all_of(bytes, bytes + size_of(i), [&](unsigned char c) { return c == i + 1; })) fail(fmt::format("the survivor's block {:#x} was written to", block));
+    if (const std::uint64_t name = book_->survivors_name[i].load(); name != 0 && heap_.resolve(handle{name}).value_or(nullptr) != blocks_[static_cast<std::size_t>(i)])
+      fail(fmt::format("handle {:#x} does not lead to the survivor's block {:#x}", name, block));
     live.erase(found);
+  }
+  for (std::uint32_t i = 0; i < book_->names.load(); ++i) {
+    const std::uint64_t name = book_->named[i].name.load(), place = book_->named[i].place.load();
+    if (place != 0 && heap_.resolve(handle{name}).value_or(nullptr) != at_place(heap_, place)) fail(fmt::format("handle {:#x} does not lead to the victim's block {:#x}", name, place));
   }
   for (std::uint32_t i = 0; i < book_->victims.load(); ++i) {
     const std::uint64_t block = book_->victim[i].load();
@@ -161,8 +201,10 @@ void survivor::check_after_death(std::uint64_t held_in_hand) {
       if (p.use == map_use::slab && p.live_bytes == 0) fail(fmt::format("a slab of blocks of {} bytes in region {} is empty, and stays", p.block_bytes, static_cast<unsigned>(p.region)));
     });
   }
+  check_names();
   sound("after reaping");
   const heap_stats s = heap_.stats();
+  if (s.misuse_count != 0) fail(fmt::format("{} blocks are said to have been freed twice; nobody did", s.misuse_count));
   std::uint64_t mine = s.zone_count;
   for (const auto& entry : book_->survivor) mine += entry.load() != 0;
   std::uint64_t rings = 0;
@@ -172,29 +214,63 @@ void survivor::check_after_death(std::uint64_t held_in_hand) {
     fail(fmt::format("{} used + {} cached + {} free are not the {} bytes there are", s.used_bytes, s.cached_bytes, s.free_bytes, s.total_bytes));
 }
 
+std::uint64_t place_of(heap& h, const block_summary& b) {
+  const u32 slot = slot_of(b.where);
+  return is_place | remote_address(b.where, h.internal()->views().record(slot).length_bytes);
+}
+
+std::uint64_t place_of(heap& h, const void* block) {
+  const auto where = heap::locate(block);
+  if (!where) fail("a block lies in no region");
+  return place_in(h.internal()->views().slot_of(static_cast<u32>(where->region)), where->offset_bytes);
+}
+
+void* at_place(heap& h, std::uint64_t place) {
+  const local_region& region = *must(h.internal()->ensure_attached(static_cast<u32>((place & ~is_place) >> place_shift)));
+  return region.base + (place & low_bits(place_shift));
+}
+
 void* keep(heap& h, books& b, void* block) {
   if (block == nullptr) return nullptr;
   const std::uint32_t at = b.victims.load(std::memory_order_relaxed);
   if (at >= victim_blocks) std::abort();
-  b.victim[at].store(static_cast<std::uint64_t>(h.handle_of(block)), std::memory_order_relaxed);
+  b.victim[at].store(place_of(h, block), std::memory_order_relaxed);
   b.victims.store(at + 1, std::memory_order_relaxed);
   return block;
+}
+
+void name_block(heap& h, books& b, const void* block) {
+  const handle its = h.handle_of(block);
+  if (its == null_handle) fail("a block got no handle");
+  const std::uint32_t at = b.names.load(std::memory_order_relaxed);
+  if (at >= most_names) std::abort();
+  b.named[at].name.store(static_cast<std::uint64_t>(its), std::memory_order_relaxed);
+  b.named[at].place.store(place_of(h, block), std::memory_order_relaxed);
+  b.names.store(at + 1, std::memory_order_relaxed);
+}
+
+void* take_out(heap& h, books& b, std::uint32_t index) {
+  const std::uint64_t place = b.victim[index].exchange(0);
+  if (place == 0) return nullptr;
+  for (std::uint32_t i = 0; i < b.names.load(std::memory_order_relaxed); ++i)
+    if (b.named[i].place.load(std::memory_order_relaxed) == place) b.named[i].place.store(0, std::memory_order_relaxed);
+  return at_place(h, place);
 }
 
 void drop(heap& h, books& b) {
   std::uint32_t at = b.victims.load(std::memory_order_relaxed);
   while (at > 0) {
-    const std::uint64_t block = b.victim[--at].exchange(0);
+    void* const block = take_out(h, b, --at);
     b.victims.store(at, std::memory_order_relaxed);
-    if (block == 0) continue;
-    heap::free(must(h.resolve(handle{block})));
+    if (block == nullptr) continue;
+    heap::free(block);
     return;
   }
 }
 
 void drop_survivors(heap& h, books& b, int index) {
   const std::uint64_t block = b.survivor[index].exchange(0);
-  if (block != 0) heap::free(must(h.resolve(handle{block})));
+  if (block != 0) heap::free(at_place(h, block));
 }
 
 }  // namespace annex::torture

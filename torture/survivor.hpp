@@ -8,6 +8,9 @@
 //   - every block in the victim's book is live and listed under the dead victim
 //   - besides those, the dead hold at most what one operation can have in its hands
 //   - when the dead are reaped, exactly the survivor's blocks are left
+//   - a handle that somebody asked for leads to its block while that is in a book, and is stale for ever once it has been freed
+//
+// Books say where a block lies, not its handle: a block that nobody named is freed in another way than one with a name.
 #pragma once
 #include <annex/annex.hpp>
 
@@ -18,13 +21,16 @@
 
 namespace annex::torture {
 
-inline constexpr int survivor_blocks = 24, victim_blocks = 1024;
+inline constexpr int survivor_blocks = 24, victim_blocks = 1024, most_names = 512;
 inline constexpr const char* heap_name = "steps";
 
 struct books {
-  std::atomic<std::uint64_t> survivor[survivor_blocks], victim[victim_blocks];
+  std::atomic<std::uint64_t> survivor[survivor_blocks], victim[victim_blocks];  // places; 0: none
   std::atomic<std::uint32_t> victims;       // entries used
   std::atomic<std::uint32_t> victim_member;
+  std::atomic<std::uint64_t> survivors_name[survivor_blocks];  // handles that were asked for; 0: none
+  struct { std::atomic<std::uint64_t> name, place; } named[most_names];  // by the victim; place 0: given back, or about to be
+  std::atomic<std::uint32_t> names;         // entries used
 };
 
 /// Ends the torture with a sentence; it names the operation and the instruction.
@@ -50,19 +56,32 @@ class survivor {
   std::uint64_t longest_wait_ns() const { return longest_wait_ns_; }
   /// Waits of allocate, free, zone and recover right after a death.
   void go_on_at_once();
+  /// Asks for the handles of all its blocks.
+  void name_blocks();
 
  private:
   void check_books(std::uint64_t held_in_hand);
+  void check_names();
+  void forget(std::atomic<std::uint64_t>& name);
   heap heap_;
   books* book_;
   std::vector<void*> blocks_, lent_;
+  std::vector<handle> past_;
   std::string directory_;
   std::uint64_t longest_wait_ns_ = 0, deaths_ = 0;
 };
 
 // ---- for the victim ---------------------------------------------------------------------------------------------------------
+/// Where a block lies, as one number that means the same in every process. Asks for no handle.
+std::uint64_t place_of(heap& h, const void* block);
+std::uint64_t place_of(heap& h, const block_summary& block);
+void* at_place(heap& h, std::uint64_t place);
 /// Enters the block into the victim's book.
 void* keep(heap& h, books& b, void* block);
+/// Asks for the handle of what lies there.
+void name_block(heap& h, books& b, const void* block);
+/// Crosses a block out.
+void* take_out(heap& h, books& b, std::uint32_t index);
 /// Crosses the latest block out and frees it.
 void drop(heap& h, books& b);
 /// Crosses a block of the survivor out and frees it.

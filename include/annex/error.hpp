@@ -4,7 +4,10 @@
 // number as in annex.h), the errno of the system call behind it when there was one, and one sentence that names the
 // value, the limit and the remedy.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <expected>
+#include <string>
 #include <string_view>
 #include <system_error>
 
@@ -34,7 +37,7 @@ inline std::error_code make_error_code(errc code) noexcept { return {static_cast
 struct error {
   errc code{};
   int os_errno = 0;      ///< errno behind it, or 0
-  char text[248] = {};   ///< one sentence: value, limit, remedy; never empty
+  char text[248] = {};   ///< one sentence: value, limit, remedy; never empty; may be shown as it is (see printable())
 
   std::string_view message() const noexcept { return text; }
 };
@@ -47,7 +50,16 @@ ANNEX_PUBLIC std::string_view describe(errc code) noexcept;
 /// The identifier of a code as written in this header, for example "region_overlap".
 ANNEX_PUBLIC std::string_view name_of(errc code) noexcept;
 
+/// Throws std::bad_alloc, which the interfaces of containers have for "no"; ends a program that is compiled without exceptions.
+[[noreturn]] ANNEX_PUBLIC void throw_bad_alloc();
+
+/// Bytes that somebody else chose (names of zones and programs, paths) as text that may be shown anywhere: valid UTF-8, in which
+/// what would move a terminal's cursor, end a line or turn the direction of writing, and bytes that are no text, are \xNN.
+ANNEX_PUBLIC std::string printable(std::string_view bytes);
+
 }  // namespace annex
 
 template <>
 struct std::is_error_code_enum<annex::errc> : std::true_type {};
+
+#endif

@@ -8,6 +8,8 @@
 // Threads: every function may be called from any thread at any time, except that closing a heap must not race with its
 // use. Processes: any process may attach by name, in any order, and be killed at any instruction. Not async-signal-safe.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/observer.hpp>
 #include <annex/types.hpp>
 
@@ -29,16 +31,20 @@ class ANNEX_PUBLIC heap {
   static result<heap> create(std::string_view name, const heap_options& = {});
   /// Makes a heap without a name for this process alone. Errors: invalid_argument, os_failure.
   static result<heap> create_private(const heap_options& = {});
-  /// Joins a heap. Errors: invalid_name, no_such_heap, incompatible_layout, corrupt (heap::repair), permission,
-  /// limit_reached, heap_in_use (it is being repaired), os_failure.
+  /// Joins a heap. Again in the same process: another member in the same mapping, so that addresses and handles are shared;
+  /// read-only and writable attachments are two mappings. Errors: invalid_name, no_such_heap, incompatible_layout, corrupt
+  /// (heap::repair), permission, limit_reached, heap_in_use (it is being repaired), already_attached (here, with the other
+  /// attach_policy), os_failure.
   static result<heap> attach(std::string_view name, const attach_options& = {});
   /// Ends a heap. Errors: invalid_name, no_such_heap, heap_in_use, blocks_live, incompatible_layout, corrupt, permission.
   static result<void> destroy(std::string_view name);
-  /// Rebuilds every index of a damaged heap from the truth (blocks, zones, holders) and says what it changed. Blocks stay
+  /// Rebuilds every index of a damaged heap from the truth (blocks, zones, holders) and says what it changed; what nothing
+  /// vouches for stays in use and is named (repair_report::uncertain), a dead member "(uncertain)" has what is nobody's. Blocks stay
   /// where they are. Nobody may be attached. Errors: invalid_name, no_such_heap, heap_in_use, corrupt (the header itself),
   /// incompatible_layout, permission, os_failure.
   static result<repair_report> repair(std::string_view name);
-  /// Every heap in the annex directory that this process may read.
+  /// Everything in the annex directory that has a heap's name; what can't be read, is damaged, or is no heap says so
+  /// (heap_summary::problem). Writes nothing. Errors: permission (the directory can't be read, or is not to be trusted), os_failure.
   static result<std::vector<heap_summary>> list();
 
   std::string_view name() const noexcept;  ///< empty for a private heap
@@ -50,8 +56,10 @@ class ANNEX_PUBLIC heap {
   /// iova_overlap, region_overlap, not_mapped, not_writable, no_cpu_access (zeroing untouchable memory), wrong_node,
   /// vetoed, limit_reached, read_only, forked_away. Cost: O(IOVA runs), not O(bytes), unless zeroing is asked for.
   result<region_id> add_memory(const memory_range&);
-  /// Makes or opens memory, then adds it; removing unmaps it. Errors: those of add_memory, not_supported, permission,
-  /// out_of_memory, wrong_memory (a descriptor that is too short), os_failure.
+  /// Makes or opens memory, then adds it; removing unmaps it. What a file system, the machine or a limit of the process can't
+  /// hold is refused, and what lies on a file system is reserved there (memory_source::reserve, overcommit): no write to a
+  /// block of it kills. Errors: those of add_memory, not_supported, permission, out_of_memory (the place, what is free there,
+  /// and what mends it), wrong_memory (a descriptor that is too short), os_failure (EFBIG: the file size limit).
   result<region_id> bring_memory(const memory_source&);
   /// Takes a region back when nothing in it is live. Errors: no_such_region, blocks_live, leased, observed_elsewhere,
   /// deadline_passed (an observer), read_only. On error nothing has changed and allocation goes on.
@@ -59,7 +67,7 @@ class ANNEX_PUBLIC heap {
   /// Stops allocation from the region, takes back what caches hold, waits for the last block, removes it. Errors: those of
   /// remove_memory, deadline_passed (names who holds what), canceled. On error the region serves again.
   result<void> drain_memory(region_id, std::chrono::nanoseconds deadline);
-  /// Makes a drain_memory of this region, in any process, return canceled. Errors: no_such_region, read_only.
+  /// Makes a drain_memory of this region, in any process, return canceled. Errors: no_such_region, read_only, forked_away.
   result<void> cancel_drain(region_id);
   /// Says where another process's region lies here. Errors: no_such_region, already_attached, bad_alignment,
   /// region_overlap, not_mapped, not_writable, wrong_memory (a file of another inode), vetoed.
@@ -67,7 +75,7 @@ class ANNEX_PUBLIC heap {
   /// Maps a region with an fd or path here now instead of on first use. Errors: no_such_region, already_attached,
   /// cannot_attach, wrong_memory, vetoed.
   result<void> attach_memory(region_id);
-  /// Forgets a region here; its blocks live on for the others. Errors: no_such_region, not_attached, leased,
+  /// Forgets a region here; its blocks live on for the others. Errors: no_such_region, not_attached, leased, forked_away,
   /// deadline_passed (an observer). Not allowed to race with use of its blocks in this process.
   result<void> detach_memory(region_id);
   /// Touches every page in parallel and checks its NUMA node. Errors: no_such_region, not_attached, no_cpu_access,
@@ -78,15 +86,25 @@ class ANNEX_PUBLIC heap {
   void synchronize();
 
   // ---- blocks --------------------------------------------------------------------------------------------------------
-  /// A block of at least size_bytes, aligned to 16 (64 from 64 bytes up in steps of 64). nullptr: last_failure() explains.
+  /// A block of at least size_bytes (1 byte to 16 TiB), aligned to 16 (64 from 64 bytes up in steps of 64). nullptr:
+  /// last_failure() explains. Size 0 is nullptr too (bad_request): it is nearly always a length that came out wrong, and a
+  /// block without a byte would have to be told from every other by its address alone.
   void* allocate(std::size_t size_bytes) noexcept;
   void* allocate(const placement&) noexcept;
   /// Fills as much of blocks as it can with blocks of size_bytes, from the front; returns how many.
   std::size_t allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept;
   /// Grows or shrinks, in place when it can; else allocates, copies, frees. nullptr: the old block is unchanged. A null block
-  /// is an allocation; size 0 frees and returns nullptr.
+  /// is an allocation; size 0 frees and returns nullptr. What the block was asked with is not remembered: one that moves is
+  /// aligned as by allocate(size_bytes) and may lie anywhere in its heap. Say it again with the second form.
   void* reallocate(void* block, std::size_t size_bytes) noexcept;
-  /// Frees a block of any heap, allocated by any thread or process. nullptr is ignored.
+  /// The same, and the block is as the placement says afterwards: a block that is not so already moves. Which bytes are new
+  /// only the caller knows: `zeroed` is refused (bad_request). The node is for a block that moves.
+  void* reallocate(void* block, const placement&) noexcept;
+  /// Frees a block of any heap, allocated by any thread or process. nullptr is ignored. A mistake (heap_options::on_misuse;
+  /// an address in no attached region stops the program): what is no live block, a block of a removed or detached region or a
+  /// closed heap, any block in a process that attached read-only. Freeing twice is found at once, or, in a heap that is not
+  /// checked, when the block leaves the thread's cache: in this process's name that is a mistake, in another's it is counted
+  /// (heap_stats::misuse_count) and logged. In a forked child of a private heap it does nothing: the blocks are the parent's.
   static void free(void* block) noexcept;
   static void free_bulk(std::span<void* const> blocks) noexcept;
   /// How many bytes a block really has; 0 for what is no live block (a small block freed a moment ago may still have its
@@ -98,7 +116,7 @@ class ANNEX_PUBLIC heap {
   /// other threads' caches are recalled; it may add memory. True: try again. Several threads may call it at once; an
   /// allocation inside it that finds no room either is refused. Set it before other threads allocate.
   void on_shortage(std::function<bool(std::size_t size_bytes)> grow);
-  /// Gives back what this process's threads keep in their caches.
+  /// Gives back what this process's threads keep in their caches. In a read-only process there is nothing to give.
   void trim() noexcept;
 
   // ---- addresses -----------------------------------------------------------------------------------------------------
@@ -106,9 +124,23 @@ class ANNEX_PUBLIC heap {
   static std::optional<location> locate(const void*) noexcept;
   /// The address here of a bus address; O(log runs). nullptr: no region of this heap attached here has it.
   void* address_of(iova) const noexcept;
-  /// null_handle for what is not in this heap.
+  /// The handle of a byte of a live block, zone or pool object. Asked again, while the block is live, it is the same; once the
+  /// block has been freed (or moved by reallocate), it is stale for ever: no later block at this place has it, in whatever kind
+  /// of heap, whoever freed it and however. The same goes for removed memory. A process that is killed in the middle of a free
+  /// may leave a live block without a handle; ask again.
+  ///
+  /// For ever: a place has 2^(50-k) generations in a region of up to 2^k bytes (1 GiB: a million, at most 2^30 in small ones), less
+  /// those that earlier regions in its slot used up, and uses one each time a block there is freed whose handle had been asked for;
+  /// after as many, its handles begin again. Large blocks and zones share the generations of a 64th of the region. Handles of
+  /// removed regions never come again.
+  ///
+  /// null_handle: in no live block of this heap (a block that was freed a moment ago may still be taken for live, if another
+  /// thread's cache keeps it), or there is no metadata left to remember the name in. About 20 ns; the first one in a slab or
+  /// pool takes the heap lock, and from then on frees into that take longer (20 ns; 4 in a pool), and 10 ns more for a block with
+  /// a handle. In a process that may not write (attach_options::read_only), and in lists (block_summary::where): the handle of a
+  /// block that nobody asked a handle of is the one that it would get, and resolves as long as any such block lies there.
   handle handle_of(const void*) const noexcept;
-  /// The address here of a handle; attaches its region if need be. Errors: stale_handle (region gone, or memory free),
+  /// The address here of a handle; attaches its region if need be. Errors: stale_handle (region gone, or block freed),
   /// foreign_handle (never was one), cannot_attach, not_attached (manual policy).
   result<void*> resolve(handle) const;
 
@@ -154,7 +186,10 @@ class ANNEX_PUBLIC heap {
   detail::local_heap* impl_ = nullptr;
 };
 
-/// The directory of segments: $ANNEX_DIR, else $XDG_RUNTIME_DIR/annex, else /dev/shm/annex-<uid>.
+/// The directory of segments: $ANNEX_DIR, else $XDG_RUNTIME_DIR/annex, else /dev/shm/annex-<uid>. A relative ANNEX_DIR means
+/// what it meant when this process (or the one that forked it) first used it.
 ANNEX_PUBLIC std::string directory();
 
 }  // namespace annex
+
+#endif

@@ -6,6 +6,8 @@
 // Observers belong to one process. They are called by whichever thread adds, attaches or removes, never with a lock of
 // annex held: allocating, freeing and looking up inside a callback is allowed; adding or removing memory of the same heap is not.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/types.hpp>
 
 namespace annex {
@@ -22,6 +24,7 @@ struct region_view {
   touch access = touch::read_write;
   struct run { std::size_t offset_bytes; std::size_t length_bytes; iova bus_address; };
   std::vector<run> runs;                    ///< IOVA-contiguous stretches in order; empty: no IOVAs
+  std::uint64_t remote_base = 0;            ///< remote_address() of its first byte; no other region has it while this one is there
 };
 
 enum class quiesce : std::uint8_t { done, pending };
@@ -74,3 +77,5 @@ class ANNEX_PUBLIC lease {
 };
 
 }  // namespace annex
+
+#endif

@@ -4,19 +4,25 @@
 //   offset_ptr    0x7f10'0000'1000       0x7e44'0000'1000
 //     + 0x40      0x7f10'0000'1040       0x7e44'0000'1040      the same block, the same distance
 //
-// Pointer and target must lie in one region (or one array). offset_allocator makes containers that lie in a heap and are
-// used by several processes: it finds the heap by its id, so a container works wherever the heap is attached.
+// Pointer and target must lie in one region (or one array): two regions are not equally far apart in two processes.
+// It stands wherever a T* may: made from T*, 0 and nullptr, a random access iterator, with the casts under their usual
+// names, and what std::pointer_traits and Boost's pointer traits ask of a pointer that is a class.
+// annex/offset_allocator.hpp makes containers out of it; docs/containers.md says which ones work.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <compare>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <iterator>
 #include <memory>
-#include <new>
 #include <type_traits>
 
-#include <annex/heap.hpp>
-
 namespace annex {
+
+/// What a pointer to void points to: a name for references that nobody can have.
+struct no_object;
 
 template <class T>
 class offset_ptr {
@@ -25,28 +31,36 @@ class offset_ptr {
   using value_type = std::remove_cv_t<T>;
   using difference_type = std::ptrdiff_t;
   using pointer = offset_ptr;
-  using reference = std::add_lvalue_reference_t<T>;
+  using reference = std::conditional_t<std::is_void_v<T>, no_object, T>&;
   using iterator_category = std::random_access_iterator_tag;
   template <class U>
   using rebind = offset_ptr<U>;
 
   offset_ptr() noexcept = default;
-  offset_ptr(std::nullptr_t) noexcept {}
-  explicit offset_ptr(T* p) noexcept { set(p); }
+  /// Not explicit, as a T* is not: 0 and nullptr come this way too.
+  offset_ptr(T* p) noexcept { set(p); }
   offset_ptr(const offset_ptr& other) noexcept { set(other.get()); }
+  /// To const, to a base, to void.
   template <class U>
     requires std::is_convertible_v<U*, T*>
   offset_ptr(const offset_ptr<U>& other) noexcept { set(other.get()); }
+  /// The way back says that it is one.
   template <class U>
     requires(!std::is_convertible_v<U*, T*> && requires(U* u) { static_cast<T*>(u); })
   explicit offset_ptr(const offset_ptr<U>& other) noexcept { set(static_cast<T*>(other.get())); }
-  offset_ptr& operator=(const offset_ptr& other) noexcept { set(other.get()); return *this; }
-  offset_ptr& operator=(std::nullptr_t) noexcept { distance_ = null_distance; return *this; }
-  offset_ptr& operator=(T* p) noexcept { set(p); return *this; }
+  offset_ptr& operator=(const offset_ptr& other) noexcept {
+    set(other.get());
+    return *this;
+  }
+  offset_ptr& operator=(T* p) noexcept {
+    set(p);
+    return *this;
+  }
 
   T* get() const noexcept {
     // 1 is never the distance of an aligned object from this word, so it can mean null.
-    return distance_ == null_distance ? nullptr : reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(this) + static_cast<std::uintptr_t>(distance_));
+    if (distance_ == null_distance) return nullptr;
+    return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(this) + static_cast<std::uintptr_t>(distance_));
   }
   reference operator*() const noexcept { return *get(); }
   T* operator->() const noexcept { return get(); }
@@ -54,62 +68,90 @@ class offset_ptr {
     requires(!std::is_void_v<U>)
   U& operator[](difference_type i) const noexcept { return get()[i]; }
   explicit operator bool() const noexcept { return distance_ != null_distance; }
+  bool operator!() const noexcept { return distance_ == null_distance; }
 
   template <class U>
     requires std::is_same_v<U, T>
   static offset_ptr pointer_to(U& object) noexcept { return offset_ptr(std::addressof(object)); }
+  // Boost's pointer traits look for the casts under these names.
+  template <class U>
+  static offset_ptr static_cast_from(const offset_ptr<U>& p) noexcept { return offset_ptr(static_cast<T*>(p.get())); }
+  template <class U>
+  static offset_ptr const_cast_from(const offset_ptr<U>& p) noexcept { return offset_ptr(const_cast<T*>(p.get())); }
+#ifdef __cpp_rtti
+  template <class U>
+  static offset_ptr dynamic_cast_from(const offset_ptr<U>& p) noexcept { return offset_ptr(dynamic_cast<T*>(p.get())); }
+#endif
+  template <class U>
+  static offset_ptr reinterpret_cast_from(const offset_ptr<U>& p) noexcept {
+    return offset_ptr(reinterpret_cast<T*>(p.get()));
+  }
 
-  offset_ptr& operator+=(difference_type n) noexcept { set(get() + n); return *this; }
-  offset_ptr& operator-=(difference_type n) noexcept { set(get() - n); return *this; }
+  offset_ptr& operator+=(difference_type n) noexcept {
+    set(get() + n);
+    return *this;
+  }
+  offset_ptr& operator-=(difference_type n) noexcept {
+    set(get() - n);
+    return *this;
+  }
   offset_ptr& operator++() noexcept { return *this += 1; }
   offset_ptr& operator--() noexcept { return *this -= 1; }
-  offset_ptr operator++(int) noexcept { offset_ptr before(*this); ++*this; return before; }
-  offset_ptr operator--(int) noexcept { offset_ptr before(*this); --*this; return before; }
+  offset_ptr operator++(int) noexcept {
+    offset_ptr before(*this);
+    ++*this;
+    return before;
+  }
+  offset_ptr operator--(int) noexcept {
+    offset_ptr before(*this);
+    --*this;
+    return before;
+  }
   friend offset_ptr operator+(const offset_ptr& p, difference_type n) noexcept { return offset_ptr(p.get() + n); }
   friend offset_ptr operator+(difference_type n, const offset_ptr& p) noexcept { return offset_ptr(p.get() + n); }
   friend offset_ptr operator-(const offset_ptr& p, difference_type n) noexcept { return offset_ptr(p.get() - n); }
   friend difference_type operator-(const offset_ptr& a, const offset_ptr& b) noexcept { return a.get() - b.get(); }
   friend bool operator==(const offset_ptr& a, const offset_ptr& b) noexcept { return a.get() == b.get(); }
-  friend auto operator<=>(const offset_ptr& a, const offset_ptr& b) noexcept { return std::compare_three_way{}(a.get(), b.get()); }
+  friend auto operator<=>(const offset_ptr& a, const offset_ptr& b) noexcept {
+    return std::compare_three_way{}(a.get(), b.get());
+  }
+  friend void swap(offset_ptr& a, offset_ptr& b) noexcept {
+    T* const before = a.get();
+    a.set(b.get());
+    b.set(before);
+  }
+  /// What Boost's hash finds; see std::hash below.
+  friend std::size_t hash_value(const offset_ptr& p) noexcept { return std::hash<T*>{}(p.get()); }
 
  private:
   static constexpr std::ptrdiff_t null_distance = 1;
   void set(T* p) noexcept {
-    distance_ = p == nullptr ? null_distance : static_cast<std::ptrdiff_t>(reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(this));
+    const std::uintptr_t distance = reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(this);
+    distance_ = p == nullptr ? null_distance : static_cast<std::ptrdiff_t>(distance);
   }
   std::ptrdiff_t distance_ = null_distance;
 };
 
-/// Allocates from the attached heap of this id; null when it is not attached in this process or has no room.
-ANNEX_PUBLIC void* allocate_in(heap_id id, std::size_t size_bytes, std::size_t align_bytes) noexcept;
-
-template <class T>
-class offset_allocator {
- public:
-  using value_type = T;
-  using pointer = offset_ptr<T>;
-  using const_pointer = offset_ptr<const T>;
-  using void_pointer = offset_ptr<void>;
-  using const_void_pointer = offset_ptr<const void>;
-  using size_type = std::size_t;
-  using difference_type = std::ptrdiff_t;
-
-  explicit offset_allocator(const heap& h) noexcept : heap_(h.id()) {}
-  template <class U>
-  offset_allocator(const offset_allocator<U>& other) noexcept : heap_(other.where()) {}
-
-  pointer allocate(std::size_t n) {
-    if (n <= static_cast<std::size_t>(-1) / sizeof(T))
-      if (void* block = allocate_in(heap_, n * sizeof(T), alignof(T))) return pointer(static_cast<T*>(block));
-    throw std::bad_alloc();  // the interface of containers has no other way
-  }
-  void deallocate(pointer p, std::size_t) noexcept { heap::free(const_cast<std::remove_cv_t<T>*>(p.get())); }
-  heap_id where() const noexcept { return heap_; }
-  template <class U>
-  friend bool operator==(const offset_allocator& a, const offset_allocator<U>& b) noexcept { return a.where() == b.where(); }
-
- private:
-  heap_id heap_;
-};
+// ---- the casts of std::shared_ptr, found by argument -----------------------------------------------------------------
+template <class T, class U>
+offset_ptr<T> static_pointer_cast(const offset_ptr<U>& p) noexcept { return offset_ptr<T>::static_cast_from(p); }
+template <class T, class U>
+offset_ptr<T> const_pointer_cast(const offset_ptr<U>& p) noexcept { return offset_ptr<T>::const_cast_from(p); }
+#ifdef __cpp_rtti
+template <class T, class U>
+offset_ptr<T> dynamic_pointer_cast(const offset_ptr<U>& p) noexcept { return offset_ptr<T>::dynamic_cast_from(p); }
+#endif
+template <class T, class U>
+offset_ptr<T> reinterpret_pointer_cast(const offset_ptr<U>& p) noexcept {
+  return offset_ptr<T>::reinterpret_cast_from(p);
+}
 
 }  // namespace annex
+
+/// Of the address in this process: not for the keys of a table that several processes look into.
+template <class T>
+struct std::hash<annex::offset_ptr<T>> {
+  std::size_t operator()(const annex::offset_ptr<T>& p) const noexcept { return std::hash<T*>{}(p.get()); }
+};
+
+#endif

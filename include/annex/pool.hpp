@@ -2,7 +2,13 @@
 //
 // The pool's memory is a zone of its heap; which objects are free is written in the heap's segment, so a pool works in
 // memory the CPU can't touch, and what a killed process kept in its caches or in its hands comes back.
+//
+// Released by anybody while others have it open (no object is out then), it is gone for them: take() says nullptr, give() is a
+// mistake (heap_options::on_misuse), is_open() says false; nothing they do reaches what is made later. A handle must not
+// outlive its heap. In a forked child of a private heap nothing is taken, and giving does nothing: the objects are the parent's.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <new>
 #include <utility>
 
@@ -27,24 +33,29 @@ class ANNEX_PUBLIC raw_pool {
   raw_pool() = default;
   /// Errors: those of heap::reserve_zone; invalid_argument.
   static result<raw_pool> create(heap&, std::string_view name, const pool_options&);
-  /// Errors: no_such_zone, wrong_kind, cannot_attach, read_only.
+  /// Errors: no_such_zone, wrong_kind, cannot_attach, read_only, forked_away.
   static result<raw_pool> open(heap&, std::string_view name);
-  /// Errors: no_such_zone, wrong_kind, blocks_live (objects are out), read_only.
+  /// Errors: no_such_zone, wrong_kind, blocks_live (objects are out), read_only, heap_in_use (a thread is in the middle of an
+  /// operation on it, and stopped).
   static result<void> release(heap&, std::string_view name);
 
   explicit operator bool() const noexcept { return table_ != nullptr; }
-  /// nullptr: every object is out.
+  /// False: it was never opened, or has been released since.
+  bool is_open() const noexcept;
+  /// nullptr: every object is out, the pool has been released, or this thread can have no cache (heap_options::thread_limit,
+  /// no metadata left).
   void* take() noexcept;
   /// As many as there are, up to objects.size(); returns how many.
   std::size_t take_bulk(std::span<void*> objects) noexcept;
   /// Of this pool, from any thread or process. Anything else is a mistake (heap_options::on_misuse), found at once; so is giving
-  /// twice, found at once by a checked heap or when nothing was given in between, else when the object leaves the cache.
+  /// twice, found at once by a checked heap or when nothing was given in between, else when the object leaves the cache: out of a
+  /// cache of this process it is a mistake like the others, out of another's it is counted (heap_stats::misuse_count).
   void give(void* object) noexcept;
   void give_bulk(std::span<void* const> objects) noexcept;
 
   std::uint32_t object_count() const noexcept;
   std::size_t object_bytes() const noexcept;
-  /// In the pool or in caches.
+  /// In the pool or in caches; waits for the heap lock.
   std::uint32_t free_count() const noexcept;
 
  private:
@@ -54,8 +65,10 @@ class ANNEX_PUBLIC raw_pool {
   char* base_ = nullptr;
   std::size_t take_more(std::span<void*> objects) noexcept;
   void give_each(std::span<void* const> objects) noexcept;
-  void give_odd(const void* address) noexcept;
-  std::uint64_t number_ = 0;  // of this opening: no two of a process are alike
+  void give_odd(const void* address, bool has_cache) noexcept;
+  const void* record_ = nullptr;
+  std::uint64_t incarnation_ = 0;  // of the pool; its record has another one once it is released
+  std::uint64_t number_ = ~std::uint64_t{0};  // of this opening: no two of a process are alike
   std::uint64_t stride_ = 0, reciprocal_ = 0, bytes_ = 0;
   std::uint32_t count_ = 0, capacity_ = 0;
   bool has_single_bit_ = false;
@@ -96,3 +109,5 @@ class pool {
 };
 
 }  // namespace annex
+
+#endif

@@ -1,6 +1,12 @@
 // annex/ring.hpp - a bounded queue of handles, any number of producers and consumers in any process, none of which can
 // block the others by dying.
+//
+// Released by anybody while others have it open, it is gone for them: put and take answer as if it were full and empty, and
+// is_open() says false; nothing they do reaches a ring that is made later. A released ring's memory serves the next ring of
+// its capacity.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/heap.hpp>
 
 namespace annex {
@@ -10,22 +16,24 @@ class ANNEX_PUBLIC ring {
   ring() = default;
   /// capacity: handles, a power of two from 2 to 2^24. Errors: those of heap::reserve_zone; invalid_argument.
   static result<ring> create(heap&, std::string_view name, std::uint64_t capacity);
-  /// Errors: no_such_zone, wrong_kind, read_only.
+  /// Errors: no_such_zone, wrong_kind, read_only, forked_away.
   static result<ring> open(heap&, std::string_view name);
   /// Errors: no_such_zone, wrong_kind, read_only.
   static result<void> release(heap&, std::string_view name);
 
   explicit operator bool() const noexcept { return table_ != nullptr; }
-  /// False: full. Handles need not be of this heap; any 64 bits but 0 will do.
+  /// False: it was never opened, or has been released since.
+  bool is_open() const noexcept;
+  /// False: full, or released. Handles need not be of this heap; any 64 bits but 0 will do.
   bool put(handle) noexcept;
   /// From the front as many as fit; returns how many.
   std::size_t put(std::span<const handle>) noexcept;
-  /// null_handle: empty.
+  /// null_handle: empty, or released.
   handle take() noexcept;
   std::size_t take(std::span<handle>) noexcept;
 
   /// Takes up to handles.size() (at most 64 in hand) and remembers them in the segment until settle(): if this process dies
-  /// first, recover_in_hand() of another gives them out again. One thread per ring object. 0: empty, or 64 are in hand.
+  /// first, recover_in_hand() of another gives them out again. One thread per ring object. 0: empty, 64 are in hand, or released.
   std::size_t take_in_hand(std::span<handle> handles) noexcept;
   /// What was taken in hand is done with.
   void settle() noexcept;
@@ -37,11 +45,18 @@ class ANNEX_PUBLIC ring {
   std::uint64_t count() const noexcept;
 
  private:
+  std::size_t put_all(const handle* values, std::size_t count) noexcept;
+  std::size_t take_all(handle* values, std::size_t count) noexcept;
+  std::size_t put_if_open(std::span<const handle> values, std::size_t n) noexcept;
+  std::size_t take_if_open(std::span<handle> values, std::size_t n) noexcept;
   std::uint64_t take_remembered() noexcept;
   bool claim_taker() noexcept;
   detail::local_heap* heap_ = nullptr;
   void* table_ = nullptr;
+  std::uint64_t capacity_ = 0, incarnation_ = 0;
   std::uint32_t taker_ = 0;
 };
 
 }  // namespace annex
+
+#endif

@@ -1,5 +1,7 @@
 // annex/types.hpp - the values that go in and out of a heap: addresses, options, reports.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -17,15 +19,34 @@ namespace annex {
 /// A bus (DMA) address. no_iova means that the byte has none.
 enum class iova : std::uint64_t {};
 inline constexpr iova no_iova{~std::uint64_t{0}};
-/// A region of a heap. Never 0, never reused within a heap.
+/// A region of a heap. Never 0, never reused within a heap; once 2^32 of them have been used up, no more
+/// regions are added.
 enum class region_id : std::uint32_t {};
 /// A heap, the same number in every process that attaches it.
 enum class heap_id : std::uint64_t {};
 /// An attached process, counted per heap. 0 is nobody.
 enum class member_id : std::uint32_t {};
-/// A byte's name that means the same in every process: 20 bits of region id, 44 bits of offset. Within one heap.
+/// A byte's name that means the same in every process: where it lies, and a generation that tells its block from those that
+/// lay there before (heap::handle_of says how exactly). Bytes of one block are as far apart in their handles as in memory.
+/// Within one heap.
+///
+///     63      58 57    44 43           k k-1     0        in a region of up to 2^k bytes
+///     [generation][ slot ][ generation  ][ offset ]
+///
+/// The slot is the region's id modulo the region limit rounded up to a power of two. The first handle in a new heap's region has
+/// generation 0.
 enum class handle : std::uint64_t {};
 inline constexpr handle null_handle{};
+
+/// What devices may call the byte of a handle: region_view::remote_base and the offset, without the generation. It is the
+/// region's and offset's for as long as the region is there, whatever lies there. region_bytes: the region's length.
+constexpr std::uint64_t remote_address(handle h, std::uint64_t region_bytes) noexcept {
+  constexpr int slot_shift = 44, slot_bits = 14;
+  constexpr std::uint64_t slot_mask = ((std::uint64_t{1} << slot_bits) - 1) << slot_shift;
+  std::uint64_t offset_mask = 4095;
+  while (offset_mask < region_bytes - 1) offset_mask = offset_mask << 1 | 1;
+  return static_cast<std::uint64_t>(h) & (slot_mask | offset_mask);
+}
 
 /// Any NUMA node will do.
 inline constexpr int any_node = -1;
@@ -46,9 +67,9 @@ struct memory_range {
   void* base = nullptr;             ///< aligned to page_bytes
   std::size_t length_bytes = 0;     ///< whole pages, up to 16 TiB
   std::size_t page_bytes = 4096;    ///< power of two, 4 KiB to 1 GiB: the unit of IOVA contiguity
-  std::span<const iova> page_iovas{};  ///< one per page, or empty
+  std::span<const iova> page_iovas{};  ///< one per page, multiples of 64, up to the last page there is; or empty
   int fd = -1;                      ///< lets other processes map it; annex keeps a duplicate
-  std::uint64_t fd_offset = 0;      ///< where the range begins in fd, bytes
+  std::uint64_t fd_offset = 0;      ///< where the range begins in fd, bytes; a multiple of 4096
   int numa_node = any_node;         ///< verified against the kernel when the CPU may touch the bytes
   touch access = touch::read_write; ///< none: never read or written, need not even be mapped
   fill contents = fill::keep;
@@ -93,7 +114,8 @@ struct heap_options {
   bool ephemeral = false;           ///< worthless once no member lives (its memory died with them): then create() takes the
                                     ///< name over, and destroy() does not mind live blocks
   unsigned file_mode = 0600;        ///< of the segment and of backing files annex makes
-  std::size_t metadata_limit_bytes = std::size_t{64} << 30;  ///< address space reserved for the segment; 2 MiB to 1 TiB
+  std::size_t metadata_limit_bytes = std::size_t{64} << 30;  ///< address space reserved for the segment; 2 MiB to 1 TiB. A private heap
+                                    ///< with the default takes less where address space is short
   std::uint32_t member_limit = 4096;   ///< attached or dead with blocks, at once; up to 60,000
   std::uint32_t thread_limit = 16384;  ///< threads that allocate at once; up to 60,000
   std::uint32_t region_limit = 16384;  ///< at once; up to 16,384
@@ -104,6 +126,10 @@ struct attach_options {
   bool read_only = false;           ///< the segment is mapped without write permission: look, don't touch
   attach_policy regions = attach_policy::automatic;
   bool verify = false;              ///< check the whole segment first; always done when nobody else is attached
+  /// Map files, devices and descriptors that others brought wherever they lie, whoever they belong to, and addresses that they
+  /// named: this user trusts everybody who may write to the heap with that. Needed only where others may write to it, or where
+  /// it is another user's; see docs/security.md.
+  bool foreign_memory = false;
 };
 
 struct heap_summary {
@@ -111,6 +137,7 @@ struct heap_summary {
   heap_id id{};
   std::uint64_t total_bytes = 0, used_bytes = 0, metadata_bytes = 0;
   std::uint32_t region_count = 0, zone_count = 0, member_count = 0;
+  std::string problem{};             ///< empty: it is fine; else why its figures are missing or wrong, and what to do
 };
 
 /// All in bytes or counts, taken without stopping anyone; exact when nobody is allocating.
@@ -149,7 +176,7 @@ enum class block_kind : std::uint8_t { slab_block, large, zone, pool_object };
 enum class reap_choice : std::uint8_t { free, keep };
 struct block_summary {
   block_kind kind{};
-  handle where{};
+  handle where{};                        ///< its handle, if somebody asked for it; else the one it would get (heap::handle_of)
   void* address = nullptr;               ///< null when the region is not attached here
   std::size_t size_bytes = 0;
   member_id holder{};
@@ -188,13 +215,15 @@ struct audit_report {
 struct repair_report {
   std::vector<std::string> found;        ///< what the audit said before
   std::vector<std::string> changed;      ///< one sentence each
+  std::vector<std::string> uncertain;    ///< what nothing vouches for, one sentence each: it is not handed out; look at it, then reap or release it
   audit_report after;                    ///< what is broken still: truth that nothing else tells
 };
 
 /// Why the last allocation of this thread failed.
 struct explanation {
   enum class cause : std::uint8_t { none, no_region, no_fit, alignment, boundary, contiguity, no_addresses, limit,
-                                    bad_request, not_attached, no_cpu_access, read_only, forked_away };
+                                    bad_request, not_attached, no_cpu_access, read_only, forked_away, damaged,
+                                    one_region };  ///< the block had to lie in one region: of a container
   cause why = cause::none;
   std::uint64_t requested_bytes = 0, free_bytes = 0, largest_free_bytes = 0, hole_count = 0;
   std::uint64_t cached_bytes = 0;
@@ -211,15 +240,24 @@ struct memory_source {
   std::size_t length_bytes = 0;
   std::size_t page_bytes = 4096;         ///< hugetlb: 2 MiB or 1 GiB; 4 KiB otherwise
   std::string path{};                      ///< file: created or grown as needed; device: /dev/dax…; hugetlb: directory of a hugetlbfs, or empty for a memfd
-  std::uint64_t offset_bytes = 0;        ///< into the file or descriptor
+  std::uint64_t offset_bytes = 0;        ///< into the file or descriptor, a multiple of 4096
   int fd = -1;                           ///< descriptor: mapped as it is, never made longer; annex keeps a duplicate
   int numa_node = any_node;              ///< bound before the first touch
-  bool prefault = false;                 ///< touch every page now; refused when the machine is short
+  bool prefault = false;                 ///< touch every page now; refused when the machine is short. No write to it kills afterwards
   unsigned threads = 0;                  ///< for prefault and pin; 0: one per CPU
   std::span<const iova> page_iovas{};    ///< as in memory_range: of an IOMMU domain, say; or empty
   bool pin = false;                      ///< as in memory_range: populated and pinned before anything else is done with it; `progress` counts it
   bool physical_iovas = false;           ///< IOVAs from /proc/self/pagemap, runs merged; needs privilege, and pinned or hugetlb pages
-  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};
+  /// Every page is taken from its file system now, untouched, or the memory is refused: afterwards no write to it kills. What
+  /// `shared` and `file` do by themselves on a file system (about 0.2 s a GiB in /dev/shm, no time on a disk); asked for, it
+  /// holds for private heaps and descriptors too, and a file system that can't is an error. Anonymous memory is populated.
+  bool reserve = false;
+  /// More than there is: neither is anything looked at nor reserved, pages come when they are touched, and a write that finds
+  /// none ends the program (SIGBUS, or the machine's out-of-memory killer). Not with reserve, prefault or pin.
+  bool overcommit = false;
+  std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};  ///< of reserving, populating or pinning
 };
 
 }  // namespace annex
+
+#endif

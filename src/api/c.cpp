@@ -22,6 +22,9 @@ int refuse(const annex::error& e) noexcept {
 }
 int refuse_argument(const char* what) noexcept { return refuse(annex::make_error(errc::invalid_argument, 0, "{}", what)); }
 
+// What is counted from 1 in a struct, so that zero means none: one less, whatever it is.
+int minus_one(int number) noexcept { return static_cast<int>(static_cast<unsigned>(number) - 1u); }
+
 // Copies as much of the caller's struct as the caller knows; the rest is zero, which means default.
 template <class T>
 bool take(const T* in, T* out) noexcept {
@@ -31,12 +34,14 @@ bool take(const T* in, T* out) noexcept {
   std::memcpy(out, in, in->struct_bytes < sizeof(T) ? in->struct_bytes : sizeof(T));
   return true;
 }
-// Fills as much of the caller's struct as the caller has room for.
+// Fills as much of the caller's struct as the caller has room for; false: it has none.
 template <class T>
-void give(T from, T* out) noexcept {
+bool give(T from, T* out) noexcept {
+  if (out->struct_bytes < sizeof(size_t)) return false;
   const size_t bytes = out->struct_bytes < sizeof(T) ? out->struct_bytes : sizeof(T);
   from.struct_bytes = out->struct_bytes;
   std::memcpy(out, &from, bytes);
+  return true;
 }
 constexpr const char* no_struct_bytes = "struct_bytes is not set: set it to sizeof the struct";
 
@@ -47,14 +52,14 @@ bool make_placement(const annex_placement* in, annex::placement* out) noexcept {
   annex_placement p;
   if (in == nullptr || !take(in, &p)) return false;
   *out = {.size_bytes = p.size_bytes, .align_bytes = p.align_bytes != 0 ? p.align_bytes : 64, .boundary_bytes = p.boundary_bytes,
-          .iova_contiguous = (p.flags & ANNEX_IOVA_CONTIGUOUS) != 0, .zeroed = (p.flags & ANNEX_ZEROED) != 0, .numa_node = p.numa_node_plus_1 - 1};
+          .iova_contiguous = (p.flags & ANNEX_IOVA_CONTIGUOUS) != 0, .zeroed = (p.flags & ANNEX_ZEROED) != 0, .numa_node = minus_one(p.numa_node_plus_1)};
   return true;
 }
 
 int give_zone(const annex::result<annex::zone>& z, annex_zone* out) noexcept {
   if (!z) return refuse(z.error());
-  if (out != nullptr) give({0, z->address, z->size_bytes, static_cast<uint64_t>(z->where), static_cast<uint64_t>(z->bus_address)}, out);
-  return 0;
+  if (out == nullptr) return 0;
+  return give({0, z->address, z->size_bytes, static_cast<uint64_t>(z->where), static_cast<uint64_t>(z->bus_address)}, out) ? 0 : refuse_argument(no_struct_bytes);
 }
 
 int give_heap(annex::result<annex::heap> h, annex_heap** out) noexcept {
@@ -90,7 +95,8 @@ int annex_heap_attach(const char* name, const annex_attach_options* options, ann
   if (!take(options, &o)) return refuse_argument(no_struct_bytes);
   return give_heap(annex::heap::attach(name, {.read_only = (o.flags & ANNEX_READ_ONLY) != 0,
                                               .regions = (o.flags & ANNEX_MANUAL_REGIONS) != 0 ? annex::attach_policy::manual : annex::attach_policy::automatic,
-                                              .verify = (o.flags & ANNEX_VERIFY) != 0}), out);
+                                              .verify = (o.flags & ANNEX_VERIFY) != 0,
+                                              .foreign_memory = (o.flags & ANNEX_FOREIGN_MEMORY) != 0}), out);
 }
 
 void annex_heap_close(annex_heap* heap) { delete heap; }
@@ -109,9 +115,9 @@ int annex_heap_add_memory(annex_heap* heap, const annex_memory_range* range, uin
     if (m.page_iova_count == 0) return refuse(annex::make_error(errc::bad_iova, 0, "page_iovas is given, but page_iova_count is 0"));
     full.page_iovas = {reinterpret_cast<const annex::iova*>(m.page_iovas), m.page_iova_count};
   }
-  full.fd = m.fd_plus_1 - 1;
+  full.fd = minus_one(m.fd_plus_1);
   full.fd_offset = m.fd_offset;
-  full.numa_node = m.numa_node_plus_1 - 1;
+  full.numa_node = minus_one(m.numa_node_plus_1);
   full.access = (m.flags & ANNEX_NO_CPU_ACCESS) != 0 ? annex::touch::none : annex::touch::read_write;
   full.contents = (m.flags & ANNEX_ZERO_ON_ADD) != 0 ? annex::fill::zero : (m.flags & ANNEX_IS_ZERO) != 0 ? annex::fill::is_zero : annex::fill::keep;
   full.pin = (m.flags & ANNEX_PIN) != 0;
@@ -140,18 +146,23 @@ void* annex_allocate_placed(annex_heap* heap, const annex_placement* placement) 
   (void)refuse_argument(no_struct_bytes);
   return nullptr;
 }
-size_t annex_allocate_bulk(annex_heap* heap, size_t size_bytes, void** blocks, size_t count) { return heap->heap.allocate_bulk(size_bytes, {blocks, count}); }
+size_t annex_allocate_bulk(annex_heap* heap, size_t size_bytes, void** blocks, size_t count) { return blocks != nullptr ? heap->heap.allocate_bulk(size_bytes, {blocks, count}) : 0; }
 void* annex_reallocate(annex_heap* heap, void* block, size_t size_bytes) { return heap->heap.reallocate(block, size_bytes); }
+void* annex_reallocate_placed(annex_heap* heap, void* block, const annex_placement* placement) {
+  annex::placement p;
+  if (make_placement(placement, &p)) return heap->heap.reallocate(block, p);
+  (void)refuse_argument(no_struct_bytes);
+  return nullptr;
+}
 void annex_free(void* block) { annex::heap::free(block); }
-void annex_free_bulk(void* const* blocks, size_t count) { annex::heap::free_bulk({blocks, count}); }
+void annex_free_bulk(void* const* blocks, size_t count) { annex::heap::free_bulk({blocks, blocks != nullptr ? count : 0}); }
 size_t annex_usable_size(const void* block) { return annex::heap::usable_size(block); }
 
 int annex_locate(const void* address, annex_location* out) {
   if (out == nullptr) return refuse_argument("out is null");
   const auto l = annex::heap::locate(address);
   if (!l) return refuse(annex::make_error(errc::foreign_handle, 0, "address {} is in no region of any heap in this process", address));
-  give({0, static_cast<uint64_t>(l->heap), static_cast<uint32_t>(l->region), 0, l->offset_bytes, l->bus_address ? static_cast<uint64_t>(*l->bus_address) : UINT64_MAX, l->contiguous_bytes}, out);
-  return 0;
+  return give({0, static_cast<uint64_t>(l->heap), static_cast<uint32_t>(l->region), 0, l->offset_bytes, l->bus_address ? static_cast<uint64_t>(*l->bus_address) : UINT64_MAX, l->contiguous_bytes}, out) ? 0 : refuse_argument(no_struct_bytes);
 }
 void* annex_address_of(annex_heap* heap, uint64_t address) { return heap->heap.address_of(annex::iova{address}); }
 uint64_t annex_handle_of(annex_heap* heap, const void* address) { return static_cast<uint64_t>(heap->heap.handle_of(address)); }
@@ -166,7 +177,7 @@ int annex_resolve(annex_heap* heap, uint64_t handle, void** out) {
 int annex_zone_reserve(annex_heap* heap, const char* name, const annex_placement* placement, annex_zone* out) {
   annex::placement p;
   if (heap == nullptr || name == nullptr) return refuse_argument("heap or name is null");
-  if (!make_placement(placement, &p)) return refuse_argument(no_struct_bytes);
+  if (!make_placement(placement, &p) || (out != nullptr && out->struct_bytes < sizeof(size_t))) return refuse_argument(no_struct_bytes);
   return give_zone(heap->heap.reserve_zone(name, p), out);
 }
 int annex_zone_find(annex_heap* heap, const char* name, annex_zone* out) { return heap != nullptr && name != nullptr ? give_zone(heap->heap.find_zone(name), out) : refuse_argument("heap or name is null"); }
@@ -175,8 +186,7 @@ int annex_zone_release(annex_heap* heap, const char* name) { return heap != null
 int annex_heap_stats(annex_heap* heap, annex_stats* out) {
   if (heap == nullptr || out == nullptr) return refuse_argument("heap or out is null");
   const annex::heap_stats s = heap->heap.stats();
-  give({0, s.total_bytes, s.used_bytes, s.cached_bytes, s.free_bytes, s.largest_free_bytes, s.live_blocks, s.region_count, s.member_count, s.metadata_bytes}, out);
-  return 0;
+  return give({0, s.total_bytes, s.used_bytes, s.cached_bytes, s.free_bytes, s.largest_free_bytes, s.live_blocks, s.region_count, s.member_count, s.metadata_bytes}, out) ? 0 : refuse_argument(no_struct_bytes);
 }
 int annex_heap_audit(annex_heap* heap) {
   if (heap == nullptr) return refuse_argument("heap is null");
@@ -185,7 +195,7 @@ int annex_heap_audit(annex_heap* heap) {
   return report->holds() ? 0 : refuse(annex::make_error(errc::corrupt, 0, "{} invariants are broken; the first: {}", report->broken.size(), report->broken.front()));
 }
 
-const char* annex_strerror(int code) { return annex::describe(static_cast<errc>(-code)).data(); }
+const char* annex_strerror(int code) { return annex::describe(static_cast<errc>(static_cast<int>(0u - static_cast<unsigned>(code)))).data(); }
 const char* annex_last_error_text(void) { return last_error.text; }
 const char* annex_last_failure_text(void) {
   last_failure = annex::heap::last_failure();

@@ -1,9 +1,9 @@
 // api/heap.cpp - the C++ face: annex::heap over detail::local_heap, and the two calls worth inlining into.
 #include <annex/heap.hpp>
 
+#include <cerrno>
 #include <utility>
 
-#include <annex/offset_ptr.hpp>
 #include <annex/version.hpp>
 
 #include "base/size_class.hpp"
@@ -39,7 +39,16 @@ result<heap> heap::create(std::string_view name, const heap_options& o) {
   return made([](local_heap* h) { return heap(h); }, local_heap::create(name, o, false));
 }
 result<heap> heap::create_private(const heap_options& o) {
-  return made([](local_heap* h) { return heap(h); }, local_heap::create({}, o, true));
+  auto opened = local_heap::create({}, o, true);
+  // Nobody else has to map it, so where address space is short (valgrind, ulimit -v) less will do, unless a size was asked for.
+  heap_options smaller = o;
+  for (const std::size_t limit : {std::size_t{1} << 30, std::size_t{256} << 20, std::size_t{64} << 20}) {
+    const bool is_short = !opened && (opened.error().os_errno == ENOMEM || opened.error().os_errno == EINVAL);
+    if (!is_short || o.metadata_limit_bytes != heap_options{}.metadata_limit_bytes) break;
+    smaller.metadata_limit_bytes = limit;
+    if (auto again = local_heap::create({}, smaller, true)) opened = again;
+  }
+  return made([](local_heap* h) { return heap(h); }, opened);
 }
 result<heap> heap::attach(std::string_view name, const attach_options& o) {
   return made([](local_heap* h) { return heap(h); }, local_heap::attach(name, o));
@@ -70,7 +79,7 @@ void heap::synchronize() { impl_->synchronize(); }
 [[gnu::noinline]] static void* allocate_elsewhere(local_heap& h, std::size_t size_bytes) noexcept {
   if (this_thread.heap_number != h.number() && size_bytes - 1 < limits::largest_slab_block_bytes)
     if (thread_cache* c = turn_to(h.index(), h.number()))
-      if (void* block = nullptr; take_cached(c, h.views().bases(), class_of(size_bytes), &block)) return block;
+      if (void* block = nullptr; take_cached(c, h.views().bases(), size_bytes, &block)) return block;
   return h.allocate(size_bytes);
 }
 
@@ -78,12 +87,13 @@ void* heap::allocate(std::size_t size_bytes) noexcept {
   local_heap& h = *impl_;
   if (size_bytes - 1 >= limits::largest_slab_block_bytes || this_thread.heap_number != h.number()) [[unlikely]] return allocate_elsewhere(h, size_bytes);
   void* block = nullptr;
-  if (!take_cached(this_thread.cache, h.views().bases(), class_of(size_bytes), &block)) [[unlikely]] return allocate_elsewhere(h, size_bytes);
+  if (!take_cached(this_thread.cache, h.views().bases(), size_bytes, &block)) [[unlikely]] return allocate_elsewhere(h, size_bytes);
   return block;
 }
 void* heap::allocate(const placement& p) noexcept { return impl_->allocate(p); }
 std::size_t heap::allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept { return impl_->allocate_bulk(size_bytes, blocks); }
 void* heap::reallocate(void* block, std::size_t size_bytes) noexcept { return impl_->reallocate(block, size_bytes); }
+void* heap::reallocate(void* block, const placement& p) noexcept { return impl_->reallocate(block, p); }
 void heap::free(void* block) noexcept { local_heap::free(block); }
 void heap::free_bulk(std::span<void* const> blocks) noexcept {
   for (void* block : blocks) local_heap::free(block);
@@ -103,7 +113,7 @@ void heap::trim() noexcept { impl_->trim_own(); }
 
 [[gnu::always_inline]] static inline std::optional<location> locate_in(const local_region* r, const void* p) noexcept {
   const std::size_t offset = static_cast<std::size_t>(static_cast<const char*>(p) - r->base);
-  if (r->iova_run_count != 0) return locate_with_iova(*r, offset);
+  if (!is_zero(r->iova_run_count)) return locate_with_iova(*r, offset);
   return std::optional<location>(std::in_place, heap_id{r->heap_id}, region_id{r->id}, offset, std::nullopt, r->length_bytes - offset);
 }
 static std::optional<location> locate_far(const void* p) noexcept {
@@ -135,11 +145,6 @@ void heap::for_each_map_piece(const std::function<void(const map_piece&)>& visit
 std::vector<member_summary> heap::members() const { return impl_->members(); }
 std::size_t heap::recover() noexcept { return impl_->recover(); }
 result<std::size_t> heap::reap(member_id m, const std::function<reap_choice(const block_summary&)>& look) { return impl_->reap(static_cast<u32>(m), look); }
-
-void* allocate_in(heap_id id, std::size_t size_bytes, std::size_t align_bytes) noexcept {
-  local_heap* h = registry::find(id);
-  return h != nullptr ? h->allocate(placement{.size_bytes = size_bytes, .align_bytes = align_bytes}) : nullptr;
-}
 
 version library_version() noexcept { return {ANNEX_VERSION_MAJOR, ANNEX_VERSION_MINOR, ANNEX_VERSION_PATCH}; }
 

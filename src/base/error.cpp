@@ -2,6 +2,9 @@
 #include <annex/error.hpp>
 
 #include <string>
+#include <vector>
+
+#include "base/printable.hpp"
 
 namespace annex {
 namespace {
@@ -37,6 +40,11 @@ std::string_view name_of(errc code) noexcept {
 #undef ANNEX_ERROR
     default: return "unknown";
   }
+}
+
+std::string printable(std::string_view bytes) {
+  std::vector<char> text(4 * bytes.size() + 1);  // at most \xNN for each
+  return std::string(write_printable(text, bytes));
 }
 
 }  // namespace annex

@@ -2,6 +2,7 @@
 #pragma once
 #include <annex/error.hpp>
 
+#include "base/printable.hpp"
 #include "base/sentence.hpp"
 #include "base/units.hpp"
 
@@ -10,7 +11,8 @@ namespace annex {
 template <class... Args>
 error make_error(errc code, int os_errno, fmt::format_string<Args...> format, Args&&... args) noexcept {
   error e{code, os_errno, {}};
-  write_sentence(e.text, format, std::forward<Args>(args)...);
+  char raw[2 * sizeof e.text];  // names in it may be anything
+  write_printable(e.text, write_sentence(raw, format, std::forward<Args>(args)...));
   return e;
 }
 

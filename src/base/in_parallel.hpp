@@ -4,20 +4,22 @@
 #include <atomic>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
-#include "base/units.hpp"
+#include "base/limits.hpp"
 
 namespace annex {
 
-/// How many threads to use when 0 were asked for and there are so many pieces.
+/// How many threads to use when so many were asked for (0: one per CPU) and there are so many pieces.
 inline unsigned threads_for(u64 pieces, unsigned wanted) noexcept {
-  return static_cast<unsigned>(std::clamp<u64>(wanted != 0 ? wanted : std::thread::hardware_concurrency(), 1, std::max<u64>(pieces, 1)));
+  const u64 most = std::clamp<u64>(pieces, 1, limits::largest_worker_count);
+  return static_cast<unsigned>(std::clamp<u64>(wanted != 0 ? wanted : std::thread::hardware_concurrency(), 1, most));
 }
 
 /// Calls work(thread, offset, length) for each piece of [0, bytes), on threads 0 to threads_for(pieces, threads) - 1, and tells progress what is done, one call at a
-/// time. The first that does not return 0 stops them all and is returned.
+/// time. The first that does not return 0 stops them all and is returned. Where no thread can be had those there are do all of it.
 template <class Work>
 int in_parallel(u64 bytes, u64 piece_bytes, unsigned threads, const Work& work, const std::function<void(u64, u64)>& progress = {}) {
   const u64 pieces = divide_up(bytes, piece_bytes);
@@ -36,7 +38,11 @@ int in_parallel(u64 bytes, u64 piece_bytes, unsigned threads, const Work& work, 
     }
   };
   std::vector<std::thread> others;
-  for (unsigned i = 1; i < threads_for(pieces, threads); ++i) others.emplace_back(run, i);
+  try {
+    for (unsigned i = 1; i < threads_for(pieces, threads); ++i) others.emplace_back(run, i);
+  } catch (const std::system_error&) {
+    // the limit of processes is reached
+  }
   run(0);
   for (std::thread& other : others) other.join();
   return why.load();

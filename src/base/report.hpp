@@ -4,6 +4,7 @@
 #pragma once
 #include <string_view>
 
+#include "base/printable.hpp"
 #include "base/sentence.hpp"
 #include "base/units.hpp"
 
@@ -20,8 +21,8 @@ void report_line(std::string_view line) noexcept;
 template <class... Args>
 void log(log_level level, fmt::format_string<Args...> format, Args&&... args) noexcept {
   if (!is_logged(level)) return;
-  char line[512];
-  log_line(level, write_sentence(line, format, std::forward<Args>(args)...));
+  char raw[512], line[512];
+  log_line(level, write_printable(line, write_sentence(raw, format, std::forward<Args>(args)...)));
 }
 
 /// Writes the report to stderr and aborts. For mistakes of the program, and of annex itself.

@@ -45,10 +45,12 @@ inline constexpr auto class_table = [] {
   return table;
 }();
 
-/// bytes up to largest_slab_block_bytes; 0 counts as 1.
-constexpr u32 class_of(u64 bytes) noexcept {
-  return class_table[bytes <= fine_table_bytes ? (bytes + fine_step - 1) / fine_step : fine_entries + (bytes + coarse_step - 1) / coarse_step];
+constexpr u64 class_table_index(u64 bytes) noexcept {
+  if (bytes <= fine_table_bytes) return (bytes + fine_step - 1) / fine_step;
+  return fine_entries + (bytes + coarse_step - 1) / coarse_step;
 }
+/// bytes up to largest_slab_block_bytes; 0 counts as 1.
+constexpr u32 class_of(u64 bytes) noexcept { return class_table[class_table_index(bytes)]; }
 
 /// The smallest class that holds bytes with every block at a multiple of alignment (a power of two up to a page).
 constexpr u32 class_of_aligned(u64 bytes, u64 alignment) noexcept {

@@ -8,6 +8,10 @@
 //   refill     write above count; fence; count = n; fence; clear the free bits      in between in both: the union counts
 //   flush      set the free bits; fence; move the rest down; fence; count = n
 //
+// Refill and flush say so in the magazine (moving) while a block may be in both. So who takes over from a thread, or from who
+// stood in for it, tells what rule R2 left there from what the program freed twice: a block of a magazine that is not moving
+// and of its slab's free bits, or of two entries, was freed twice.
+//
 // Who may touch a thread's magazines, free bitmaps and partial lists (rule C1):
 //   the thread itself, with busy set and frozen clear, or holding the heap lock; or
 //   a holder of the heap lock, after the thread is dead, or frozen and not busy.
@@ -19,33 +23,50 @@
 // within one holding of the heap lock. If the freezer dies, the one who takes the lock over clears it, and repairs the
 // cache first where it says held: busy alone can't tell, since a thread that is about to see frozen sets it for a moment.
 // docs/design/models/cache_recall.pml checks all interleavings and deaths.
-// Freeing a block of another thread's slab touches neither cache: one atomic OR into the slab's remote bitmap (commit),
+// Freeing a block of another thread's slab touches neither cache: one compare-and-swap of a word of the slab's remote bitmap (commit),
 // then a hint bit in the owner's slot, which may be lost.
 #pragma once
+#include <array>
+
 #include "region/address_index.hpp"
 #include "region/region_views.hpp"
+#include "shared/arena.hpp"
 #include "slab/slab_record.hpp"
 
 namespace annex {
 
 inline constexpr u32 magazine_slots = 128;
+// What a damaged granule may say a class is, at most: it leads no further than the file is longer than its last chunk.
+inline constexpr u32 largest_class_number = 63;
+static_assert(class_count <= largest_class_number + 1 &&
+              (largest_class_number + 2 - class_count) * (magazine_slots + 8) * sizeof(u64) + 256 * sizeof(u64) <= spare_file_bytes);
 inline constexpr u32 first_capacity = 8;
 inline constexpr u32 largest_batch = 32;  // blocks moved at once: what the slowest of 10,000 operations takes
 constexpr u32 largest_capacity_of(u32 bytes) noexcept { return bytes <= 1 * KiB ? magazine_slots : bytes <= 8 * KiB ? 64 : 16; }
 
+/// The count as the hits read it: its lowest byte. Whatever lies there leads at most 127 entries behind the magazine.
+[[gnu::always_inline]] inline u32 count_for_a_hit(const shared_word<u32>& count) noexcept {
+  static_assert(magazine_slots < 256 && std::endian::native == std::endian::little);
+  return __atomic_load_n(reinterpret_cast<const u8*>(&count.value), __ATOMIC_RELAXED);
+}
+
 struct alignas(64) magazine {
-  shared_word<u32> count;
-  u32 capacity;
+  bounded_word<u32, magazine_slots> count;
+  at_most<u32, magazine_slots> capacity;
   u64 divisor;                 // class_divisor of base/size_class.hpp
   u32 block_bytes;
   u32 empties;                 // index: slabs of the class without a live block
   chunk_ref partial;           // index: slabs with free blocks
   u32 made;                    // index: slabs cut less those given back: the next one's size
-  u32 padding[8];
+  u32 moving;                  // 1: entries may be in their slabs' bitmaps too, or here twice
+  u32 padding[7];
+  u64 entries[magazine_slots];
 };
-static_assert(sizeof(magazine) == 64);
+static_assert(offsetof(magazine, entries) == 64);
 
-enum frozen_state : u32 { frozen_no = 0, frozen_asked = 1, frozen_held = 2 };
+// frozen_look, in addition: something this thread remembers has gone (a pool was released); it forgets it when it has the heap
+// lock next, and takes no hit before.
+enum frozen_state : u32 { frozen_no = 0, frozen_asked = 1, frozen_held = 2, frozen_look = 4 };
 
 struct thread_cache {
   u32 key;                     // what the granules of this thread's slabs say: owner | granule_slab << 16
@@ -58,10 +79,20 @@ struct thread_cache {
   u64 used_lanes[limits::lanes / 64];  // index: a lane without its bit is empty
   chunk_ref lanes[limits::lanes];
   magazine magazines[class_count];
-  u64 entries[class_count * magazine_slots];
-  u64* entries_of(u32 size_class) noexcept { return entries + size_class * magazine_slots; }
-  const u64* entries_of(u32 size_class) const noexcept { return entries + size_class * magazine_slots; }
+  u64* entries_of(u32 size_class) noexcept { return magazines[size_class].entries; }
+  const u64* entries_of(u32 size_class) const noexcept { return magazines[size_class].entries; }
 };
+
+/// Where a size's magazine lies, in lines from the first one: like class_table, but without a multiplication behind it.
+inline constexpr auto magazine_table = [] {
+  std::array<u16, class_table.size()> lines{};
+  for (u64 i = 0; i < lines.size(); ++i) lines[i] = static_cast<u16>(class_table[i] * (sizeof(magazine) / 64));
+  return lines;
+}();
+inline magazine* magazine_for(thread_cache* c, u64 size_bytes) noexcept {
+  char* const first = reinterpret_cast<char*>(c->magazines);
+  return reinterpret_cast<magazine*>(first + u64{magazine_table[class_table_index(size_bytes)]} * 64);
+}
 
 inline constexpr u32 region_shift = 48;
 inline constexpr u64 entry_is_clean = 1;
@@ -86,6 +117,12 @@ struct thread_state {
 };
 extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial-exec")]];
 
+/// Under the heap lock.
+inline frozen_state frozen_of(const thread_cache& c) noexcept { return static_cast<frozen_state>(c.frozen.load(std::memory_order_acquire) & ~u32{frozen_look}); }
+inline void set_frozen(thread_cache& c, frozen_state state) noexcept {
+  c.frozen.store((c.frozen.load(std::memory_order_relaxed) & frozen_look) | state, std::memory_order_release);  // sync(frozen)
+}
+
 /// The region of an address; the one of the thread's last free is looked at first. Null: none.
 inline local_region* region_of(const void* address) noexcept {
   local_region* const last = this_thread.last_region;
@@ -99,18 +136,26 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 /// The thread uses another heap than the last time. Null: it has no cache there yet.
 [[gnu::noinline]] thread_cache* turn_to(u32 heap_index, u64 heap_number) noexcept;
 
+/// Whether the entry's block begins in memory that is mapped here: entries lie in the segment, and anybody may have been there.
+[[gnu::always_inline]] inline bool leads_somewhere(char* const* bases, u64 entry) noexcept {
+  return (entry & offset_mask) < region_views::lengths_beside(bases)[entry >> region_shift];
+}
 /// An entry of the thread's magazine; false: take the slow path.
-[[gnu::always_inline]] inline bool take_entry(thread_cache* c, u32 size_class, u64* taken) noexcept {
+[[gnu::always_inline]] inline bool take_entry(thread_cache* c, char* const* bases, u64 size_bytes, u64* taken) noexcept {
   c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
   compiler_fence();
-  magazine* m = c->magazines + size_class;
+  magazine* m = magazine_for(c, size_bytes);
   asm("" : "+r"(m));  // one register for it
-  const u32 n = m->count.load(std::memory_order_relaxed);
-  if (n == 0 || c->frozen.load(std::memory_order_acquire) != 0) [[unlikely]] {  // sync(frozen): what the freezer did is seen
+  const u32 n = count_for_a_hit(m->count);
+  if (n == 0 || !is_zero(c->frozen.value)) [[unlikely]] {  // sync(frozen): what the freezer did is seen
     c->busy.store(0, std::memory_order_release);
     return false;
   }
-  const u64 entry = c->entries_of(size_class)[n - 1];
+  const u64 entry = m->entries[n - 1];
+  if (!leads_somewhere(bases, entry)) [[unlikely]] {
+    c->busy.store(0, std::memory_order_release);
+    return false;
+  }
   compiler_fence();
   m->count.store(n - 1, std::memory_order_relaxed);  // commit
   compiler_fence();
@@ -120,9 +165,9 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 }
 [[gnu::always_inline]] inline char* block_of(char* const* bases, u64 entry) noexcept { return bases[entry >> region_shift] + (entry & offset_mask); }
 /// A block from the thread's magazine; false: take the slow path.
-[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u32 size_class, void** block) noexcept {
+[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u64 size_bytes, void** block) noexcept {
   u64 entry = 0;
-  if (!take_entry(c, size_class, &entry)) [[unlikely]] return false;
+  if (!take_entry(c, bases, size_bytes, &entry)) [[unlikely]] return false;
   *block = block_of(bases, entry);
   return true;
 }
@@ -140,15 +185,15 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   if ((static_cast<u32>(word) & 0xffffff) != c->key) [[unlikely]] return false;
   c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  const u64 size_class = word >> 24 & 0xff;
+  const u64 size_class = word >> 24 & largest_class_number;
   magazine* m = c->magazines + size_class;
   asm("" : "+r"(m));  // one register for it, not one for each of its fields
-  const u32 n = m->count.load(std::memory_order_relaxed);
-  if (n < m->capacity && begins_block(region, offset, word, m->divisor)) [[likely]] {
-    u64* const top = c->entries + size_class * magazine_slots + n;
+  const u32 n = count_for_a_hit(m->count);
+  if (n < m->capacity.value && begins_block(region, offset, word, m->divisor)) [[likely]] {
+    u64* const top = m->entries + n;
     const u64 entry = region.entry_base | offset;
-    // An empty magazine's top is the end of the class below: never this block, or the slow path knows better.
-    if (top[-1] != entry && c->frozen.load(std::memory_order_acquire) == 0) [[likely]] {  // sync(frozen)
+    // Before an empty magazine's first entry lie zeros: the first block of slot 0's region takes the slow path then.
+    if (top[-1] != entry && is_zero(c->frozen.value)) [[likely]] {  // sync(frozen)
       *top = entry;
       compiler_fence();
       m->count.store(n + 1, std::memory_order_relaxed);  // commit
@@ -167,7 +212,7 @@ class busy_scope {
   explicit busy_scope(thread_cache& c) noexcept : cache_(c) {
     c.busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
     compiler_fence();
-    entered_ = c.frozen.load(std::memory_order_acquire) == frozen_no;  // sync(frozen)
+    entered_ = is_zero(c.frozen.value);  // sync(frozen)
   }
   ~busy_scope() {
     compiler_fence();
@@ -201,14 +246,18 @@ void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept;
 /// The slab a block of this view lies in; null: the granule belongs to no slab.
 slab_record* slab_at(const segment& s, const local_region& region, u64 offset) noexcept;
 
-/// Fills an empty magazine from the thread's slabs. False: they have no free block.
-bool refill(const segment& s, thread_cache& c, u32 size_class) noexcept;
-/// One block straight from a slab's bitmap, for checked heaps. ~0: none.
-u64 take_direct(const segment& s, thread_cache& c, u32 size_class) noexcept;
-/// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts blocks that were free already.
+/// Fills an empty magazine from the thread's slabs. False: they have no free block. *doubles: as collect().
+bool refill(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32* doubles) noexcept;
+/// One block straight from a slab's bitmap, for checked heaps. ~0: none. *doubles: as collect().
+u64 take_direct(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32* doubles) noexcept;
+/// One block in this region: the magazine's top, or straight from a slab's bitmap. ~0: none. (A magazine is not searched.)
+/// *doubles: as collect().
+u64 take_in_region(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 region_slot, u32* doubles) noexcept;
+/// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts blocks that were free already,
+/// and those whose slab has gone since because all of it was free; not where somebody died moving them.
 void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept;
 /// Every entry into its slab's bitmap, of a thread that is gone: its indexes (counts, partial lists) are not to be trusted.
-void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class) noexcept;
+void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32* doubles) noexcept;
 /// Gives back only the entries of one region.
 void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept;
 /// Marks a block that is not free in its slab's bitmap.

@@ -16,7 +16,9 @@
 //   E3  every free extent is in the bin of its length, linked both ways, and its foot names its first granule
 //   E4  bin_bits and bin_groups say which bins are not empty
 //   E5  free_granules is the sum of the free lengths
-//   E6  no granule from first_clean on was ever given out
+//   E6  no granule from first_clean on was ever given out; the mark agrees with its complement
+//   E7  the seal at the head of an extent in use fits what the entry says; its holder is a member for a large block, else nobody
+//   H1  an extent in use has a name's word, of a generation that is not above the floors it touches (region/generation.hpp)
 // Every function is called inside a transaction: a death undoes it.
 #pragma once
 #include <optional>
@@ -52,14 +54,22 @@ class extents {
   void free(transaction& t, u32 granule) noexcept;
   /// Makes the extent reach end_offset_bytes, by taking from the free extent behind it or giving back; false: no room.
   bool resize(transaction& t, u32 granule, u64 end_offset_bytes, bool keep_iova_contiguous) noexcept;
+  /// Writes the seal of an extent in use, after a word of its entry has changed.
+  void seal(transaction& t, u32 granule) noexcept;
   /// The whole region as one free extent; back_ends() first: false: the annex directory is full.
   bool back_ends() const noexcept;
   void make_free(transaction& t) noexcept;
 
-  u64 offset_of(u32 granule) const noexcept { return u64{granule} << record_.granule_shift; }
+  /// The first granule of the large block or zone that this granule belongs to; no_extent: none. At once where a look-up has
+  /// left a hint (remember_first), else by looking back, or from the region's start.
+  u32 first_of(u32 granule) const noexcept;
+  /// Leaves the hint, in a granule that is not the first. For who may write to the segment.
+  void remember_first(u32 granule, u32 first) const noexcept;
+
+  u64 offset_of(u32 granule) const noexcept { return u64{granule} << region_.granule_shift; }
   u64 end_of(u32 granule) const noexcept {
     const u64 end = offset_of(granule + region_.extents[granule].length);
-    return end < record_.length_bytes ? end : record_.length_bytes;
+    return end < region_.region_bytes ? end : region_.region_bytes;
   }
 
  private:
@@ -90,6 +100,6 @@ constexpr u32 bin_that_fits(u32 granules) noexcept {
 static_assert(bin_of(~u32{0}) < extent_bins && bin_of(7) == 7 && bin_of(8) == 8 && bin_of(17) == bin_of(16) && bin_that_fits(17) == bin_of(18));
 
 /// Length of the longest free extent, in granules, exact; and how many there are when asked for.
-u32 longest_free(const region_record& record, const extent_entry* entries, u64* holes = nullptr) noexcept;
+u32 longest_free(const local_region& region, u64* holes = nullptr) noexcept;
 
 }  // namespace annex

@@ -10,6 +10,7 @@
 // or the slab is the dead thread's and recovery finds it in its lane; in 4 every step is a transaction of its own.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "heap/registry.hpp"
 #include "platform/os.hpp"
@@ -17,16 +18,31 @@
 namespace annex::detail {
 namespace {
 
-// For a block of another class than the one the placement was made for.
-bool meets(const placement& p, const void* block) noexcept {
+// Whether the block lies as asked. Slabs know addresses only: what a placement says of IOVAs is looked at here.
+bool is_as_asked(const placement& p, const local_region& region, const void* block) noexcept {
   const u64 at = reinterpret_cast<u64>(block);
-  return at % p.align_bytes == 0 && (p.boundary_bytes == 0 || !crosses(at, p.size_bytes, p.boundary_bytes)) &&
-         (!p.iova_contiguous || !crosses(at, p.size_bytes, limits::smallest_page_bytes));
+  if (at % p.align_bytes != 0) return false;
+  if (!p.iova_contiguous) return p.boundary_bytes == 0 || !crosses(at, p.size_bytes, p.boundary_bytes);
+  const auto bus = region.iovas.at(at - reinterpret_cast<u64>(region.base));
+  return bus && bus->contiguous_bytes >= p.size_bytes && bus->address % p.align_bytes == 0 &&
+         (p.boundary_bytes == 0 || !crosses(bus->address, p.size_bytes, p.boundary_bytes));
+}
+
+// The slabs that can serve a placement; 0: an extent of its own.
+u32 class_for(const placement& p) noexcept {
+  u64 slab_bytes = p.size_bytes;
+  bool from_slab = p.align_bytes <= limits::smallest_page_bytes;
+  if (p.boundary_bytes != 0 || p.iova_contiguous) {
+    // A power-of-two block up to a page lies at a multiple of its size: it crosses no boundary and no page.
+    slab_bytes = std::bit_ceil(std::max<u64>(p.size_bytes, p.align_bytes));
+    from_slab &= slab_bytes <= limits::smallest_page_bytes;
+  }
+  return from_slab && slab_bytes <= limits::largest_slab_block_bytes ? class_of_aligned(slab_bytes, p.align_bytes) : 0;
 }
 
 // A block's start in a slab of this class; nothing is known of whether it is live.
 bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcept {
-  const granule_entry g = load_granule(region.granules + (offset >> region.granule_shift));
+  const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
   return g.kind == granule_slab && g.size_class == size_class && begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
 }
 
@@ -37,7 +53,13 @@ struct growing_scope {
   ~growing_scope() { is_growing = false; }
 };
 
-bool is_usable_here(const local_region& view) noexcept { return view.base != nullptr && !view.joining; }
+bool is_size(u64 bytes) noexcept { return bytes != 0 && bytes <= limits::largest_region_bytes; }
+
+// The one place where a placement's numbers are looked at: afterwards no sum of them wraps.
+bool is_possible(const placement& p) noexcept {
+  return is_size(p.size_bytes) && is_power_of_two(p.align_bytes) && p.align_bytes <= limits::largest_align_bytes &&
+         (p.boundary_bytes == 0 || (is_power_of_two(p.boundary_bytes) && p.boundary_bytes >= p.size_bytes));
+}
 
 }  // namespace
 
@@ -47,14 +69,26 @@ lock_identity local_heap::identity(std::unique_lock<std::mutex>& service) noexce
   return {service_slot_, member_};
 }
 
-local_heap::locked::locked(local_heap& h) noexcept {
+local_heap::locked::locked(local_heap& h) noexcept : heap_(h) {
   h.ensure_member();
   transaction_.emplace(h.segment_, h.identity(service_));
-  if (transaction_->stole()) h.repair_frozen(*transaction_);
+  if (transaction_->stole() && !h.segment_.is_damaged()) h.repair_frozen(*transaction_);
+  if (thread_cache* c = cache_of(h.index_); c != nullptr && (c->frozen.load(std::memory_order_relaxed) & frozen_look) != 0) {
+    this_thread.pool_number = 0;
+    c->frozen.store(c->frozen.load(std::memory_order_relaxed) & ~u32{frozen_look}, std::memory_order_relaxed);  // others write it under the lock
+  }
+}
+
+local_heap::locked::~locked() {
+  const double_frees found = std::exchange(heap_.found_, {});
+  transaction_.reset();
+  if (service_) service_.unlock();
+  heap_.say_doubles(found);
 }
 
 thread_cache* local_heap::make_cache() noexcept {
-  if (!ensure_member()) return nullptr;
+  if (!ensure_member() || is_mender()) return nullptr;
+  registry::give_back_late_caches();
   const u16 slot = claim_thread_slot(segment_, member_);
   if (slot == no_owner) return nullptr;
   thread_slot& mine = segment_.slot(slot);
@@ -71,6 +105,7 @@ thread_cache* local_heap::make_cache() noexcept {
   }
   if (mine.cache == 0) {
     mine.state.store(mine.state.load(std::memory_order_relaxed) >> 16 << 16, std::memory_order_release);
+    note_free_slot(segment_, slot);
     return nullptr;
   }
   auto* c = segment_.chunk<thread_cache>(mine.cache);
@@ -79,6 +114,13 @@ thread_cache* local_heap::make_cache() noexcept {
 }
 
 void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean) noexcept {
+  u32 doubles = 0;  // of blocks that others freed
+  void* const block = take_block(c, size_class, clean, &doubles);
+  if (doubles != 0) say_doubles({0, doubles});
+  return block;
+}
+
+void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean, u32* doubles) noexcept {
   for (;;) {
     {
       busy_scope busy(c);
@@ -86,14 +128,19 @@ void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean) noexc
         magazine& m = c.magazines[size_class];
         u64 entry = 0;
         if (c.checked != 0) {
-          entry = take_direct(segment_, c, size_class);
+          entry = take_direct(segment_, views_, c, size_class, doubles);
           if (entry == ~u64{0}) return nullptr;
         } else {
-          if (m.count.load(std::memory_order_relaxed) == 0 && !refill(segment_, c, size_class)) return nullptr;
+          if (m.count.load(std::memory_order_relaxed) == 0 && !refill(segment_, views_, c, size_class, doubles)) return nullptr;
           const u32 n = m.count.load(std::memory_order_relaxed);
-          entry = c.entries_of(size_class)[n - 1];
+          entry = m.entries[n - 1];
           compiler_fence();
           m.count.store(n - 1, std::memory_order_relaxed);  // commit
+        }
+        if (!leads_somewhere(views_.bases(), entry)) {
+          m.count.store(0, std::memory_order_relaxed);
+          segment_.mark_damaged("a thread's cache keeps an address that is in no region");
+          return nullptr;
         }
         *clean = (entry & entry_is_clean) != 0;
         return block_of(views_.bases(), entry);
@@ -103,15 +150,16 @@ void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean) noexc
   }
 }
 
-bool local_heap::add_slab(thread_cache& c, u32 size_class) noexcept {
+bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexcept {
   locked t(*this);
   segment_header& h = segment_.header();
-  slab_record* slab = adopt(*t, size_class, c);
+  slab_record* slab = adopt(*t, size_class, c, only_slot);
   for (u32 word = 0, words = region_words(h), first = h.region_hint / 64; word < words && slab == nullptr; ++word) {
     const u32 at = (first + word) % words;
     for (u64 bits = h.free_regions[at]; bits != 0 && slab == nullptr; bits &= bits - 1) {
       const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
-      if (slot >= h.region_limit) break;
+      if (slot >= segment_.region_limit()) break;
+      if (only_slot != any_slot && slot != only_slot) continue;
       local_region& view = views_.at(slot);
       if (!is_usable_here(view)) continue;
       magazine& m = c.magazines[size_class];
@@ -168,21 +216,23 @@ void* local_heap::allocate_class(u32 size_class, const placement& p, bool* clean
   if (c == nullptr) return explain(is_read_only() ? explanation::cause::read_only : forked_ ? explanation::cause::forked_away : explanation::cause::limit, p);
   if (has_news()) synchronize();
   for (u32 stage = 0;;) {
+    if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     do {
       if (void* block = take_block(*c, size_class, clean)) return block;
-    } while (add_slab(*c, size_class));
+    } while (add_slab(*c, size_class) && !segment_.is_damaged());
+    if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     if (!make_room(stage, p, class_bytes[size_class])) break;
   }
   // A larger block that is free serves better than none.
   for (u32 larger = size_class + 1; larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
     if (void* block = take_block(*c, larger, clean)) {
-      if (meets(p, block)) return block;
+      if (const local_region* region = address_index::find(block); region != nullptr && is_as_asked(p, *region, block)) return block;
       free(block);
     }
   return explain(explanation::cause::no_fit, p);
 }
 
-std::optional<extent_place> local_heap::find_extent(transaction& t, const placement& p, extent_request& q, local_region** where) noexcept {
+std::optional<extent_place> local_heap::find_extent(transaction& t, const placement& p, extent_request& q, local_region** where, u32 only_slot) noexcept {
   segment_header& h = segment_.header();
   for (const bool on_node : {true, false}) {
     if (on_node && p.numa_node == any_node) continue;
@@ -190,7 +240,8 @@ std::optional<extent_place> local_heap::find_extent(transaction& t, const placem
       const u32 at = (first + word) % words;
       for (u64 bits = h.free_regions[at]; bits != 0; bits &= bits - 1) {
         const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
-        if (slot >= h.region_limit) break;
+        if (slot >= segment_.region_limit()) break;
+        if (only_slot != any_slot && slot != only_slot) continue;
         local_region& view = views_.at(slot);
         if (!is_usable_here(view) || (on_node && view.record->numa_node != p.numa_node)) continue;
         if (p.zeroed && view.access == touch::none) continue;
@@ -205,38 +256,57 @@ std::optional<extent_place> local_heap::find_extent(transaction& t, const placem
   return {};
 }
 
-void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes) noexcept {
+void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes, u32 only_slot) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
   if (!ensure_member() || is_read_only()) return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away, p);
+  if (is_mender()) return explain(explanation::cause::limit, p);
   if (has_news()) synchronize();
   for (u32 stage = 0;;) {
+    if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     {
       locked t(*this);
       extent_request q{size_bytes, p.align_bytes, p.boundary_bytes, p.iova_contiguous, granule_large, static_cast<u16>(member_)};
       local_region* view = nullptr;
-      if (const auto place = find_extent(*t, p, q, &view)) {
+      if (const auto place = find_extent(*t, p, q, &view, only_slot)) {
         t->put(segment_.member(member_).extents_held, segment_.member(member_).extents_held + 1);
         if (c != nullptr) {  // until the caller has it, it is nobody's: recovery frees it
           t->put(segment_.slot(c->slot).inflight_granule, place->granule);
           t->put(segment_.slot(c->slot).inflight_region_1, view->slot + 1);
+          t->put(segment_.slot(c->slot).inflight_seal,
+                 segment_.slot(c->slot).right_inflight_seal());
         }
         t->commit();
+        if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
         void* const block = view->base + place->offset_bytes;
         *dirty_bytes = place->dirty_bytes();
-        if (c != nullptr) std::atomic_ref(segment_.slot(c->slot).inflight_region_1).store(0, std::memory_order_relaxed);
+        if (c != nullptr) {
+          std::atomic_ref(segment_.slot(c->slot).inflight_region_1)
+              .store(0, std::memory_order_relaxed);
+          compiler_fence();
+          std::atomic_ref(segment_.slot(c->slot).inflight_seal)
+              .store(0, std::memory_order_relaxed);  // so that one word alone says nothing
+        }
         return block;
       }
     }
-    if (!make_room(stage, p, size_bytes)) break;
+    if (only_slot != any_slot ? !make_room_in(stage, only_slot, size_bytes) : !make_room(stage, p, size_bytes)) break;
   }
-  return explain(explanation::cause::no_fit, p);
+  return only_slot != any_slot ? nullptr : explain(explanation::cause::no_fit, p);
+}
+
+// Before annex itself writes: an entry of a cache may have been changed into one near the end.
+bool local_heap::has_room_for(const local_region& region, const void* block, u64 bytes) const noexcept {
+  const u64 offset = static_cast<u64>(static_cast<const char*>(block) - region.base);
+  if (bytes <= region.length_bytes && offset <= region.length_bytes - bytes) return true;
+  segment_.mark_damaged("a block reaches beyond its region");
+  return false;
 }
 
 bool local_heap::zero_if_asked(void* block, const placement& p, bool clean) noexcept {
   if (!p.zeroed || clean) return true;  // what is known to be zero is memory the CPU may touch
   const local_region* region = region_of(block);
-  if (region == nullptr || region->access == touch::none) return false;
+  if (region == nullptr || region->access == touch::none || !has_room_for(*region, block, p.size_bytes)) return false;
   std::memset(block, 0, p.size_bytes);
   return true;
 }
@@ -255,7 +325,7 @@ void* local_heap::allocate(u64 size_bytes) noexcept {
   placement p;
   p.size_bytes = size_bytes;
   p.align_bytes = 16;
-  if (size_bytes == 0) return explain(explanation::cause::bad_request, p);
+  if (!is_size(size_bytes)) return explain(explanation::cause::bad_request, p);
   if (size_bytes > limits::largest_slab_block_bytes) return allocate_large(p);
   bool clean = false;
   return allocate_class(class_of(size_bytes), p, &clean);
@@ -264,28 +334,19 @@ void* local_heap::allocate(u64 size_bytes) noexcept {
 void* local_heap::allocate(const placement& asked) noexcept {
   placement p = asked;
   if (p.align_bytes == 0) p.align_bytes = 64;
-  const bool sane = p.size_bytes != 0 && is_power_of_two(p.align_bytes) && p.align_bytes <= limits::largest_align_bytes &&
-                    (p.boundary_bytes == 0 || (is_power_of_two(p.boundary_bytes) && p.boundary_bytes >= p.size_bytes)) &&
-                    p.size_bytes <= limits::largest_region_bytes;
-  if (!sane) return explain(explanation::cause::bad_request, p);
-  u64 slab_bytes = p.size_bytes;
-  bool from_slab = p.align_bytes <= limits::smallest_page_bytes;
-  if (p.boundary_bytes != 0 || p.iova_contiguous) {
-    // A power-of-two block up to a page lies at a multiple of its size: it crosses no boundary and no page.
-    slab_bytes = std::bit_ceil(std::max<u64>(p.size_bytes, p.align_bytes));
-    from_slab &= slab_bytes <= limits::smallest_page_bytes;
-  }
-  if (!from_slab || slab_bytes > limits::largest_slab_block_bytes) return allocate_large(p);
+  if (!is_possible(p)) return explain(explanation::cause::bad_request, p);
+  const u32 size_class = class_for(p);
+  if (size_class == 0) return allocate_large(p);
   bool clean = false;
-  void* block = allocate_class(class_of_aligned(slab_bytes, p.align_bytes), p, &clean);
+  void* block = allocate_class(size_class, p, &clean);
   if (block == nullptr) return nullptr;
   const local_region* region = address_index::find(block);
-  const bool has_iovas = !p.iova_contiguous || region->iovas.run_count != 0;
+  const bool is_right = is_as_asked(p, *region, block);
   const bool on_node = p.numa_node == any_node || region->record->numa_node == p.numa_node;
-  if (!has_iovas || !on_node || !zero_if_asked(block, p, clean)) {
+  if (!is_right || !on_node || !zero_if_asked(block, p, clean)) {
     // The cache gave a block from a region that won't do: take one of our own where it will.
     void* better = allocate_large(p);
-    if (better == nullptr && has_iovas && zero_if_asked(block, p, clean)) return block;  // the node is a preference only
+    if (better == nullptr && is_right && zero_if_asked(block, p, clean)) return block;  // the node is a preference only
     free(block);
     block = better;
   }
@@ -302,10 +363,12 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
       if (busy.entered()) {
         magazine& m = c->magazines[size_class];
         const u32 n = m.count.load(std::memory_order_relaxed);
-        const u32 taken = static_cast<u32>(std::min<size_t>(n, blocks.size() - filled));
-        for (u32 i = 0; i < taken; ++i) {
-          const u64 entry = c->entries_of(size_class)[n - 1 - i];
-          blocks[filled + i] = block_of(views_.bases(), entry);
+        const u32 most = static_cast<u32>(std::min<size_t>(n, blocks.size() - filled));
+        u32 taken = 0;
+        for (; taken < most; ++taken) {
+          const u64 entry = m.entries[n - 1 - taken];
+          if (!leads_somewhere(views_.bases(), entry)) break;  // allocate() says so
+          blocks[filled + taken] = block_of(views_.bases(), entry);
         }
         compiler_fence();
         m.count.store(n - taken, std::memory_order_relaxed);  // commit
@@ -322,11 +385,36 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
 
 bool local_heap::resize_in_place(void* block, u64 size_bytes) noexcept {
   local_region* const region = region_of(block);
-  if (region == nullptr || region->heap != this || !ensure_member()) return false;
+  if (region == nullptr || region->heap != this || !is_size(size_bytes) || !ensure_member()) return false;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   locked t(*this);
   const auto live = find_block(*region, offset, false);
   return live && live->kind == block_kind::large && extents(*region).resize(*t, live->granule, offset + size_bytes, true);
+}
+
+// The live block that is to be reallocated; none: it was reported.
+std::optional<local_heap::live_block> local_heap::find_for_reallocate(void* block) noexcept {
+  local_region* const region = region_of(block);
+  if (region == nullptr || region->heap == nullptr) {
+    report_misuse("reallocate of an address in no heap", block, nullptr);
+    return {};
+  }
+  auto live = region->heap->find_block(*region, static_cast<u64>(static_cast<char*>(block) - region->base), false);
+  if (live && live->kind != block_kind::zone) return live;
+  report_misuse("reallocate of what is no live block", block, region);
+  return {};
+}
+
+// Copies the old block's bytes as far as both have them, and frees it.
+void* local_heap::move_to(void* moved, void* block, u64 bytes, const placement& p) noexcept {
+  if (const local_region* to = region_of(moved); to == nullptr || to->access == touch::none) {
+    free(moved);
+    return explain(explanation::cause::no_cpu_access, p);
+  }
+  if (!has_room_for(*region_of(moved), moved, bytes)) return explain(explanation::cause::damaged, p);
+  std::memcpy(moved, block, bytes);
+  free(block);
+  return moved;
 }
 
 void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
@@ -337,39 +425,53 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
   }
   placement p;
   p.size_bytes = size_bytes;
-  local_region* region = region_of(block);
-  if (region == nullptr || region->heap == nullptr) {
-    report_misuse("reallocate of an address in no heap", block, nullptr);
-    return explain(explanation::cause::bad_request, p);
-  }
-  local_heap& home = *region->heap;  // the block stays in its heap
-  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   // A checked heap wants to know first whether the block is live.
-  if (size_bytes <= limits::largest_slab_block_bytes && !home.has_option(option_checked) && is_in_class(*region, offset, class_of(size_bytes))) return block;
-  const auto live = home.find_block(*region, offset, false);
-  if (!live || live->kind == block_kind::zone) {
-    report_misuse("reallocate of what is no live block", block, region);
-    return explain(explanation::cause::bad_request, p);
-  }
+  if (const local_region* region = region_of(block); region != nullptr && region->heap != nullptr && size_bytes <= limits::largest_slab_block_bytes &&
+                                                     !region->heap->has_option(option_checked) &&
+                                                     is_in_class(*region, static_cast<u64>(static_cast<char*>(block) - region->base), class_of(size_bytes)))
+    return block;
+  const auto live = find_for_reallocate(block);
+  if (!live || !is_size(size_bytes)) return explain(explanation::cause::bad_request, p);
+  local_heap& home = *live->region->heap;  // the block stays in its heap
   const u64 room = live->size_bytes;
   if (size_bytes <= room && (size_bytes > room / 2 || (live->kind == block_kind::slab_block && class_of(size_bytes) == live->slab->size_class))) return block;
   if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes && home.resize_in_place(block, size_bytes)) return block;
-  if (region->access == touch::none) {
+  if (live->region->access == touch::none) {
     if (size_bytes <= room) return block;
     return explain(explanation::cause::no_cpu_access, p);
   }
   void* moved = nullptr;
   if (size_bytes > limits::largest_slab_block_bytes || this_thread.heap_number != home.number_ ||
-      !take_cached(this_thread.cache, home.views_.bases(), class_of(size_bytes), &moved))
+      !take_cached(this_thread.cache, home.views_.bases(), size_bytes, &moved))
     moved = home.allocate(size_bytes);
-  if (moved == nullptr) return nullptr;
-  if (const local_region* to = region_of(moved); to == nullptr || to->access == touch::none) {
-    free(moved);
-    return explain(explanation::cause::no_cpu_access, p);
+  if (moved == nullptr) return size_bytes <= room ? block : nullptr;
+  return move_to(moved, block, std::min(room, size_bytes), p);
+}
+
+void* local_heap::reallocate(void* block, const placement& asked) noexcept {
+  if (block == nullptr) return allocate(asked);
+  if (asked.size_bytes == 0) {
+    free(block);
+    return nullptr;
   }
-  std::memcpy(moved, block, std::min(room, size_bytes));
-  free(block);
-  return moved;
+  placement p = asked;
+  if (p.align_bytes == 0) p.align_bytes = 64;
+  const auto live = find_for_reallocate(block);
+  // Which of the block's bytes are new nobody knows but the caller: it zeroes them.
+  if (!live || !is_possible(p) || p.zeroed) return explain(explanation::cause::bad_request, p);
+  local_heap& home = *live->region->heap;
+  const u64 room = live->size_bytes;
+  const bool is_right = is_as_asked(p, *live->region, block);
+  if (is_right) {
+    const bool is_large = live->kind == block_kind::large;
+    const bool would_be_no_smaller = is_large ? room <= u64{live->region->granule_mask} + 1 : class_for(p) == live->slab->size_class;
+    if (p.size_bytes <= room && (p.size_bytes > room / 2 || would_be_no_smaller || live->region->access == touch::none)) return block;
+    if (is_large && p.size_bytes > limits::largest_slab_block_bytes && home.resize_in_place(block, p.size_bytes)) return block;
+  }
+  if (live->region->access == touch::none) return explain(explanation::cause::no_cpu_access, p);
+  void* const moved = home.allocate(p);
+  if (moved == nullptr) return is_right && p.size_bytes <= room ? block : nullptr;
+  return move_to(moved, block, std::min(room, p.size_bytes), p);
 }
 
 }  // namespace annex::detail

@@ -2,14 +2,27 @@
 //
 //   1 address → region → granule      three loads; nothing locked
 //   2 own slab                        magazine; one store commits
-//   3 another thread's or process's   one atomic OR into the slab's remote bitmap commits; then a hint for its owner
+//   3 another thread's or process's   one compare-and-swap of a word of the slab's remote bitmap commits; then a hint for its owner
 //   4 large block                     heap lock, one transaction
 //
 // If the process dies: before the commit the block is still live (its holder, if dead, can be reaped); after it, free.
-// Between the OR and the hint the owner finds the block at its next full look (refill under pressure, recovery, recall).
+// Between the swap and the hint the owner finds the block at its next full look (refill under pressure, recovery, recall).
+// The handles of the block become stale one store before the commit: if the process dies in between, it is live and has none.
+//
+// A block freed twice
+//   in a checked heap, or the last one freed, or free in its slab when a slow path frees it again   reported there
+//   twice in a cache, or there and free in its slab     found when it leaves the cache: overflow, trim, recall, the thread's
+//                                                       end, close, drain, detach, release of a pool, recovery, reap
+//   freed by others twice                               the second finds the bit set; later: found when the owner collects
+//   its slab went back to the region meanwhile          found when it leaves the cache: no slab of that cache lies there
+// Who is told: out of a cache of this process, the misuse policy decides (the second free was this process's, or it and
+// another both freed the block); out of another's cache, of the dead's, or among remote frees, it is counted (misuse_count)
+// and said in the log, and no bystander is stopped. What was found under the heap lock is said once that is free.
+// What a death leaves in two places (rule R2) is no mistake: magazines and slabs say that they are moving blocks just then.
 #include <algorithm>
 #include <cstdlib>
 
+#include "base/race_checker.hpp"
 #include "heap/registry.hpp"
 #include "platform/os.hpp"
 
@@ -22,19 +35,27 @@ void local_heap::report_misuse(std::string_view what, const void* block, const l
                                                region != nullptr ? region->id : 0, region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
                                                member_, os::process_id(), "the program freed or used a block that is not live; a checked heap (heap_options::checked) finds the first such use");
   if (!has_option(option_refuse_misuse)) stop_program(text);
-  segment_.header().misuse_count.fetch_add(1, std::memory_order_relaxed);
+  if (!is_read_only()) segment_.header().misuse_count.fetch_add(1, std::memory_order_relaxed);
   log_line(log_level::error, text);
 }
 
-void local_heap::count_doubles(u32 doubles) noexcept {
-  for (; doubles != 0; --doubles) report_misuse("a block was freed twice (found when it came back to its slab)", nullptr, nullptr);
+void local_heap::say_doubles(const double_frees& found) noexcept {
+  const bool is_private = has_option(option_private);
+  const u32 ours = found.ours + (is_private ? found.anybodys : 0), anybodys = is_private ? 0 : found.anybodys;
+  if (anybodys != 0) {  // said before the program may be stopped
+    segment_.header().misuse_count.fetch_add(anybodys, std::memory_order_relaxed);
+    log(log_level::error, "{} blocks or pool objects of heap {} had been freed twice, by this process or another", anybodys, name_);
+  }
+  if (ours == 0) return;
+  segment_.header().misuse_count.fetch_add(ours - 1, std::memory_order_relaxed);  // one is counted with the report
+  char what[160];
+  report_misuse(write_sentence(what, "{} blocks or pool objects were freed twice (found when they left a cache of this process)", ours), nullptr, nullptr);
 }
 
 std::optional<local_heap::live_block> local_heap::find_block(local_region& region, u64 offset, bool inside) noexcept {
-  const region_record& r = *region.record;
   const u32 granule = static_cast<u32>(offset >> region.granule_shift);
-  if (granule >= r.granule_count) return {};
-  const granule_entry g = load_granule(region.granules + granule);
+  if (granule >= region.granule_count) return {};
+  const granule_entry g = load_granule(region.granule_base + granule);
   live_block found{&region, {}, 0, 0, granule, nullptr, 0};
   if (g.kind == granule_slab || g.kind == granule_slab_held) {
     slab_record* slab = slab_at(segment_, region, offset);
@@ -44,20 +65,20 @@ std::optional<local_heap::live_block> local_heap::find_block(local_region& regio
     const u64 begin = slab_offset + u64{index} * class_bytes[slab->size_class];
     if (index >= slab->capacity || (!inside && begin != offset)) return {};
     const u64 bit = u64{1} << (index % 64);
-    const u64 gone = std::atomic_ref(slab->free_words()[index / 64]).load(std::memory_order_relaxed) | slab->remote_words()[index / 64].load(std::memory_order_relaxed);
+    const u64 gone =
+        std::atomic_ref(slab->free_words()[index / 64]).load(std::memory_order_relaxed) |
+        slab->remote_bits(index / 64);
     if ((gone & bit) != 0) return {};
     found = {&region, block_kind::slab_block, begin, class_bytes[slab->size_class], slab->granule, slab, index};
     return found;
   }
-  if (g.kind == granule_inside && inside) {  // of a large block or a free run: only the walk from the start tells
-    for (u32 at = 0; at < granule && region.extents[at].length != 0; at += region.extents[at].length)
-      if (granule - at < region.extents[at].length) {
-        const u8 kind = load_granule(region.granules + at).kind;
-        if (kind != granule_large && kind != granule_zone) return {};
-        const u64 first = (u64{at} << region.granule_shift) + u64{region.extents[at].lead} * 64;
-        return live_block{&region, kind == granule_large ? block_kind::large : block_kind::zone, first, extents(region).end_of(at) - first, at, nullptr, 0};
-      }
-    return {};
+  if (g.kind == granule_inside && inside) {
+    const u32 at = extents(region).first_of(granule);
+    if (at == no_extent) return {};
+    if (!is_read_only()) extents(region).remember_first(granule, at);
+    const u64 first = (u64{at} << region.granule_shift) + u64{region.extents[at].lead} * 64;
+    const bool is_large = load_granule(&region.granules[at]).kind == granule_large;
+    return live_block{&region, is_large ? block_kind::large : block_kind::zone, first, extents(region).end_of(at) - first, at, nullptr, 0};
   }
   if (g.kind != granule_large && g.kind != granule_zone) return {};
   const extent_entry& e = region.extents[granule];
@@ -89,17 +110,17 @@ bool local_heap::free_anywhere(void* block) noexcept {
   if (region == nullptr || region->heap == nullptr) return false;
   this_thread.last_region = region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
+  const granule_entry g = load_granule(region->granule_base + (offset >> region->granule_shift));
   thread_cache* c = this_thread.heap_number == region->heap_number ? this_thread.cache : turn_to(region->heap_index, region->heap_number);
   if (c == nullptr || !put_cached(c, *region, offset, g)) region->heap->free_in(*region, block);
   return true;
 }
 
-void local_heap::free(void* block) noexcept {
+ANNEX_NO_JUMP_MARK void local_heap::free(void* block) noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_elsewhere(block);
-  const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
+  const granule_entry g = load_granule(region->granule_base + (offset >> region->granule_shift));
   if (!put_cached(this_thread.cache, *region, offset, g)) [[unlikely]] return free_elsewhere(block);
 }
 
@@ -107,14 +128,27 @@ bool local_heap::free_if_known(void* block) noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_anywhere(block);
-  const granule_entry g = load_granule(region->granules + (offset >> region->granule_shift));
+  const granule_entry g = load_granule(region->granule_base + (offset >> region->granule_shift));
   return put_cached(this_thread.cache, *region, offset, g) || free_anywhere(block);
 }
 
+// Not a member: a reader, whose program is mistaken; a forked child of a private heap, whose blocks are the parent's, so that
+// what its destructors free means nothing; or one that found no member record left.
+bool local_heap::may_free(const void* block, const local_region* region) noexcept {
+  if (ensure_member()) return true;
+  if (is_read_only()) report_misuse("free in a process that has the heap attached read-only", block, region);
+  else if (!has_option(option_private)) log(log_level::error, "{} of heap {} could not be freed: no member record is left for this forked child, so it stays its parent's", block, name_);
+  return false;
+}
+
 void local_heap::free_in(local_region& region, void* block) noexcept {
-  if (!ensure_member()) return;  // a private heap in a forked child: its blocks are the parent's
+  if (!may_free(block, &region)) return;
+  if (const u32 state = region.record->state.load(std::memory_order_acquire);
+      region.record->id.load(std::memory_order_relaxed) != region.id || (state != region_active && state != region_draining))
+    return report_misuse("free of a block in a region that has been removed", block, &region);
+  if (segment_.is_damaged()) return;  // said when it was found: the block stays, and repair sees to the rest
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region.base);
-  const granule_entry g = load_granule(region.granules + (offset >> region.granule_shift));
+  const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
   if (g.kind == granule_slab || g.kind == granule_slab_held) return free_slab_block(region, block, offset, g);
   std::string_view wrong;
   {
@@ -148,23 +182,26 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
         const u64 bit = u64{1} << (index % 64);
         const u64 entry = u64{region.slot} << region_shift | offset;
         const u32 n = m.count.load(std::memory_order_relaxed);
-        freed_twice = (slab->free_words()[index / 64] & bit) != 0 || (slab->remote_words()[index / 64].load(std::memory_order_relaxed) & bit) != 0 ||
+        freed_twice = (slab->free_words()[index / 64] & bit) != 0 ||
+                      (slab->remote_bits(index / 64) & bit) != 0 ||
                       (n != 0 && c->entries_of(size_class)[n - 1] == entry);
         if (freed_twice) break;
-        if (g.kind == granule_slab_held) {
+        if (slab->holdings != 0) {
           clear_holders(segment_, slab, index / 64, bit);
           u64 left = 0;
           for (u32 w = 0; w < slab->words && left == 0; ++w) left |= held_bits(segment_, slab, w);
           held_empty = left == 0;
           compiler_fence();
         }
+        forget_block(segment_, region, *slab, index);
         if (c->checked != 0) {
           free_direct(segment_, *c, slab, index);  // commit
         } else {
           if (n >= m.capacity) {
-            if (m.capacity < largest_capacity_of(m.block_bytes)) m.capacity *= 2;
+            if (m.capacity < largest_capacity_of(class_bytes[size_class])) m.capacity = m.capacity * 2;
             else flush(segment_, views_, *c, size_class, m.capacity - std::min(m.capacity / 2, largest_batch), &doubles);
           }
+          if (m.count.load(std::memory_order_relaxed) == magazine_slots) flush(segment_, views_, *c, size_class, 0, &doubles);
           const u32 top = m.count.load(std::memory_order_relaxed);
           c->entries_of(size_class)[top] = entry;
           compiler_fence();
@@ -175,7 +212,7 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
     }
     if (freed) break;
     { locked wait_for_the_freezer(*this); }
-    if (load_granule(region.granules + (offset >> region.granule_shift)).owner != c->slot) return free_to_other(region, slab, index, block);
+    if (load_granule(region.granule_base + (offset >> region.granule_shift)).owner != c->slot) return free_to_other(region, slab, index, block);
   }
   if (freed_twice) return report_misuse("a block was freed twice", block, &region);
   if (c->magazines[size_class].empties > 1 || held_empty) {
@@ -184,7 +221,7 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
     t->commit();
     release_empty_slabs(*t, *c, size_class, 1);
   }
-  count_doubles(doubles);
+  if (doubles != 0) say_doubles({doubles, 0});
 }
 
 void local_heap::free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept {
@@ -192,12 +229,14 @@ void local_heap::free_to_other(local_region& region, slab_record* slab, u32 bloc
   const u64 bit = u64{1} << (block % 64);
   if (has_option(option_checked) && (std::atomic_ref(slab->free_words()[word]).load(std::memory_order_relaxed) & bit) != 0)
     return report_misuse("a block was freed twice", address, &region);
-  // sync(remote free): release: our use of the block is over before its owner takes it; acquire: the owner's collect before us
-  const u64 before = slab->remote_words()[word].fetch_or(bit, std::memory_order_acq_rel);  // commit
-  if ((before & bit) != 0) return report_misuse("a block was freed twice", address, &region);
+  forget_block(segment_, region, *slab, block);
+  race_checker::passed_on(segment_.header().heap_id, segment_.ref_of(slab));
+  const u32 before = free_remotely(*slab, block);  // commit
+  if ((before >> (block % 32) & 1) != 0)
+    return report_misuse("a block was freed twice", address, &region);
   if (before != 0) return;  // whoever set the first bit of the word has left the hint
   u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
-  for (int look = 0; look < 2 && owner != no_owner && owner < segment_.header().thread_limit; ++look) {
+  for (int look = 0; look < 2 && owner != no_owner && owner < segment_.thread_limit(); ++look) {
     const u32 lane = slab->lane % limits::lanes;
     shared_word<u64>& hint = segment_.slot(owner).hints[lane / 64];
     const u64 lane_bit = u64{1} << (lane % 64);
@@ -211,7 +250,7 @@ void local_heap::free_to_other(local_region& region, slab_record* slab, u32 bloc
 void local_heap::free_extent(transaction& t, local_region& region, u32 granule) noexcept {
   const u32 holder = region.extents[granule].holder;
   extents(region).free(t, granule);
-  if (holder != 0 && holder <= segment_.header().member_limit && segment_.member(holder).extents_held > 0) {
+  if (holder != 0 && holder <= segment_.member_limit() && segment_.member(holder).extents_held > 0) {
     t.put(segment_.member(holder).extents_held, segment_.member(holder).extents_held - 1);
     release_member_if_done(t, holder);
   }

@@ -18,6 +18,8 @@
 
 #include "base/in_parallel.hpp"
 #include "heap/local_heap.hpp"
+#include "heap/room.hpp"
+#include "heap/sanity.hpp"
 #include "platform/os.hpp"
 
 namespace annex::detail {
@@ -41,6 +43,13 @@ result<void> check_range(const memory_range& m) {
     return refuse(errc::bad_length, "{} bytes are no region: use 1 or more whole pages of {} bytes, up to {} bytes", m.length_bytes, m.page_bytes, limits::largest_region_bytes);
   if (reinterpret_cast<u64>(m.base) % m.page_bytes != 0)
     return refuse(errc::bad_alignment, "base {} is no multiple of the page size {}", m.base, m.page_bytes);
+  if (passes(reinterpret_cast<u64>(m.base), m.length_bytes, ~u64{0}))
+    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", m.length_bytes, m.base);
+  ANNEX_TRY(check_numa_node(m.numa_node));
+  if (m.fd >= 0 && m.fd_offset % limits::smallest_page_bytes != 0)
+    return refuse(errc::bad_alignment, "offset {} of descriptor {} is no multiple of {}: nobody could map it", m.fd_offset, m.fd, limits::smallest_page_bytes);
+  if (m.fd >= 0 && passes(m.fd_offset, m.length_bytes, limits::largest_file_bytes))
+    return refuse(errc::bad_length, "{} bytes from offset {} pass what a file can have ({} bytes)", m.length_bytes, m.fd_offset, limits::largest_file_bytes);
   if (!m.page_iovas.empty() && m.page_iovas.size() != m.length_bytes / m.page_bytes)
     return refuse(errc::bad_iova, "{} IOVAs for {} pages; give one per page of {} bytes, or none", m.page_iovas.size(), m.length_bytes / m.page_bytes, m.page_bytes);
   if (m.access == touch::none && m.contents != fill::keep)
@@ -50,13 +59,23 @@ result<void> check_range(const memory_range& m) {
 
 result<void> check_mapped(const void* base, u64 bytes, touch access) {
   if (access == touch::none) return {};
+  if (passes(reinterpret_cast<u64>(base), bytes, ~u64{0})) return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", bytes, base);
   const os::mapping_check check = os::check_mapping(base, bytes);
+  if (check.error != 0)
+    return refuse_os(errc::os_failure, check.error, "whether [{}, +{}) is mapped can't be seen (/proc/self/maps): {}{}", base, bytes, std::strerror(check.error), remedy_for(check.error));
   if (!check.mapped) return refuse(errc::not_mapped, "[{}, +{}) is not all mapped in this process; map it first, or declare touch::none", base, bytes);
   if (!check.readable || !check.writable) return refuse(errc::not_writable, "[{}, +{}) is not all readable and writable; change its protection, or declare touch::none", base, bytes);
   return {};
 }
 
 bool attaches_by_itself(const region_record& r) noexcept { return r.backing != backing_none || r.same_address != 0; }
+
+// The record as it is now. What is checked in it is what is used, whoever changes it meanwhile.
+region_record copy_of(const region_record& r) noexcept {
+  region_record copy;
+  std::memcpy(static_cast<void*>(&copy), &r, sizeof copy);
+  return copy;
+}
 
 void zero_range(char* base, u64 bytes) {
   in_parallel(bytes, 16 * MiB, 0, [&](unsigned, u64 at, u64 n) { std::memset(base + at, 0, n); return 0; });
@@ -70,7 +89,7 @@ region_claim* local_heap::claims() noexcept {
   if (m.region_claims == 0) {
     locked t(*this);
     if (m.region_claims == 0) {
-      const chunk_ref ref = allocate_chunk(*t, u64{segment_.header().region_limit} * sizeof(region_claim), backing::sparse);
+      const chunk_ref ref = allocate_chunk(*t, u64{segment_.region_limit()} * sizeof(region_claim), backing::sparse);
       if (ref == 0 || !back_pages(segment_, u64{ref} * chunk_unit_bytes, sizeof(region_claim))) {
         t->roll_back();
         return nullptr;
@@ -78,7 +97,7 @@ region_claim* local_heap::claims() noexcept {
       t->put(m.region_claims, ref);
     }
   }
-  return segment_.chunk<region_claim>(m.region_claims);
+  return claims_of(segment_, m);
 }
 
 // This member's claim on the region. Null: no metadata left for it.
@@ -87,9 +106,45 @@ region_claim* local_heap::claim_on(u32 slot) noexcept {
   return mine != nullptr && back_pages(segment_, segment_.offset_of(mine + slot), sizeof(region_claim)) ? mine + slot : nullptr;
 }
 
-result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins, bool physical) {
+// For another region: of a slot that is free and has handles left, if there are such with half of theirs. Ids only rise, so none
+// is ever given out again. 0: there is none.
+u32 local_heap::find_region_id(u64 length_bytes) noexcept {
+  const u32 slots = std::bit_ceil(segment_.region_limit());
+  for (const bool with_half : {true, false}) {
+    u32 candidate = segment_.header().next_region_id;
+    for (u32 tries = 0; tries < slots && candidate != ~u32{0}; ++tries, ++candidate) {
+      const u32 slot = views_.slot_of(candidate);
+      if (candidate == 0 || slot >= segment_.region_limit()) continue;
+      const region_record& r = views_.record(slot);
+      if (r.state.load(std::memory_order_relaxed) != region_free || (with_half && r.numbers_used > all_numbers / 2)) continue;
+      if (generations_left(r, slot, length_bytes) >= fewest_generations) return candidate;
+    }
+  }
+  return 0;
+}
+
+u16 local_heap::attached_bits() const noexcept {
+  return static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
+}
+
+// The region's id commits: a claim that is half written, or half taken away, is about nothing, and recovery drops the dead's.
+void local_heap::begin_claim(region_claim& claim, u32 id, int fd) const noexcept {
+  claim.leases.store(0, std::memory_order_relaxed);
+  claim.fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
+  claim.attached.store(attached_bits(), std::memory_order_relaxed);
+  claim.region.store(id, std::memory_order_release);
+}
+
+void local_heap::end_claim(region_claim& claim) noexcept {
+  claim.attached.store(0, std::memory_order_release);
+  claim.fd_plus_1.store(0, std::memory_order_relaxed);
+  claim.region.store(0, std::memory_order_release);
+}
+
+result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins, bool physical, u64 sure_bytes) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   ANNEX_TRY(check_range(m));
   ANNEX_TRY(check_mapped(m.base, m.length_bytes, m.access));
   if (m.access == touch::read_write && !mapped_by_annex)
@@ -114,13 +169,14 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
     return e;
   };
   segment_header& h = segment_.header();
-  const u8 shift = m.length_bytes < limits::small_region_bytes ? limits::small_granule_shift : limits::granule_shift;
+  const u8 shift = granule_shift_of(m.length_bytes);
   const u64 granules = divide_up(m.length_bytes, u64{1} << shift);
   const int fd = m.fd >= 0 ? os::duplicate(m.fd) : -1;
   os::file_identity file;
   if (m.fd >= 0 && (fd < 0 || os::identify(fd, &file) != 0)) {
+    const int why = errno;
     os::close_file(fd);
-    return undo(refuse_os(errc::invalid_argument, errno, "descriptor {} can't be used: {}", m.fd, std::strerror(errno)));
+    return undo(refuse_os(errc::invalid_argument, why, "descriptor {} can't be used: {}{}", m.fd, std::strerror(why), remedy_for(why)));
   }
   auto drop_fd = [&](std::unexpected<error> e) {
     os::close_file(fd);
@@ -132,11 +188,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   std::optional<error> refused;
   {
     locked t(*this);
-    u32 candidate = h.next_region_id;
-    for (u32 tries = 0; tries < h.region_limit + 2 * limits::region_slots; ++tries, ++candidate) {  // 2: slot 0 has an id that can't be
-      if (handle_bits_of(candidate) == 0 || candidate % limits::region_slots >= h.region_limit) continue;
-      if (views_.record(candidate % limits::region_slots).state.load(std::memory_order_relaxed) == region_free) { id = candidate; break; }
-    }
+    id = find_region_id(m.length_bytes);
     for (const u32 other : used_region_slots(segment_)) {  // the same file, the same IOVAs?
       if (id == 0 || refused) break;
       const region_record& o = views_.record(other);
@@ -148,25 +200,28 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
       local_region& view = views_.at(other);
       for (size_t i = 0; i < tables->runs.size() && !refused; ++i) {
         const u64 begin = tables->runs[i].address, bytes = (i + 1 < tables->runs.size() ? tables->runs[i + 1].offset : m.length_bytes) - tables->runs[i].offset;
-        const bool clash = view.iovas.offset_of(begin) || view.iovas.offset_of(begin + bytes - 1) ||
-                           std::any_of(view.iovas.runs, view.iovas.runs + view.iovas.run_count, [&](const iova_run& r) { return r.address - begin < bytes; });
-        if (clash) refused = make_error(errc::iova_overlap, 0, "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own", begin, begin + bytes, o.id.value);
+        if (view.iovas.overlaps(begin, bytes)) refused = make_error(errc::iova_overlap, 0, "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own", begin, begin + bytes, o.id.value);
       }
     }
-    if (id == 0) refused = make_error(errc::limit_reached, 0, "\"{}\" has its limit of {} regions; remove one, add larger ones, or create it with a higher region_limit", name_, h.region_limit);
-    if (id != 0 && !refused && !back_pages(segment_, segment_.offset_of(&views_.record(id % limits::region_slots)), sizeof(region_record))) refused = make_error(errc::limit_reached, 0, "\"{}\" has no metadata left (metadata_limit_bytes {}, or the annex directory is full)", name_, h.reserve_bytes);
+    if (id == 0 && h.region_count < segment_.region_limit())
+      refused = make_error(errc::limit_reached, 0,
+                           "\"{}\" has had so much memory added and removed that no handles are left for another region of {} bytes (of 2^32 regions, and 2^50 bytes in each of {} "
+                           "slots); bring memory in smaller regions, or make a new heap", name_, m.length_bytes, segment_.region_limit());
+    else if (id == 0) refused = make_error(errc::limit_reached, 0, "\"{}\" has its limit of {} regions; remove one, add larger ones, or create it with a higher region_limit", name_, segment_.region_limit());
+    if (id != 0 && !refused && !back_pages(segment_, segment_.offset_of(&views_.record(views_.slot_of(id))), sizeof(region_record))) refused = no_metadata(segment_, name_, sizeof(region_record), "a region's record");
     if (!refused) {
-      slot = id % limits::region_slots;
+      slot = views_.slot_of(id);
       region_record& r = views_.record(slot);
       const u32 runs = static_cast<u32>(tables->runs.size());
       auto chunk = [&](u64 bytes, backing pages = backing::whole) { return bytes != 0 ? allocate_chunk(*t, bytes, pages) : chunk_ref{0}; };
-      auto table = [&](u64 bytes) { return chunk(bytes, backing_of_table(bytes)); };
+      // Memory that is there is of use only where its tables are, too.
+      auto table = [&](u64 bytes) { return chunk(bytes, sure_bytes != ~u64{0} ? backing::whole : backing_of_table(bytes)); };
       const chunk_ref granule_table = table(granules * sizeof(granule_entry)), extent_table = table(granules * sizeof(extent_entry));
       const chunk_ref run_table = chunk(runs * sizeof(iova_run)), order = chunk(runs * sizeof(u32)), index = chunk(tables->index.size() * sizeof(u32));
       if (granule_table == 0 || extent_table == 0 || (runs != 0 && (run_table == 0 || order == 0 || index == 0))) {
         t->roll_back();
-        refused = make_error(errc::limit_reached, 0, "\"{}\" has no metadata left for {} granules and {} IOVA runs (metadata_limit_bytes {}, or the annex directory is full)",
-                             name_, granules, runs, h.reserve_bytes);
+        const u64 table_bytes = granules * (sizeof(granule_entry) + sizeof(extent_entry)) + u64{runs} * (sizeof(iova_run) + 2 * sizeof(u32));
+        refused = no_metadata(segment_, name_, table_bytes, fmt::format("{} granules and {} IOVA runs", granules, runs));
       } else {
         r.length_bytes = m.length_bytes;  // the record is free: nobody reads it before its state says otherwise
         r.page_bytes = m.page_bytes;
@@ -199,7 +254,12 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
         r.live_extents = 0;
         r.same_address = m.same_address ? 1 : 0;
         r.pinned = !m.pin ? not_pinned : physical ? pinned_physical : pinned_pages;
+        r.generations_turned = 0;
+        r.numbers_used_inverted = ~r.numbers_used;  // of regions that had this slot before
+        std::fill(std::begin(r.floors), std::end(r.floors), 0);
         r.first_clean = m.contents == fill::keep ? r.granule_count : 0;
+        r.first_clean_check = ~r.first_clean;
+        r.first_unsure = sure_bytes < m.length_bytes ? static_cast<u32>(sure_bytes >> shift) : 0;
         std::memset(r.path, 0, sizeof r.path);
         const std::string path = !owned_path.empty() ? owned_path : fd >= 0 ? os::path_of(fd) : "";
         if (path.size() < sizeof r.path) path.copy(r.path, sizeof r.path - 1);
@@ -214,32 +274,35 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   }
   if (refused) return drop_fd(std::unexpected(*refused));
   region_record& r = views_.record(slot);
-  std::copy(tables->runs.begin(), tables->runs.end(), segment_.chunk<iova_run>(r.iova_runs));
-  std::copy(tables->order.begin(), tables->order.end(), segment_.chunk<u32>(r.iova_order));
-  std::copy(tables->index.begin(), tables->index.end(), segment_.chunk<u32>(r.iova_index));
+  if (!tables->runs.empty()) {
+    std::copy(tables->runs.begin(), tables->runs.end(), segment_.chunk<iova_run>(r.iova_runs));
+    std::copy(tables->order.begin(), tables->order.end(), segment_.chunk<u32>(r.iova_order));
+    std::copy(tables->index.begin(), tables->index.end(), segment_.chunk<u32>(r.iova_index));
+  }
 
   local_region& view = views_.at(slot);
-  view.fd = fd;
+  keep_fd(view, fd);
   view.mapped_by_annex = mapped_by_annex;
   view.pins = pins;
-  view.joining = true;
-  views_.set_base(view, m.base);
+  views_.set_base(view, m.base, m.length_bytes);
   address_index::enter(&view);
 
   // 2 the file gets its name, everybody agrees, the first pages of the tables are there
   region_claim* const claim = claim_on(slot);
+  const auto places = files_.places_of(copy_of(r));
   auto agreed = [&]() -> result<void> {
+    if (!places) return std::unexpected(places.error());  // the file has no name yet
     if (!owned_path.empty())
-      if (const int why = os::publish_file(fd, owned_path.c_str()); why != 0 && why != EEXIST)
-        return refuse_os(errc::os_failure, why, "can't name the region's file {}: {}", owned_path, std::strerror(why));
+      if (const int why = files_.publish(fd, owned_path); why != 0)
+        return refuse_os(errc::os_failure, why, "can't name the region's file {}: {}{}", owned_path, std::strerror(why), remedy_for(why));
     if (claim == nullptr || !extents(view).back_ends())
-      return refuse(errc::limit_reached, "the annex directory is full: no metadata for region {}", id);
+      return std::unexpected(no_metadata(segment_, name_, os::page_bytes(), fmt::format("the tables of region {}", id)));
     return observers_.agree(view_for_observers(view));
   }();
   if (!agreed) {
     {
       locked t(*this);
-      remove_owned_file(r);
+      if (places) files_.remove_memory(*places, segment_, copy_of(r));
       free_region(*t, slot);
     }
     address_index::leave(m.base);
@@ -254,15 +317,17 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   // 3 published
   {
     locked t(*this);
+    t->put(r.seal, seal_of_region(r));
+    t->put(r.iova_seal, r.iova_run_count == 0 ? 0
+                                              : seal_of_runs(segment_.chunk<iova_run>(r.iova_runs),
+                                                             r.iova_run_count));
     t->put(r.state, region_active);
     extents(view).make_free(*t);
-    claim->region.store(id, std::memory_order_relaxed);
-    claim->fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
-    claim->leases.store(0, std::memory_order_relaxed);
-    claim->attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_release);
-    view.joining = false;
+    begin_claim(*claim, id, fd);
+    make_usable(view);
     t->put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
     t->commit();  // the region exists
+    ANNEX_TRY(refuse_if_damaged());
   }
   os::wake_all(&h.region_epoch.value);
   return region_id{id};
@@ -294,6 +359,7 @@ void local_heap::free_region(transaction& t, u32 slot) noexcept {
   const u64 bit = u64{1} << (slot % 64);
   if ((h.free_regions[slot / 64] & bit) != 0) t.put(h.free_regions[slot / 64], h.free_regions[slot / 64] & ~bit);
   t.put(h.used_regions[slot / 64], h.used_regions[slot / 64] & ~bit);
+  use_up_numbers(t, r, slot);
   t.put(h.region_count, h.region_count - 1);
   t.put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
   t.put(r.state, region_free);
@@ -302,9 +368,8 @@ void local_heap::free_region(transaction& t, u32 slot) noexcept {
 
 // Recalls what caches keep of the region and takes its slabs from their threads; true when anything in it is live.
 bool local_heap::has_live_blocks(transaction& t, u32 slot, frozen_caches* frozen) noexcept {
-  u32 doubles = 0;
   for (thread_cache* c : frozen->caches) {
-    flush_region(segment_, views_, *c, slot, &doubles);
+    flush_region(segment_, views_, *c, slot, doubles_of(*c));
     make_orphans(t, *c, slot);
   }
   release_empty_orphans(t);
@@ -315,9 +380,8 @@ std::string local_heap::who_holds(u32 slot) {
   std::string who;
   u64 blocks = 0, bytes = 0;
   std::vector<std::pair<u32, u64>> holders;
-  const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
   (void)for_each_block([&](const block_summary& b) {
-    if (static_cast<u64>(b.where) >> limits::handle_offset_bits != handle_bits_of(id)) return;
+    if (slot_of(b.where) != slot) return;
     ++blocks;
     bytes += b.size_bytes;
     const u32 member = static_cast<u32>(b.holder);
@@ -334,10 +398,14 @@ std::string local_heap::who_holds(u32 slot) {
 
 bool local_heap::is_attached_elsewhere(region_id region) noexcept {
   const u32 id = static_cast<u32>(region);
-  for (u32 m = 1; m <= segment_.header().member_records_used.load(std::memory_order_relaxed); ++m) {
+  const u32 slot = views_.slot_of(id);
+  if (slot >= views_.slots()) return false;
+  for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
     if (m == member_ || member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
-    const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[id % limits::region_slots];
+    const region_claim* const claims = claims_of(segment_, member);
+    if (claims == nullptr) continue;
+    const region_claim& claim = claims[slot];
     if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, member_)) return true;
   }
   return false;
@@ -345,12 +413,13 @@ bool local_heap::is_attached_elsewhere(region_id region) noexcept {
 
 // Leases anywhere, and observers of other processes.
 result<void> local_heap::check_removable(u32 slot) {
-  const segment_header& h = segment_.header();
   const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
-  for (u32 m = 1; m <= h.member_records_used.load(std::memory_order_relaxed); ++m) {
+  for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
     if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
-    const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[slot];
+    const region_claim* const claims = claims_of(segment_, member);
+    if (claims == nullptr) continue;
+    const region_claim& claim = claims[slot];
     if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, member_)) continue;
     if (const u32 leases = claim.leases.load(std::memory_order_acquire); leases != 0)
       return refuse(errc::leased, "region {} is held by {} leases of process {}; end them first", id, leases, member.process_id);
@@ -363,11 +432,12 @@ result<void> local_heap::check_removable(u32 slot) {
 result<void> local_heap::remove_memory(region_id region, std::chrono::nanoseconds patience, bool wait) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to remove memory", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   const u32 id = static_cast<u32>(region);
-  const auto deadline = clock::now() + patience;
+  const auto deadline = clock::now() + std::clamp(patience, std::chrono::nanoseconds(0), std::chrono::nanoseconds(limits::longest_wait_ns));
   region_record* record = views_.find(id);
   if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  const u32 slot = id % limits::region_slots;
+  const u32 slot = views_.slot_of(id);
   segment_header& h = segment_.header();
   u32 cancels = 0;
   {
@@ -423,6 +493,12 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
       (void)observers_.agree(view_for_observers(view));
       return refuse_and_serve(std::unexpected(done.error()));
     }
+  const region_record gone = copy_of(*record);
+  const auto places = files_.places_of(gone);  // now: once the region is gone its file must go
+  if (!places) {
+    if (view.base != nullptr) (void)observers_.agree(view_for_observers(view));
+    return refuse_and_serve(std::unexpected(places.error()));
+  }
   {
     locked t(*this);
     if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
@@ -431,7 +507,7 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     set_region_state(*t, slot, region_partial);  // commit: the region is gone
   }
   os::wake_all(&h.region_epoch.value);
-  remove_owned_file(*record);
+  files_.remove_memory(*places, segment_, gone);
   if (view.base != nullptr) {
     view.observed_removal = true;
     detach_view(view);
@@ -446,12 +522,13 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
 
 result<void> local_heap::cancel_drain(region_id region) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
   region_record* record = views_.find(static_cast<u32>(region));
   if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, static_cast<u32>(region));
   record->cancel_drain.fetch_add(1, std::memory_order_release);
   // A drainer that died left the region draining: then this is what makes it serve again.
   locked t(*this);
-  if (record->state.load(std::memory_order_relaxed) == region_draining) set_region_state(*t, static_cast<u32>(region) % limits::region_slots, region_active);
+  if (record->state.load(std::memory_order_relaxed) == region_draining) set_region_state(*t, views_.slot_of(static_cast<u32>(region)), region_active);
   return {};
 }
 
@@ -462,30 +539,83 @@ void local_heap::detach_view(local_region& view) noexcept {
   if (base == nullptr) return;
   if (!view.observed_removal && !observers_.empty()) (void)observers_.let_go(view_for_observers(view), clock::now() + detach_time);
   address_index::leave(base);
-  if (member_ != 0 && !is_read_only() && segment_.member(member_).region_claims != 0) {
-    region_claim& claim = segment_.chunk<region_claim>(segment_.member(member_).region_claims)[view.slot];
-    if (claim.region.load(std::memory_order_relaxed) == view.id) {
-      claim.attached.store(0, std::memory_order_release);
-      claim.fd_plus_1.store(0, std::memory_order_relaxed);
-      claim.region.store(0, std::memory_order_release);
-    }
+  if (region_claim* const mine = member_ != 0 && !is_read_only() ? claims_of(segment_, segment_.member(member_)) : nullptr; mine != nullptr) {
+    region_claim& claim = mine[view.slot];
+    if (claim.region.load(std::memory_order_relaxed) == view.id) end_claim(claim);
   }
-  views_.set_base(view, nullptr);
+  views_.set_base(view, nullptr, 0);
   os::unpin(std::exchange(view.pins, nullptr));
   if (view.mapped_by_annex) os::unmap(base, length);
-  os::close_file(std::exchange(view.fd, -1));
+  close_fd(view);
+}
+
+// A file with a name can't be kept from being cut short: whoever touches what is missing is killed. So slow paths ask first.
+result<void> local_heap::check_length(const local_region& view) const noexcept {
+  os::file_identity file;
+  const int fd = fd_of(view);
+  if (fd < 0 || os::identify(fd, &file) != 0 || file.kind != os::file_kind::regular) return {};
+  if (const u64 end = view.record->fd_offset + view.length_bytes; file.length_bytes < end)
+    return refuse(errc::wrong_memory, "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", view.id, file.length_bytes, end);
+  return {};
+}
+
+// A descriptor for the region's memory: by its path, or by whoever has it open.
+result<int> local_heap::open_memory(const region_record& r, u32 slot) noexcept {
+  const u32 id = r.id.value;
+  std::string_view against;
+  int fd = -1, shortage = 0;
+  auto found = [&](const heap_files::opened& file) {
+    fd = file.fd;
+    if (shortage == 0) shortage = file.error;
+    if (against.empty()) against = file.against;
+    return fd >= 0;
+  };
+  const bool writable = !is_read_only();
+  bool any = found(files_.open_memory(segment_, r, writable));
+  if (!any && r.adder_fd_plus_1 != 0) any = found(files_.open_memory_of(segment_, r, r.adder_process, r.adder_fd_plus_1 - 1, writable));
+  for (u32 m = 1; m <= segment_.members_used() && !any; ++m) {  // whoever else has it open
+    const member_record& member = segment_.member(m);
+    if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+    const region_claim* const claims = claims_of(segment_, member);
+    if (claims == nullptr) continue;
+    const u32 open_as = claims[slot].fd_plus_1.load(std::memory_order_relaxed);
+    if (claims[slot].region.load(std::memory_order_acquire) == id && open_as != 0) any = found(files_.open_memory_of(segment_, r, member.process_id, open_as - 1, writable));
+  }
+  if (!any && shortage != 0) return refuse_os(errc::cannot_attach, shortage, "region {}'s memory can't be opened: {}{}", id, std::strerror(shortage), remedy_for(shortage));
+  if (!any && !against.empty())
+    return refuse(errc::cannot_attach, "region {}'s memory is not opened: {}; map it yourself (attach_memory with a base), or attach with foreign_memory if you trust them (docs/security.md){}{}", id, against,
+                  r.path[0] == '/' ? ": " : "", r.path);
+  if (!any)
+    return refuse(errc::cannot_attach, "no way to region {}'s memory: {} can't be opened and no member that has it is within reach; map it here and call attach_memory(region, base)",
+                  id, r.path[0] == '/' ? r.path : "its descriptor");
+  os::file_identity file;
+  if (os::identify(fd, &file) == 0 && file.kind == os::file_kind::regular && file.length_bytes < r.fd_offset + r.length_bytes) {
+    os::close_file(fd);
+    return refuse(errc::wrong_memory, "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", id, file.length_bytes, r.fd_offset + r.length_bytes);
+  }
+  return fd;
 }
 
 // Maps a region here, or takes the base the caller mapped it at. Under memory_mutex_.
 result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
   local_region& view = views_.at(slot);
-  const region_record& r = *view.record;
+  const region_record r = copy_of(*view.record);
   const u32 id = view.id;
   if (view.base != nullptr) return refuse(errc::already_attached, "region {} is attached at {} already", id, static_cast<void*>(view.base));
+  if (r.id.value != id || !is_sane_region(segment_, r, slot) || r.fd_offset > ~u64{0} - r.length_bytes)
+    return refuse(errc::corrupt, "the record of region {} says what can't be; close the heap everywhere, then `annex check --repair`", id);
+  if (r.length_bytes != view.region_bytes || r.granule_shift != view.granule_shift) {
+    segment_.mark_damaged("the record of a region has changed");
+    return std::unexpected(refuse_if_damaged().error());
+  }
   region_claim* const mine = is_read_only() ? nullptr : claim_on(slot);
   if (mine == nullptr && !is_read_only())
-    return refuse(errc::limit_reached, "\"{}\" has no metadata left for this process's claim on region {} (metadata_limit_bytes, or the annex directory is full)", name_, id);
-  if (by_hand == nullptr && r.same_address != 0) by_hand = reinterpret_cast<void*>(r.adder_base);
+    return std::unexpected(no_metadata(segment_, name_, u64{segment_.region_limit()} * sizeof(region_claim), fmt::format("this process's claim on region {}", id)));
+  if (by_hand == nullptr && r.same_address != 0) {
+    if (!files_.believes_record(segment_))
+      return refuse(errc::cannot_attach, "region {} lies at {:#x} in every process, says its record, which others may have written; call attach_memory with a base, or attach with foreign_memory if you trust them", id, r.adder_base);
+    by_hand = reinterpret_cast<void*>(r.adder_base);
+  }
   void* base = by_hand;
   int fd = -1;
   if (by_hand != nullptr) {
@@ -495,35 +625,13 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
   } else {
     if (r.backing == backing_none)
       return refuse(errc::cannot_attach, "region {} was added as plain memory of process {}, without a descriptor; map it here and call attach_memory(region, base)", id, r.adder_process);
-    auto try_file = [&](os::open_result file) {
-      os::file_identity identity;
-      if (file.fd >= 0 && fd < 0 && os::identify(file.fd, &identity) == 0 && identity.device == r.device && identity.inode == r.inode) fd = file.fd;
-      else os::close_file(file.fd);
-    };
-    char path[limits::path_bytes];
-    std::memcpy(path, r.path, sizeof path);
-    path[sizeof path - 1] = '\0';
-    if (path[0] == '/') try_file(os::open_file(path, !is_read_only()));
-    if (fd < 0 && r.adder_fd_plus_1 != 0) try_file(os::open_of_process(static_cast<int>(r.adder_process), static_cast<int>(r.adder_fd_plus_1) - 1));
-    for (u32 m = 1; m <= segment_.header().member_records_used.load(std::memory_order_relaxed) && fd < 0; ++m) {  // whoever else has it open
-      const member_record& member = segment_.member(m);
-      if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
-      const region_claim& claim = segment_.chunk<region_claim>(member.region_claims)[slot];
-      if (claim.region.load(std::memory_order_acquire) == id && claim.fd_plus_1.load(std::memory_order_relaxed) != 0)
-        try_file(os::open_of_process(static_cast<int>(member.process_id), static_cast<int>(claim.fd_plus_1.load(std::memory_order_relaxed)) - 1));
-    }
-    if (fd < 0)
-      return refuse(errc::cannot_attach, "no way to region {}'s memory: {} can't be opened and no member that has it is within reach; map it here and call attach_memory(region, base)",
-                    id, path[0] == '/' ? path : "its descriptor");
-    os::file_identity identity;
-    if (os::identify(fd, &identity) == 0 && identity.length_bytes != 0 && identity.length_bytes < r.fd_offset + r.length_bytes) {
-      os::close_file(fd);
-      return refuse(errc::wrong_memory, "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", id, identity.length_bytes, r.fd_offset + r.length_bytes);
-    }
+    const auto opened = open_memory(r, slot);
+    if (!opened) return std::unexpected(opened.error());
+    fd = *opened;
     const auto mapped = os::map_file(fd, r.fd_offset, r.length_bytes, !is_read_only(), std::max(u64{1} << std::min<u8>(r.align_shift, 30), r.page_bytes));
     if (mapped.address == nullptr) {
       os::close_file(fd);
-      return refuse_os(errc::cannot_attach, mapped.error, "region {} ({} bytes) can't be mapped: {}", id, r.length_bytes, std::strerror(mapped.error));
+      return refuse_os(errc::cannot_attach, mapped.error, "region {} ({} bytes) can't be mapped: {}{}", id, r.length_bytes, std::strerror(mapped.error), remedy_for(mapped.error));
     }
     base = mapped.address;
   }
@@ -542,42 +650,39 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
       if (auto there = check_physical(view, base); !there) return undo(std::unexpected(there.error()));
   }
   if (auto reserved = address_index::reserve(base, r.length_bytes); !reserved) return undo(std::unexpected(reserved.error()));
-  view.fd = fd;
+  keep_fd(view, fd);
   view.pins = pins;
   view.mapped_by_annex = by_hand == nullptr;
-  view.joining = true;
-  views_.set_base(view, base);
+  views_.set_base(view, base, r.length_bytes);
   address_index::enter(&view);
+  // Before the observers are asked: who drains the region from now on waits for them.
+  if (mine != nullptr) begin_claim(*mine, id, fd);
   if (auto agreed = observers_.agree(view_for_observers(view)); !agreed) {
+    if (mine != nullptr) end_claim(*mine);
     address_index::leave(base);
-    views_.set_base(view, nullptr);
+    views_.set_base(view, nullptr, 0);
     view.fd = -1;
     view.pins = nullptr;
-    view.joining = false;
     return undo(std::unexpected(agreed.error()));
   }
-  if (!is_read_only()) {
-    mine->leases.store(0, std::memory_order_relaxed);
-    mine->fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
-    mine->attached.store(static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed)), std::memory_order_relaxed);
-    mine->region.store(id, std::memory_order_release);
-  }
-  view.joining = false;
+  make_usable(view);
   return &view;
 }
 
 result<void> local_heap::attach_memory(region_id region, void* base) {
   if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   std::lock_guard guard(memory_mutex_);
   const u32 id = static_cast<u32>(region);
   if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  auto attached = attach_slot(id % limits::region_slots, base);
+  auto attached = attach_slot(views_.slot_of(id), base);
   return attached ? result<void>{} : std::unexpected(attached.error());
 }
 
 result<void> local_heap::detach_memory(region_id region) {
+  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
   std::lock_guard guard(memory_mutex_);
-  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
+  const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
   if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   local_region& view = views_.at(slot);
   if (view.base == nullptr) return refuse(errc::not_attached, "region {} is not attached in this process", id);
@@ -591,7 +696,7 @@ result<void> local_heap::detach_memory(region_id region) {
     frozen_caches frozen = freeze_all(*t);
     std::erase_if(frozen.caches, [&](thread_cache* c) {
       if (c->member == member_) return false;
-      c->frozen.store(frozen_no, std::memory_order_release);
+      set_frozen(*c, frozen_no);
       return true;
     });
     has_live_blocks(*t, slot, &frozen);
@@ -603,11 +708,11 @@ result<void> local_heap::detach_memory(region_id region) {
 }
 
 result<local_region*> local_heap::ensure_attached(u32 slot) {
-  if (local_region& view = views_.at(slot); view.base != nullptr && !view.joining) return &view;
+  if (local_region& view = views_.at(slot); is_usable_here(view)) return &view;
   if (policy_ == attach_policy::manual) return refuse(errc::not_attached, "region {} is not attached here, and this heap attaches by hand only", views_.record(slot).id.value);
   if (is_inside_callback()) return refuse(errc::not_attached, "region {} is not attached yet, and an observer's callback can't attach it", views_.record(slot).id.value);
   std::lock_guard guard(memory_mutex_);
-  if (local_region& view = views_.at(slot); view.base != nullptr && !view.joining) return &view;
+  if (local_region& view = views_.at(slot); is_usable_here(view)) return &view;
   return attach_slot(slot, nullptr);
 }
 
@@ -617,7 +722,7 @@ bool local_heap::attach_more() noexcept {
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
     if (r.state.load(std::memory_order_acquire) != region_active || !attaches_by_itself(r)) continue;
-    if (views_.at(slot).base == nullptr) any |= ensure_attached(slot).has_value();
+    if (!is_usable_here(views_.at(slot))) any |= ensure_attached(slot).has_value();
   }
   return any;
 }
@@ -634,7 +739,7 @@ void local_heap::synchronize() noexcept {
     local_region* view = views_.existing(slot);
     const region_record& r = views_.record(slot);
     const u32 state = r.state.load(std::memory_order_acquire);
-    if (view != nullptr && view->base != nullptr && !view->joining) {
+    if (view != nullptr && is_usable_here(*view)) {
       const bool gone = state == region_free || state == region_partial || r.id.load(std::memory_order_relaxed) != view->id;
       // A drainer in another process waits for our observers; it has made sure, or will, that nothing is live.
       const bool leave = state == region_draining && watched && std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) == 0 &&

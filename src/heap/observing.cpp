@@ -53,7 +53,8 @@ using clock = std::chrono::steady_clock;
 
 region_view local_heap::view_for_observers(const local_region& v) const {
   const region_record& r = *v.record;
-  region_view view{id(), region_id{v.id}, v.base, r.length_bytes, r.page_bytes, v.fd, r.fd_offset, r.numa_node, v.access, {}};
+  region_view view{id(), region_id{v.id}, v.base, r.length_bytes, r.page_bytes, fd_of(v), r.fd_offset, r.numa_node, v.access, {}, 0};
+  view.remote_base = remote_address(handle_at(v, 0, 0), r.length_bytes);
   for (u32 i = 0; i < v.iovas.run_count; ++i)
     view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset, iova{v.iovas.runs[i].address}});
   return view;
@@ -87,7 +88,7 @@ void local_heap::note_observers() noexcept {
   if (is_read_only()) return;
   region_claim* const mine = claims();
   if (mine == nullptr) return;
-  const u16 bits = static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
+  const u16 bits = attached_bits();
   for (u32 slot = 0; slot < views_.local_slots(); ++slot)
     if (const local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr && mine[slot].region.load(std::memory_order_relaxed) == view->id)
       mine[slot].attached.store(bits, std::memory_order_release);
@@ -95,6 +96,7 @@ void local_heap::note_observers() noexcept {
 
 result<observation> local_heap::observe(observer& who) {
   if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   if (policy_ == attach_policy::automatic) attach_more();
   {
     std::lock_guard guard(memory_mutex_);
@@ -132,7 +134,8 @@ void local_heap::end_observation(observer* who) noexcept {
 result<lease> local_heap::hold(region_id region) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  const u32 id = static_cast<u32>(region), slot = id % limits::region_slots;
+  ANNEX_TRY(refuse_if_damaged());
+  const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
   if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   ANNEX_TRY(ensure_attached(slot));
   region_claim* const mine = claims();
@@ -147,8 +150,8 @@ result<lease> local_heap::hold(region_id region) {
 }
 
 void local_heap::give_back_lease(u32 slot) noexcept {
-  if (forked_ || member_ == 0 || segment_.member(member_).region_claims == 0) return;
-  segment_.chunk<region_claim>(segment_.member(member_).region_claims)[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
+  if (forked_ || member_ == 0) return;
+  if (region_claim* const mine = claims_of(segment_, segment_.member(member_)); mine != nullptr) mine[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
 }
 
 }  // namespace detail

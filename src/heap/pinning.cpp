@@ -2,6 +2,8 @@
 //
 // Every member that has a pinned region attached pins it for itself (memory.cpp, bring.cpp), so the pin lasts as long as one lives; the kernel
 // ends a dead member's. Nothing is written to the segment here.
+#include <fmt/format.h>
+
 #include <cstring>
 
 #include "heap/local_heap.hpp"
@@ -13,8 +15,12 @@ result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned thr
   if (access == touch::none) return refuse(errc::no_cpu_access, "memory the CPU may not touch can't be pinned here; its device keeps it where it is");
   const os::pin_result done = os::pin(base, bytes, threads, progress);
   if (done.held != nullptr) return done.held;
+  const u64 limit = os::locked_memory_limit();
+  if (done.error == ENOMEM && bytes > limit)
+    return refuse_os(errc::out_of_memory, done.error, "{} bytes can't be pinned: this process may lock {} bytes; raise the limit (ulimit -l), grant CAP_IPC_LOCK, or pin less", bytes, limit);
   if (done.error == ENOMEM)
-    return refuse_os(errc::out_of_memory, done.error, "{} bytes can't be pinned: the machine is short, or the locked-memory limit ({} bytes) is; raise it (ulimit -l), or grant CAP_IPC_LOCK", bytes, os::locked_memory_limit());
+    return refuse_os(errc::out_of_memory, done.error, "{} bytes can't be pinned: the machine is short of memory{}; free memory, or pin less", bytes,
+                     limit == ~u64{0} ? "" : fmt::format(", or what is pinned already leaves too little of the limit of {} bytes (ulimit -l)", limit));
   if (done.error == EFAULT || done.error == EOPNOTSUPP)
     return refuse_os(errc::not_supported, done.error, "{} bytes at {} can't be pinned: not mapped for writing, no memory behind them, or a disk file mapped shared; pin anonymous, shared or hugetlb memory", bytes, base);
   return refuse_os(errc::not_supported, done.error, "pinning needs io_uring (Linux 5.19, kernel.io_uring_disabled = 0): {}", std::strerror(done.error));
@@ -34,8 +40,8 @@ result<void> local_heap::check_physical(const local_region& view, void* base) no
   }
   // Not shown to this process: true as long as the one who looked still holds its pin.
   const member_record& adder = segment_.member(r.adder);
-  if (adder.state.load(std::memory_order_acquire) == member_live && adder.region_claims != 0 &&
-      segment_.chunk<region_claim>(adder.region_claims)[view.slot].region.load(std::memory_order_acquire) == view.id) return {};
+  const region_claim* const claims = claims_of(segment_, adder);
+  if (adder.state.load(std::memory_order_acquire) == member_live && claims != nullptr && claims[view.slot].region.load(std::memory_order_acquire) == view.id) return {};
   return refuse_os(errc::permission, why, "whether region {} is still at its physical addresses can't be seen without CAP_SYS_ADMIN, and process {}, which pinned it, has let go of it", view.id, r.adder_process);
 }
 

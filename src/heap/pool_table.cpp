@@ -1,6 +1,8 @@
 // heap/pool_table.cpp - see pool_table.hpp.
 #include "heap/pool_table.hpp"
 
+#include <algorithm>
+
 namespace annex {
 namespace {
 
@@ -9,16 +11,56 @@ constexpr u32 objects_per_transaction = 256;  // up to three puts each
 
 }  // namespace
 
-u32 refill_pool_cache(transaction& t, pool_table& pool, pool_cache& cache, u32 wanted) noexcept {
-  const u32 before = cache.count.load(std::memory_order_relaxed);
+u32* generation_word(const segment& s, const known_pool& pool, u64 object) noexcept {
+  const chunk_ref ref = std::atomic_ref(pool.table->generations).load(std::memory_order_acquire);  // sync(published)
+  if (ref == 0 || object >= pool.object_count) return nullptr;
+  u32* const table = s.find_chunk<u32>(ref, u64{pool.object_count} * sizeof(u32));
+  return table != nullptr ? table + object : nullptr;
+}
+
+bool make_generations(transaction& t, const known_pool& pool) noexcept {
+  if (pool.table->generations != 0) return true;
+  const chunk_ref ref = allocate_chunk(t, u64{pool.object_count} * sizeof(u32));  // zeros: every object as it began
+  if (ref == 0) {
+    t.roll_back();
+    return false;
+  }
+  store_word(pool.table->only_member, several_members);  // if the rest is undone it says too much, which is slower and never wrong
+  compiler_fence();
+  t.put(pool.table->generations, ref);
+  t.commit();
+  return true;
+}
+
+known_pool look_for_pool_table(const segment& s, chunk_ref ref, u64 table_bytes) noexcept {
+  if (ref == 0 || table_bytes < sizeof(pool_table)) return {};
+  auto* const table = s.find_chunk<pool_table>(ref, table_bytes);
+  if (table == nullptr) return {};
+  const known_pool pool(table, __atomic_load_n(&table->object_bytes, __ATOMIC_RELAXED),
+                        __atomic_load_n(&table->object_count, __ATOMIC_RELAXED));
+  const bool can_be = pool.object_count != 0 && pool.object_bytes != 0 && pool.words == table->words &&
+                      table_bytes >= pool_table_bytes(pool.object_count, s.thread_limit());
+  return can_be ? pool : known_pool{};
+}
+
+known_pool find_pool_table(const segment& s, chunk_ref ref, u64 table_bytes) noexcept {
+  if (ref == 0) return {};
+  const known_pool pool = look_for_pool_table(s, ref, table_bytes);
+  if (!pool) s.mark_damaged("the table of a pool can't be");
+  return pool;
+}
+
+u32 refill_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache, u32 wanted) noexcept {
+  pool_table& table = *pool.table;
+  const u32 before = entries_in(cache);
   // Before anything is taken; if the rest is undone it says too much, which is slower and never wrong.
   const auto me = static_cast<u16>(t.member());
-  if (pool.only_member != me) store_word(pool.only_member, pool.only_member == 0 ? me : several_members);
+  if (table.only_member != me) store_word(table.only_member, table.only_member == 0 ? me : several_members);
   compiler_fence();
-  u16* const holders = pool.holders(t.seg().header().thread_limit);
+  u16* const holders = pool.holders(t.seg().thread_limit());
   u32 n = before;
-  u32 w = pool.first_word;
-  if (wanted > objects_per_transaction) wanted = objects_per_transaction;
+  u32 w = table.first_word;
+  wanted = std::min({wanted, objects_per_transaction, pool_cache_slots - before});
   for (; w < pool.words && n - before < wanted; ++w) {
     u64 rest = pool.bits()[w];
     if (rest == 0) continue;
@@ -31,38 +73,39 @@ u32 refill_pool_cache(transaction& t, pool_table& pool, pool_cache& cache, u32 w
     t.put(pool.bits()[w], rest);
     if (rest != 0) break;
   }
-  t.put(pool.first_word, w);
-  t.put(pool.in_bits, pool.in_bits.load(std::memory_order_relaxed) - (n - before));
+  t.put(table.first_word, w);
+  t.put(table.in_bits, table.in_bits.load(std::memory_order_relaxed) - (n - before));
   t.put(cache.count, n);
   t.commit();
-  return n - before;
+  return t.seg().is_damaged() ? 0 : n - before;
 }
 
-u32 flush_pool_cache(transaction& t, pool_table& pool, pool_cache& cache, u32 keep) noexcept {
-  u32 all_doubles = 0;
-  while (cache.count.load(std::memory_order_relaxed) > keep) {
-    const u32 n = cache.count.load(std::memory_order_relaxed);
+u32 flush_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache, u32 member, u32 keep) noexcept {
+  pool_table& table = *pool.table;
+  u32 doubles = 0;
+  while (count_in(cache) > keep && !t.seg().is_damaged()) {
+    const u32 n = entries_in(cache);
     const u32 left = n - keep > objects_per_transaction ? n - objects_per_transaction : keep;
-    u16* const holders = pool.holders(t.seg().header().thread_limit);
-    u32 doubles = 0;
+    u16* const holders = pool.holders(t.seg().thread_limit());
+    u32 returned = 0;
     for (u32 i = left; i < n; ++i) {
       const u64 object = cache.entries[i] / pool.object_bytes;
       if (object >= pool.object_count) continue;
-      t.put(holders[object], 0);
       const u64 bit = u64{1} << (object % 64);
-      if ((pool.bits()[object / 64] & bit) != 0) {  // it was given twice
+      if ((pool.bits()[object / 64] & bit) != 0 || holders[object] != member) {  // it was given twice
         ++doubles;
         continue;
       }
+      ++returned;
+      t.put(holders[object], 0);
       t.put(pool.bits()[object / 64], pool.bits()[object / 64] | bit);
-      if (object / 64 < pool.first_word) t.put(pool.first_word, static_cast<u32>(object / 64));
+      if (object / 64 < table.first_word) t.put(table.first_word, static_cast<u32>(object / 64));
     }
-    t.put(pool.in_bits, pool.in_bits.load(std::memory_order_relaxed) + (n - left) - doubles);
+    t.put(table.in_bits, table.in_bits.load(std::memory_order_relaxed) + returned);
     t.put(cache.count, left);
     t.commit();
-    all_doubles += doubles;
   }
-  return all_doubles;
+  return doubles;
 }
 
 }  // namespace annex

@@ -20,14 +20,14 @@ std::vector<block_summary> local_heap::held_by(u32 id) {
     if (static_cast<u32>(b.holder) == id) found.push_back(b);
   });
   locked t(*this);
-  for_each_pool([&](const zone_record& z, pool_table& pool) {
-    const u16* const holders = pool.holders(segment_.header().thread_limit);
-    const zone where = zone_of(z);
+  for_each_pool([&](const zone_record& z, const known_pool& pool) {
+    const u16* const holders = pool.holders(segment_.thread_limit());
+    if (z.region_slot == no_region) return;
+    const local_region& region = views_.at(z.region_slot);
     for (u32 object = 0; object < pool.object_count; ++object) {
       if (holders[object] != id) continue;
-      const u64 offset = object * pool.object_bytes;
-      found.push_back({block_kind::pool_object, handle{static_cast<u64>(where.where) + offset}, where.address != nullptr ? static_cast<char*>(where.address) + offset : nullptr,
-                       pool.object_bytes, member_id{id}});
+      char* const address = region.base != nullptr ? region.base + z.offset_bytes + object * pool.object_bytes : nullptr;
+      found.push_back({block_kind::pool_object, where_is(region, z, pool, object), address, pool.object_bytes, member_id{id}});
     }
   });
   return found;
@@ -36,23 +36,27 @@ std::vector<block_summary> local_heap::held_by(u32 id) {
 // Frees what a dead member holds (only: sorted; null: everything). Returns how many; *skipped counts slabs whose owner could
 // not be held still.
 size_t local_heap::free_held_by(transaction& t, u32 id, const std::vector<handle>* only, u32* skipped) noexcept {
-  segment_header& h = segment_.header();
   frozen_caches frozen = freeze_all(t);
   auto cache_of_owner = [&](u16 owner) -> thread_cache* {
     for (thread_cache* c : frozen.caches)
       if (c->slot == owner) return c;
     return nullptr;
   };
-  auto is_chosen = [&](handle block) { return only == nullptr || std::binary_search(only->begin(), only->end(), block); };
+  auto is_chosen = [&](handle block) { return std::binary_search(only->begin(), only->end(), block); };
   size_t freed = 0;
   for (const u32 region_slot : used_region_slots(segment_)) {
     if (views_.record(region_slot).state.load(std::memory_order_relaxed) < region_active) continue;
     local_region& region = views_.at(region_slot);
-    for (u32 granule = 0, next = 0, before = 0; granule < region.record->granule_count; before = granule, granule = next) {
+    for (u32 granule = 0, next = 0, before = 0; granule < region.granule_count && !segment_.is_damaged(); before = granule, granule = next) {
       next = granule + region.extents[granule].length;
+      if (next <= granule) {
+        segment_.mark_damaged("an extent has no length");
+        break;
+      }
       const granule_entry g = region.granules[granule];
       const u64 begin = u64{granule} << region.granule_shift;
-      if (g.kind == granule_large && region.extents[granule].holder == id && is_chosen(handle_at(region.id, begin + u64{region.extents[granule].lead} * 64))) {
+      const live_block large{&region, block_kind::large, begin + u64{region.extents[granule].lead} * 64, 0, granule, nullptr, 0};
+      if (g.kind == granule_large && region.extents[granule].holder == id && (only == nullptr || is_chosen(where_is(large)))) {
         free_extent(t, region, granule);
         ++freed;
         if (region.granules[before].kind == granule_free) granule = before;  // merged with it
@@ -66,26 +70,28 @@ size_t local_heap::free_held_by(transaction& t, u32 id, const std::vector<handle
         if (skipped != nullptr && slab->holdings != 0) ++*skipped;
         continue;
       }
-      u32 doubles = 0;
-      if (owner != nullptr) flush(segment_, views_, *owner, slab->size_class, 0, &doubles);
-      collect(segment_, slab, &doubles);
+      if (owner != nullptr) flush(segment_, views_, *owner, slab->size_class, 0, doubles_of(*owner));
+      collect(segment_, slab, &found_.anybodys);
       for (u32 w = 0; w < slab->words; ++w) {
         u64 theirs = 0;
-        for (chunk_ref ref = slab->holdings; ref != 0; ref = segment_.chunk<holding_record>(ref)->next)
-          if (segment_.chunk<holding_record>(ref)->member == id) theirs |= segment_.chunk<holding_record>(ref)->bits()[w];
+        list_walk walk(segment_);
+        for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on(); ref = segment_.chunk<holding_record>(ref)->next)
+          if (segment_.chunk<holding_record>(ref)->member == id)
+            theirs |= segment_.chunk<holding_record>(ref)->held_bits(w);
         if (slab->member == id && slab->owner == no_owner) theirs |= slab->valid_bits(w) & ~slab->free_words()[w] & ~held_bits(segment_, slab, w);
         theirs &= ~slab->free_words()[w];
         for (u64 rest = only != nullptr ? theirs : 0; rest != 0; rest &= rest - 1) {
           const u32 bit = static_cast<u32>(std::countr_zero(rest));
-          if (!is_chosen(handle_at(region.id, begin + u64{w * 64 + bit} * class_bytes[slab->size_class]))) theirs &= ~(u64{1} << bit);
+          if (const u32 index = w * 64 + bit; !is_chosen(where_is({&region, block_kind::slab_block, begin + u64{index} * class_bytes[slab->size_class], 0, granule, slab, index}))) theirs &= ~(u64{1} << bit);
         }
         if (theirs == 0) continue;
         freed += static_cast<size_t>(std::popcount(theirs));
         clear_holders(segment_, slab, w, theirs);
+        for (u64 rest = theirs; rest != 0; rest &= rest - 1) forget_block(segment_, region, *slab, w * 64 + static_cast<u32>(std::countr_zero(rest)));
         compiler_fence();
-        store_word(slab->free_words()[w], slab->free_words()[w] | theirs);
+        mark_free(*slab, w, theirs);
       }
-      recount(slab);
+      recount(segment_, slab);
       if (drop_empty_holdings(t, slab) && owner != nullptr && g.kind == granule_slab_held) set_owner(t, region, slab, slab->owner, false);
       t.commit();
       if (owner != nullptr) repair_cache(*owner);
@@ -93,11 +99,14 @@ size_t local_heap::free_held_by(transaction& t, u32 id, const std::vector<handle
   }
   thaw(frozen);
   release_empty_orphans(t);
-  for_each_pool([&](const zone_record& z, pool_table& pool) {
-    u16* const holders = pool.holders(h.thread_limit);
-    const u64 first = static_cast<u64>(zone_of(z).where);
+  for_each_pool([&](const zone_record& z, const known_pool& pool) {
+    u16* const holders = pool.holders(segment_.thread_limit());
+    if (z.region_slot == no_region) return;
+    const local_region& region = views_.at(z.region_slot);
+    const u32 generation = count_in(region.extents[z.granule].name);
     for (u32 object = 0; object < pool.object_count; ++object) {
-      if (holders[object] != id || !is_chosen(handle{first + object * pool.object_bytes})) continue;
+      if (holders[object] != id || (only != nullptr && !is_chosen(where_is(region, z, pool, object)))) continue;
+      forget_object(segment_, region, pool, generation, object);
       take_pool_object_back(t, pool, object);
       ++freed;
     }
@@ -111,8 +120,8 @@ size_t local_heap::free_held_by(transaction& t, u32 id, const std::vector<handle
 result<size_t> local_heap::reap(u32 id, const std::function<reap_choice(const block_summary&)>& look) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to reap", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
-  const segment_header& h = segment_.header();
-  if (id == 0 || id > h.member_records_used.load(std::memory_order_relaxed) || segment_.member(id).state.load(std::memory_order_acquire) == member_free)
+  ANNEX_TRY(refuse_if_damaged());
+  if (id == 0 || id > segment_.members_used() || segment_.member(id).state.load(std::memory_order_acquire) == member_free)
     return refuse(errc::invalid_argument, "\"{}\" has no member {}; `annex who` lists them", name_, id);
   const member_record& m = segment_.member(id);
   if (!is_member_gone(segment_, id, member_))

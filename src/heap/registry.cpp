@@ -2,13 +2,27 @@
 #include "heap/registry.hpp"
 
 #include <algorithm>
+#include <atomic>
 
 #include "platform/os.hpp"
 
-namespace annex::registry {
+namespace annex {
+
+// What the registry may know of a local heap.
+struct registry_access {
+  static u32& users(detail::local_heap& heap) noexcept { return heap.users_; }
+  static const os::kept_file& file(const detail::local_heap& heap) noexcept { return heap.file_; }
+};
+
+namespace registry {
 namespace {
 
-struct thread_entry;
+// One thread's table of caches, by heap index.
+struct thread_entry {
+  std::vector<thread_cache*> caches;
+  u32 thread_id = 0;
+  bool is_late = false;  // made when no further round of destructors is sure to come: its thread may be gone
+};
 
 struct registry_state {
   std::mutex mutex;
@@ -22,41 +36,86 @@ registry_state& state() noexcept {
   return only;
 }
 
-// One thread's table of caches. Its destructor runs at thread exit and gives the caches back.
-struct thread_entry {
-  std::vector<thread_cache*> caches;
+constexpr u32 rounds_that_are_sure = 3;  // of destructors of thread-specific data: POSIX promises four
 
-  thread_entry() {
-    std::lock_guard guard(state().mutex);
-    state().threads.push_back(this);
-  }
-  ~thread_entry() {
-    std::vector<std::pair<detail::local_heap*, thread_cache*>> mine;
-    {
-      std::lock_guard guard(state().mutex);
-      std::erase(state().threads, this);
-      for (u32 i = 0; i < caches.size(); ++i)
-        if (caches[i] != nullptr && state().heaps[i] != nullptr) mine.emplace_back(state().heaps[i], caches[i]);
-      this_thread = {};
-    }
-    for (auto [heap, cache] : mine) heap->leave_thread(cache);
-  }
-  void publish() noexcept { this_thread = {.caches = caches.data(), .cache_count = static_cast<u32>(caches.size()), .last_region = this_thread.last_region}; }
+constinit thread_local thread_entry* own_entry = nullptr;
+constinit thread_local u32 times_ended = 0;
+constinit std::atomic<bool> program_ends{false};
+constinit std::atomic<bool> late_threads{false};  // any entry is late
+
+// Destroyed with the main thread's thread_locals, which is before any static.
+struct end_notice {
+  ~end_notice() { program_ends.store(true, std::memory_order_release); }
+  void touch() noexcept { asm volatile("" : : "r"(this) : "memory"); }
 };
+thread_local end_notice notice;
+
+[[gnu::constructor]] void watch_for_the_end() {
+  if (os::thread_id() == os::process_id()) notice.touch();
+}
+
+void publish(const thread_entry& mine) noexcept {
+  this_thread = {.caches = mine.caches.data(), .cache_count = static_cast<u32>(mine.caches.size()), .last_region = this_thread.last_region};
+}
+
+// Takes the entry out of the list and returns whose caches it had. Under the mutex.
+std::vector<std::pair<detail::local_heap*, thread_cache*>> take_apart(thread_entry* entry) {
+  std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
+  std::erase(state().threads, entry);
+  for (u32 i = 0; i < entry->caches.size(); ++i)
+    if (entry->caches[i] != nullptr && state().heaps[i] != nullptr) caches.emplace_back(state().heaps[i], entry->caches[i]);
+  return caches;
+}
+
+void thread_ends() {
+  thread_entry* const entry = own_entry;
+  if (entry == nullptr) return;
+  std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
+  {
+    std::lock_guard guard(state().mutex);
+    caches = take_apart(entry);
+    own_entry = nullptr;
+    ++times_ended;
+    this_thread = {};
+  }
+  delete entry;
+  for (auto [heap, cache] : caches) heap->leave_thread(cache);
+}
 
 thread_entry& entry_of_this_thread() {
-  static thread_local thread_entry entry;
-  return entry;
+  if (own_entry != nullptr) return *own_entry;
+  auto* entry = new thread_entry;
+  entry->thread_id = os::thread_id();
+  own_entry = entry;
+  entry->is_late = times_ended >= rounds_that_are_sure;
+  os::at_end_of_this_thread(thread_ends);
+  std::lock_guard guard(state().mutex);
+  if (entry->is_late) late_threads.store(true, std::memory_order_relaxed);
+  state().threads.push_back(entry);
+  return *entry;
+}
+
+void before_fork() {
+  state().mutex.lock();
+  for (detail::local_heap* heap : state().heaps)
+    if (heap != nullptr) heap->before_fork();
+  address_index::before_fork();
+}
+
+void after_fork() {
+  address_index::after_fork();
+  for (detail::local_heap* heap : state().heaps)
+    if (heap != nullptr) heap->after_fork();
+  state().mutex.unlock();
 }
 
 void in_child() {
-  // The mutex may have been held by a thread that does not exist here; this process has one thread.
-  new (&state().mutex) std::mutex;
-  thread_entry& mine = entry_of_this_thread();
-  state().threads.assign(1, &mine);
-  std::fill(mine.caches.begin(), mine.caches.end(), nullptr);
-  mine.publish();
-  this_thread.last_region = &no_place;
+  after_fork();  // the forking thread had them all
+  notice.touch();
+  // This process has one thread. The tables of the others are theirs no more; they may have been half way through a change.
+  state().threads.clear();
+  own_entry = nullptr;
+  this_thread = {};
   for (detail::local_heap* heap : state().heaps)
     if (heap != nullptr) heap->become_child();
 }
@@ -64,7 +123,7 @@ void in_child() {
 }  // namespace
 
 u32 enter(detail::local_heap* heap) {
-  static const bool fork_is_watched = (os::at_fork_in_child(in_child), true);
+  static const bool fork_is_watched = (os::at_fork(before_fork, after_fork, in_child), true);
   (void)fork_is_watched;
   std::lock_guard guard(state().mutex);
   auto& heaps = state().heaps;
@@ -82,9 +141,33 @@ void leave(u32 index) noexcept {
 
 detail::local_heap* find(heap_id id) noexcept {
   std::lock_guard guard(state().mutex);
-  for (detail::local_heap* heap : state().heaps)
-    if (heap != nullptr && heap->id() == id) return heap;
+  detail::local_heap* found = nullptr;
+  for (detail::local_heap* heap : state().heaps) {
+    if (heap == nullptr || heap->id() != id) continue;
+    if (found != nullptr) return nullptr;
+    found = heap;
+  }
+  return found;
+}
+
+detail::local_heap* share(u64 device, u64 inode, bool read_only) noexcept {
+  std::lock_guard guard(state().mutex);
+  for (detail::local_heap* heap : state().heaps) {
+    if (heap == nullptr || heap->is_read_only() != read_only) continue;
+    const os::kept_file& file = registry_access::file(*heap);
+    if (!file.is_open() || file.device() != device || file.inode() != inode) continue;
+    if (!heap->can_be_shared() || registry_access::users(*heap) == 0) continue;
+    ++registry_access::users(*heap);
+    return heap;
+  }
   return nullptr;
+}
+
+bool unshare(detail::local_heap* heap) noexcept {
+  std::lock_guard guard(state().mutex);
+  u32& users = registry_access::users(*heap);
+  if (users != 0) --users;
+  return users == 0;
 }
 
 void remember_cache(u32 heap_index, thread_cache* cache) {
@@ -92,7 +175,7 @@ void remember_cache(u32 heap_index, thread_cache* cache) {
   std::lock_guard guard(state().mutex);
   if (mine.caches.size() <= heap_index) mine.caches.resize(std::max<size_t>(heap_index + 1, 8), nullptr);
   mine.caches[heap_index] = cache;
-  mine.publish();
+  publish(mine);
 }
 
 std::vector<thread_cache*> forget_heap(u32 heap_index) {
@@ -106,4 +189,28 @@ std::vector<thread_cache*> forget_heap(u32 heap_index) {
   return found;
 }
 
-}  // namespace annex::registry
+void give_back_late_caches() noexcept {
+  std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
+  {
+    std::lock_guard guard(state().mutex);
+    if (!late_threads.load(std::memory_order_relaxed)) return;
+    bool any_left = false;
+    for (thread_entry* entry : std::vector(state().threads)) {
+      if (!entry->is_late) continue;
+      if (os::thread_exists(entry->thread_id)) {
+        any_left = true;
+        continue;
+      }
+      const auto of_one = take_apart(entry);
+      caches.insert(caches.end(), of_one.begin(), of_one.end());
+      delete entry;
+    }
+    late_threads.store(any_left, std::memory_order_relaxed);
+  }
+  for (auto [heap, cache] : caches) heap->leave_thread(cache);
+}
+
+bool is_program_ending() noexcept { return program_ends.load(std::memory_order_acquire); }
+
+}  // namespace registry
+}  // namespace annex

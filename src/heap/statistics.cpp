@@ -16,11 +16,11 @@ namespace {
 
 // Extents of a region in order. A region that changes under a reader without the lock may end the walk early, never run away.
 void walk_extents(const local_region& region, const std::function<void(u32 granule, u32 length, u8 kind)>& visit) {
-  const u32 count = region.record->granule_count;
+  const u32 count = region.granule_count;
   for (u32 granule = 0; granule < count;) {
     const u32 length = std::atomic_ref(region.extents[granule].length).load(std::memory_order_relaxed);
     if (length == 0 || length > count - granule) return;
-    visit(granule, length, load_granule(region.granules + granule).kind);
+    visit(granule, length, load_granule(region.granule_base + granule).kind);
     granule += length;
   }
 }
@@ -43,7 +43,7 @@ heap_stats local_heap::stats() noexcept {
   const segment_header& h = segment_.header();
   u64 cached_in_magazines = 0;
   std::array<u64, class_count> cached_blocks{};
-  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
+  for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_relaxed)) == 0 || slot.cache == 0) continue;
     const auto* c = segment_.chunk<thread_cache>(slot.cache);
@@ -57,11 +57,11 @@ heap_stats local_heap::stats() noexcept {
     const region_record& r = views_.record(slot);
     if (r.state.load(std::memory_order_acquire) < region_active) continue;
     ++out.region_count;
-    out.total_bytes += r.length_bytes;
     const local_region& view = views_.at(slot);
-    const u64 granule_bytes = u64{1} << r.granule_shift;
+    out.total_bytes += view.region_bytes;
+    const u64 granule_bytes = u64{1} << view.granule_shift;
     walk_extents(view, [&](u32 granule, u32 length, u8 kind) {
-      const u64 bytes = std::min(u64{length} * granule_bytes, r.length_bytes - std::min(r.length_bytes, u64{granule} * granule_bytes));
+      const u64 bytes = std::min(u64{length} * granule_bytes, view.region_bytes - std::min(view.region_bytes, u64{granule} * granule_bytes));
       if (kind == granule_free) {
         out.free_bytes += bytes;
         ++out.hole_count;
@@ -85,7 +85,7 @@ heap_stats local_heap::stats() noexcept {
   out.used_bytes += live_bytes;
   out.cached_bytes = in_slabs - std::min(in_slabs, live_bytes);
   out.zone_count = h.zone_count;
-  for (u32 m = 1; m <= h.member_records_used.load(std::memory_order_relaxed); ++m) out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
+  for (u32 m = 1; m <= segment_.members_used(); ++m) out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
   out.metadata_bytes = os::allocated_bytes(segment_.fd());
   out.misuse_count = h.misuse_count.load(std::memory_order_relaxed);
   out.lock_steals = h.lock_steals.load(std::memory_order_relaxed);
@@ -103,11 +103,11 @@ void local_heap::for_each_region(const std::function<void(const region_summary&)
     const region_record& r = *view.record;
     region_summary s;
     s.id = region_id{view.id};
-    s.length_bytes = r.length_bytes;
+    s.length_bytes = view.region_bytes;
     s.page_bytes = r.page_bytes;
-    s.granule_bytes = u64{1} << r.granule_shift;
-    s.free_bytes = std::min(u64{r.free_granules} << r.granule_shift, r.length_bytes);
-    s.largest_free_bytes = std::min(u64{longest_free(r, view.extents)} << r.granule_shift, r.length_bytes);
+    s.granule_bytes = u64{1} << view.granule_shift;
+    s.free_bytes = std::min(u64{r.free_granules} << view.granule_shift, view.region_bytes);
+    s.largest_free_bytes = std::min(u64{longest_free(view)} << view.granule_shift, view.region_bytes);
     s.numa_node = r.numa_node;
     s.access = static_cast<touch>(r.access);
     s.draining = r.state.load(std::memory_order_relaxed) == region_draining;
@@ -126,11 +126,11 @@ void local_heap::for_each_zone(const std::function<void(const zone_summary&)>& v
   {
     std::optional<locked> t;
     if (!is_read_only() && ensure_member()) t.emplace(*this);
-    u32 seen = 0;
+    const u32 count = segment_.header().zone_count;
+    list_walk walk(segment_);
     for_each_zone_bucket(segment_, [&](chunk_ref chain) {
-      for (chunk_ref ref = chain; ref != 0 && seen < segment_.header().zone_count; ref = segment_.chunk<zone_record>(ref)->next) {
+      for (chunk_ref ref = chain; ref != 0 && found.size() < count && walk.goes_on(); ref = segment_.chunk<zone_record>(ref)->next) {
         const auto* z = segment_.chunk<zone_record>(ref);
-        ++seen;
         const char* kind = z->type == zone_type::pool ? "pool" : z->type == zone_type::ring ? "ring" : "zone";
         found.push_back({std::string(z->name, ::strnlen(z->name, sizeof z->name)), zone_of(*z).where, z->size_bytes, kind});
       }
@@ -143,6 +143,7 @@ void local_heap::for_each_zone(const std::function<void(const zone_summary&)>& v
 result<void> local_heap::for_each_block(const std::function<void(const block_summary&)>& visit) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; listing blocks holds the heap still for a moment, which needs a writable attach", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   std::vector<block_summary> found;
   {
     locked t(*this);
@@ -155,29 +156,32 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
     for (const u32 slot : used_region_slots(segment_)) {
       if (views_.record(slot).state.load(std::memory_order_relaxed) < region_active) continue;
       const local_region& view = views_.at(slot);
-      auto add = [&](block_kind kind, u64 offset, u64 bytes, u32 holder) {
-        found.push_back({kind, handle_at(view.id, offset), view.base != nullptr ? view.base + offset : nullptr, bytes, member_id{holder}});
+      auto add = [&](block_kind kind, u64 offset, u64 bytes, u32 holder, u32 granule, slab_record* slab, u32 index) {
+        const live_block block{&views_.at(slot), kind, offset, bytes, granule, slab, index};
+        found.push_back({kind, where_is(block), view.base != nullptr ? view.base + offset : nullptr, bytes, member_id{holder}});
       };
       walk_extents(view, [&](u32 granule, u32, u8 kind) {
         const extent_entry& e = view.extents[granule];
         const u64 begin = u64{granule} << view.granule_shift;
         if (kind == granule_large || kind == granule_zone) {
           const u64 offset = begin + u64{e.lead} * 64;
-          add(kind == granule_large ? block_kind::large : block_kind::zone, offset, extents(view).end_of(granule) - offset, e.holder);
+          add(kind == granule_large ? block_kind::large : block_kind::zone, offset, extents(view).end_of(granule) - offset, e.holder, granule, nullptr, 0);
           return;
         }
         slab_record* slab = is_slab(kind) ? slab_of(view, granule) : nullptr;
         if (slab == nullptr) return;
         for (u32 w = 0; w < slab->words; ++w) {
-          u64 live = slab->valid_bits(w) & ~(slab->free_words()[w] | slab->remote_words()[w].load(std::memory_order_relaxed));
+          u64 live = slab->valid_bits(w) & ~(slab->free_words()[w] | slab->remote_bits(w));
           for (; live != 0; live &= live - 1) {
             const u32 index = w * 64 + static_cast<u32>(std::countr_zero(live));
             const u64 offset = begin + u64{index} * class_bytes[slab->size_class];
             if (std::binary_search(cached.begin(), cached.end(), u64{slot} << region_shift | offset)) continue;
             u32 holder = slab->member;
-            for (chunk_ref ref = slab->holdings; ref != 0; ref = segment_.chunk<holding_record>(ref)->next)
-              if ((segment_.chunk<holding_record>(ref)->bits()[w] >> (index % 64) & 1) != 0) holder = segment_.chunk<holding_record>(ref)->member;
-            add(block_kind::slab_block, offset, class_bytes[slab->size_class], holder);
+            list_walk walk(segment_);
+            for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on(); ref = segment_.chunk<holding_record>(ref)->next)
+              if ((segment_.chunk<holding_record>(ref)->held_bits(w) >> (index % 64) & 1) != 0)
+                holder = segment_.chunk<holding_record>(ref)->member;
+            add(block_kind::slab_block, offset, class_bytes[slab->size_class], holder, granule, slab, index);
           }
         }
       });
@@ -189,7 +193,6 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
 }
 
 void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>& visit) {
-  const segment_header& h = segment_.header();
   for (const u32 slot : used_region_slots(segment_)) {
     if (views_.record(slot).state.load(std::memory_order_acquire) < region_active) continue;
     const local_region& view = views_.at(slot);
@@ -211,7 +214,7 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
       pieces.push_back(p);
     });
     // Blocks in magazines count as cached, not as live.
-    for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
+    for (u32 i = 0; i < segment_.slots_used(); ++i) {
       const thread_slot& thread = segment_.slot(i);
       if (member_of_state(thread.state.load(std::memory_order_relaxed)) == 0 || thread.cache == 0) continue;
       const auto* c = segment_.chunk<thread_cache>(thread.cache);
@@ -232,10 +235,9 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
 }
 
 std::vector<member_summary> local_heap::members() {
-  const segment_header& h = segment_.header();
   std::vector<member_summary> found;
-  std::vector<u32> index(h.member_limit + 1, ~u32{0});
-  for (u32 id = 1; id <= h.member_records_used.load(std::memory_order_relaxed); ++id) {
+  std::vector<u32> index(segment_.member_limit() + 1, ~u32{0});
+  for (u32 id = 1; id <= segment_.members_used(); ++id) {
     const member_record& m = segment_.member(id);
     if (m.state.load(std::memory_order_acquire) == member_free) continue;
     index[id] = static_cast<u32>(found.size());
@@ -247,8 +249,8 @@ std::vector<member_summary> local_heap::members() {
     s.self = id == member_;
     found.push_back(std::move(s));
   }
-  auto of = [&](u32 id) -> member_summary* { return id <= h.member_limit && index[id] < found.size() ? &found[index[id]] : nullptr; };
-  for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {
+  auto of = [&](u32 id) -> member_summary* { return id <= segment_.member_limit() && index[id] < found.size() ? &found[index[id]] : nullptr; };
+  for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
     member_summary* m = of(member_of_state(slot.state.load(std::memory_order_relaxed)));
     if (m == nullptr || slot.cache == 0) continue;
@@ -266,11 +268,11 @@ std::vector<member_summary> local_heap::members() {
   if (!is_read_only() && ensure_member()) {
     (void)for_each_block(count);
     locked t(*this);
-    for_each_pool([&](const zone_record&, pool_table& pool) {
-      const u16* const holders = pool.holders(h.thread_limit);
+    for_each_pool([&](const zone_record&, const known_pool& pool) {
+      const u16* const holders = pool.holders(segment_.thread_limit());
       for (u32 i = 0; i < pool.object_count; ++i)
         if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;  // its bytes are the pool's zone
-      for (u32 i = 0; i < h.thread_slots_used.load(std::memory_order_relaxed); ++i) {  // what its caches keep is not in its hands
+      for (u32 i = 0; i < segment_.slots_used(); ++i) {  // what its caches keep is not in its hands
         const chunk_ref ref = pool.caches()[i];
         member_summary* m = ref != 0 ? of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire))) : nullptr;
         if (m != nullptr) m->held_blocks -= std::min<u64>(m->held_blocks, segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed));

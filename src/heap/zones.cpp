@@ -3,14 +3,26 @@
 //   bucket[hash(name)] → zone_record → zone_record        a reservation (extent, record, link, table) is one transaction:
 //                                                         it has happened or it has not, whoever dies
 // Zones belong to the heap, not to a member: they outlive their maker. Pools and rings are zones with a table in the segment.
+//
+// A pool or ring may be released while others have it open (docs/design/0011). Each has a number no other of the heap ever
+// had (incarnation), which who has it open compares before it touches anything:
+//   pool   in the zone record. Records of released pools become records of pools only. Its caches and its table are freed at
+//          once: no thread is inside (they are held still), and each takes a slow path, which compares, before its next hit
+//   ring   in the table. Tables of released rings become tables of rings of that capacity only, whose positions begin above
+//          all that were ever in them, so that a change begun before finds no slot as it was
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 
+#include "heap/room.hpp"
 #include "heap/sanity.hpp"
 #include "platform/os.hpp"
 
 namespace annex::detail {
 namespace {
+
+constexpr u32 most_spare_looks = 10'000;  // for a ring's table: as many released rings of other capacities
 
 std::string_view kind_name(zone_type type) noexcept { return type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone"; }
 
@@ -18,18 +30,26 @@ std::string_view kind_name(zone_type type) noexcept { return type == zone_type::
 
 zone local_heap::zone_of(const zone_record& z) noexcept {
   zone found;
-  found.size_bytes = z.size_bytes;
-  if (z.region_slot == no_region) return found;
-  local_region& view = views_.at(z.region_slot);
+  found.size_bytes = __atomic_load_n(&z.size_bytes, __ATOMIC_RELAXED);
+  const u32 slot = __atomic_load_n(&z.region_slot, __ATOMIC_RELAXED);
+  if (slot == no_region) return found;
+  local_region& view = views_.at(slot);
+  const u64 offset = __atomic_load_n(&z.offset_bytes, __ATOMIC_RELAXED);
+  const u64 last = view.base != nullptr ? view.length_bytes : view.region_bytes;
+  if (found.size_bytes > last || offset > last - found.size_bytes) {
+    segment_.mark_damaged("a zone lies outside its region");
+    return found;
+  }
   found.region = region_id{view.id};
-  found.where = handle_at(view.id, z.offset_bytes);
-  if (view.base != nullptr) found.address = view.base + z.offset_bytes;
-  if (const auto bus = view.iovas.at(z.offset_bytes)) found.bus_address = iova{bus->address};
+  found.where = handle_at(view, offset, count_in(view.extents[z.granule].name));
+  if (view.base != nullptr) found.address = view.base + offset;
+  if (const auto bus = view.iovas.at(offset)) found.bus_address = iova{bus->address};
   return found;
 }
 
 result<zone_record*> local_heap::find_zone_record(std::string_view name, zone_type type) noexcept {
-  for (chunk_ref ref = zone_chain(segment_, zone_bucket_of(name)); ref != 0; ref = segment_.chunk<zone_record>(ref)->next) {
+  list_walk walk(segment_);
+  for (chunk_ref ref = zone_chain(segment_, zone_bucket_of(name)); ref != 0 && walk.goes_on(); ref = segment_.chunk<zone_record>(ref)->next) {
     auto* z = segment_.chunk<zone_record>(ref);
     if (name != std::string_view(z->name, ::strnlen(z->name, sizeof z->name))) continue;
     if (z->type != type) return refuse(errc::wrong_kind, "\"{}\" is a {}, not a {}", name, kind_name(z->type), kind_name(type));
@@ -43,6 +63,7 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
   ANNEX_TRY(check_zone_name(name));
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to reserve zones", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   placement p = asked;
   if (p.align_bytes == 0) p.align_bytes = 64;
   if (!is_power_of_two(p.align_bytes) || p.align_bytes > limits::largest_align_bytes)
@@ -53,14 +74,19 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
   const bool has_memory = table.type != zone_type::ring, largest = has_memory && p.size_bytes == 0;
   segment_header& h = segment_.header();
   synchronize();
-  for (u32 stage = 0, looks = 0;; ++looks) {
+  if (largest) {  // of all that is free, what caches keep and others added included
+    (void)attach_more();
+    (void)recover();
+    trim_all(true);
+  }
+  for (u32 stage = 0;;) {
     {
       locked t(*this);
       u32& bucket = segment_.zone_buckets()[zone_bucket_of(name)];
       const u64 pages = h.zone_pages.load(std::memory_order_relaxed), page = u64{1} << (zone_bucket_of(name) / (limits::zone_buckets / 64));
       if ((pages & page) == 0) {
         if (!back_pages(segment_, segment_.offset_of(&bucket), sizeof bucket))
-          return refuse(errc::limit_reached, "the annex directory is full: no metadata for zone \"{}\" of \"{}\"", name, name_);
+          return std::unexpected(no_metadata(segment_, name_, os::page_bytes(), "another zone"));
         t->put(h.zone_pages, pages | page);
       }
       for (const zone_type type : {zone_type::plain, zone_type::pool, zone_type::ring})
@@ -74,18 +100,17 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         for (const u32 slot : used_region_slots(segment_)) {
           if (views_.record(slot).state.load(std::memory_order_relaxed) != region_active) continue;
           local_region& candidate = views_.at(slot);
-          if (candidate.base == nullptr || candidate.joining || (p.zeroed && candidate.access == touch::none)) continue;
+          if (!is_usable_here(candidate) || (p.zeroed && candidate.access == touch::none)) continue;
           q.size_bytes = std::max(q.size_bytes, extents(candidate).largest_block(q));
         }
       }
-      if (has_memory && q.size_bytes != 0 && !(largest && looks == 0)) place = find_extent(*t, p, q, &view);
+      if (has_memory && q.size_bytes != 0) place = find_extent(*t, p, q, &view);
       if (place || !has_memory) {
-        const chunk_ref ref = allocate_chunk(*t, sizeof(zone_record));
-        const chunk_ref table_chunk = table.bytes != 0 ? allocate_chunk(*t, table.bytes) : 0;
+        const chunk_ref ref = take_record(*t, table.type);
+        const chunk_ref table_chunk = table.bytes != 0 ? take_table(*t, table.type, table.bytes) : 0;
         if (ref == 0 || (table.bytes != 0 && table_chunk == 0)) {
           t->roll_back();
-          return refuse(errc::limit_reached, "\"{}\" has no metadata left for a {} with a table of {} bytes (metadata_limit_bytes {}, or the annex directory is full)",
-                        name_, kind_name(table.type), table.bytes, h.reserve_bytes);
+          return std::unexpected(no_metadata(segment_, name_, table.bytes, fmt::format("a {} with a table of {} bytes", kind_name(table.type), table.bytes)));
         }
         auto* z = segment_.chunk<zone_record>(ref);
         z->type = table.type;
@@ -96,16 +121,28 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         z->table = table_chunk;
         z->table_bytes = table.bytes;
         name.copy(z->name, sizeof z->name - 1);
-        z->next = bucket;
-        if (place) t->put(view->extents[place->granule].record, ref);
-        if (fill_table) fill_table(*t, *z, segment_.chunk<void>(table_chunk));
+        std::memset(z->name + name.size(), 0, sizeof z->name - name.size());  // of a record that was used before
+        t->put(z->next, bucket);
+        if (table.type == zone_type::pool) {
+          t->put(h.incarnations, h.incarnations + 1);
+          t->put(z->incarnation, h.incarnations);
+        }
+        z->seal = seal_of_zone(*z);
+        if (place) {
+          extent_entry& e = view->extents[place->granule];
+          t->put(e.record, ref);
+          t->put(e.name, e.name | word_is_named);  // who finds the zone has its handle
+          extents(*view).seal(*t, place->granule);
+        }
+        if (fill_table) fill_table(*t, *z, segment_.base() + u64{table_chunk} * chunk_unit_bytes);
         if (place && p.zeroed && !largest) std::memset(view->base + place->offset_bytes, 0, std::min(place->dirty_bytes(), q.size_bytes));
         t->put(h.zone_count, h.zone_count + 1);
         t->put(bucket, ref);
         t->commit();
+        ANNEX_TRY(refuse_if_damaged());
         if (table_ref != nullptr) *table_ref = table_chunk;
         zone made = zone_of(*z);
-        if (place && p.zeroed && largest) std::memset(made.address, 0, std::min(place->dirty_bytes(), made.size_bytes));
+        if (place && p.zeroed && largest) std::memset(view->base + place->offset_bytes, 0, std::min(place->dirty_bytes(), q.size_bytes));
         return made;
       }
     }
@@ -136,30 +173,85 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   ANNEX_TRY(check_zone_name(name));
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to release zones", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
   segment_header& h = segment_.header();
   locked t(*this);
-  frozen_caches frozen = type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{};
+  struct still {  // until it has happened, or is refused
+    local_heap& heap;
+    frozen_caches caches;
+    ~still() { heap.thaw(caches); }
+  } frozen{*this, type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{}};
   auto found = find_zone_record(name, type);
-  if (found && type == zone_type::pool) note_doubles(flush_pool_caches(*t, *segment_.chunk<pool_table>((*found)->table), frozen));
-  thaw(frozen);
   if (!found) return std::unexpected(found.error());
   zone_record* z = *found;
-  const chunk_ref ref = segment_.ref_of(z);
   if (type == zone_type::pool) {
-    auto* pool = segment_.chunk<pool_table>(z->table);
-    if (const u32 out = pool->object_count - pool->in_bits.load(std::memory_order_relaxed); out != 0)
-      return refuse(errc::blocks_live, "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead members first", out, pool->object_count, name);
+    const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes);
+    if (!pool) return refuse_if_damaged();
+    flush_pool_caches(*t, pool, frozen.caches);
+    if (const u32 member = busy_member_of(pool, frozen.caches, t->slot()); member != 0)
+      return refuse(errc::heap_in_use, "a thread of process {} (member {}) is in the middle of using pool \"{}\", and may be stopped; continue or kill it", segment_.member(member).process_id, member, name);
+    if (const u32 out = pool.object_count - pool.table->in_bits.load(std::memory_order_relaxed); out != 0)
+      return refuse(errc::blocks_live, "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead members first", out, pool.object_count, name);
+    make_all_look();
     release_pool_caches(*t, *z);
   }
+  const chunk_ref ref = segment_.ref_of(z);
   chunk_ref* link = &segment_.zone_buckets()[zone_bucket_of(name)];
-  while (*link != ref) link = &segment_.chunk<zone_record>(*link)->next;
+  list_walk walk(segment_);
+  while (*link != ref && walk.goes_on()) link = &segment_.chunk<zone_record>(*link)->next;
   t->put(*link, z->next);
   t->put(h.zone_count, h.zone_count - 1);
   const u32 slot = z->region_slot, granule = z->granule;
-  if (z->table != 0) free_chunk(*t, z->table, z->table_bytes);
-  free_chunk(*t, ref, sizeof(zone_record));
   if (slot != no_region) extents(views_.at(slot)).free(*t, granule);
+  give_back_views(*t, *z);
+  t->commit();
   return {};
+}
+
+// A fresh record, or one of a pool that was released.
+chunk_ref local_heap::take_record(transaction& t, zone_type type) noexcept {
+  const chunk_ref spare = type == zone_type::pool ? segment_.header().spare_pools : 0;
+  if (!is_sane_spare_pool(segment_, spare)) return allocate_chunk(t, sizeof(zone_record));
+  t.put(segment_.header().spare_pools, segment_.chunk<zone_record>(spare)->next);
+  return spare;
+}
+
+// A fresh table, or one of a ring of this capacity that was released. Its contents are the maker's business.
+chunk_ref local_heap::take_table(transaction& t, zone_type type, u64 bytes) noexcept {
+  if (type == zone_type::ring)
+    for (chunk_ref *link = &segment_.header().spare_rings, left = most_spare_looks; left != 0; --left) {
+      const chunk_ref spare = *link;
+      const u64 capacity = sane_spare_capacity(segment_, spare);
+      if (capacity == 0) break;
+      auto* ring = segment_.chunk<ring_table>(spare);
+      if (ring_table_bytes(capacity) != bytes || ring->has_no_positions_left()) {
+        link = &ring->next_spare;
+        continue;
+      }
+      t.put(*link, ring->next_spare);
+      return spare;
+    }
+  return allocate_chunk(t, bytes);
+}
+
+// The record and the table of a zone that is in no chain any more. What says that it is gone comes last.
+void local_heap::give_back_views(transaction& t, zone_record& z) noexcept {
+  segment_header& h = segment_.header();
+  const chunk_ref ref = segment_.ref_of(&z);
+  t.put(z.seal, ~z.seal);  // a repair that looks for lost records finds none here
+  if (z.type == zone_type::ring) {
+    auto* ring = segment_.chunk<ring_table>(z.table);
+    t.put(ring->next_spare, h.spare_rings);
+    t.put(h.spare_rings, z.table);
+    free_chunk(t, ref, sizeof(zone_record));
+    t.put(ring->incarnation, 0);
+    return;
+  }
+  if (z.table != 0) free_chunk(t, z.table, z.table_bytes);
+  if (z.type != zone_type::pool) return free_chunk(t, ref, sizeof(zone_record));
+  t.put(z.next, h.spare_pools);
+  t.put(h.spare_pools, ref);
+  t.put(z.incarnation, 0);
 }
 
 }  // namespace annex::detail

@@ -105,6 +105,9 @@ void leave(const void* base) noexcept {
   s.ranges.erase(found);
 }
 
+void before_fork() noexcept { state().mutex.lock(); }
+void after_fork() noexcept { state().mutex.unlock(); }
+
 local_region* make_region() {
   index_state& s = state();
   std::lock_guard guard(s.mutex);

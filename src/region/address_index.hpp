@@ -50,6 +50,10 @@ void enter(local_region* region) noexcept;
 /// Gives a range back, whether entered or only reserved.
 void leave(const void* base) noexcept;
 
+/// Around a fork: no change is half done in the child.
+void before_fork() noexcept;
+void after_fork() noexcept;
+
 /// A local_region, from a pool; give it back only after leave().
 local_region* make_region();
 void discard_region(local_region* region) noexcept;

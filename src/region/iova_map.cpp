@@ -15,7 +15,8 @@ constexpr u32 guesses = 8;
 u32 iova_map::run_at(u64 offset) const noexcept {
   if (run_count <= 1) return 0;
   const u64 slice = offset >> index_shift;
-  u32 low = index[slice], high = index[slice + 1];  // the run is in [low, high]
+  const u32 last = run_count - 1;
+  u32 low = std::min(index[slice], last), high = std::min(index[slice + 1], last);  // the run is in [low, high]
   while (low < high) {
     const u32 middle = low + (high - low + 1) / 2;
     if (runs[middle].offset <= offset) low = middle;
@@ -26,7 +27,8 @@ u32 iova_map::run_at(u64 offset) const noexcept {
 
 std::optional<u64> iova_map::offset_of(u64 address) const noexcept {
   if (run_count == 0) return {};
-  auto address_at = [&](u32 position) { return runs[order[position]].address; };
+  auto run_of = [&](u32 position) { return std::min(order[position], run_count - 1); };
+  auto address_at = [&](u32 position) { return runs[run_of(position)].address; };
   u32 low = 0, high = run_count - 1;
   u64 at_low = address_at(low), at_high = address_at(high);
   if (address < at_low) return {};
@@ -36,8 +38,9 @@ std::optional<u64> iova_map::offset_of(u64 address) const noexcept {
   for (u32 steps = 0; high - low > 1; ++steps) {
     u32 middle = low + (high - low) / 2;
     if (steps < guesses) {
-      const double part = static_cast<double>(address - at_low) / static_cast<double>(at_high - at_low);
-      middle = std::clamp(low + static_cast<u32>(part * (high - low)), low + 1, high - 1);
+      // A damaged order may make it anything: hence the bounds, also of what is no number.
+      const double part = at_high > at_low ? static_cast<double>(address - at_low) / static_cast<double>(at_high - at_low) : 0;
+      middle = std::clamp(low + static_cast<u32>(std::clamp(part, 0.0, 1.0) * (high - low)), low + 1, high - 1);
     }
     if (const u64 found = address_at(middle); found <= address) {
       low = middle;
@@ -47,9 +50,18 @@ std::optional<u64> iova_map::offset_of(u64 address) const noexcept {
       at_high = found;
     }
   }
-  const u32 run = order[low];
+  const u32 run = run_of(low);
   const u64 offset = runs[run].offset + (address - runs[run].address);
   return offset < end_of(run) ? std::optional(offset) : std::nullopt;
+}
+
+bool iova_map::overlaps(u64 address, u64 bytes) const noexcept {
+  if (offset_of(address)) return true;
+  // Else the next run above, if any, begins behind the bytes.
+  const auto address_of = [&](u32 run) { return runs[std::min(run, run_count - 1)].address; };
+  const u32* const end = order + run_count;
+  const u32* const next = std::partition_point(order, end, [&](u32 run) { return address_of(run) < address; });
+  return next != end && address_of(*next) - address < bytes;
 }
 
 result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_bytes) {
@@ -57,14 +69,13 @@ result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_
   const u64 length = page_iovas.size() * page_bytes;
   for (size_t page = 0; page < page_iovas.size(); ++page) {
     const u64 address = static_cast<u64>(page_iovas[page]);
-    u64 end = 0;
-    if (add_overflows(address, page_bytes - 1, &end) || end == ~u64{0})
+    if (u64 last = 0; add_overflows(address, page_bytes - 1, &last))  // the page whose last byte is the last there is will do
       return refuse(errc::bad_iova, "page {} has IOVA {:#x}, which with {} bytes passes the end of the address space; give every page a real IOVA, or leave the table empty",
                     page, address, page_bytes);
     if (address % 64 != 0) return refuse(errc::bad_iova, "page {} has IOVA {:#x}, which is no multiple of 64", page, address);
     if (!t.runs.empty()) {
       const iova_run& last = t.runs.back();
-      if (last.address + (page * page_bytes - last.offset) == address) continue;
+      if (address != 0 && last.address + (page * page_bytes - last.offset) == address) continue;  // 0: a run ends with the address space
     }
     t.runs.push_back({page * page_bytes, address});
   }
@@ -83,7 +94,7 @@ result<iova_tables> index_runs(std::vector<iova_run> runs, u64 length, u64 page_
     const u32 run = t.order[i];
     const u64 bytes = end_of(run) - t.runs[run].offset;
     t.longest_run_bytes = std::max(t.longest_run_bytes, bytes);
-    if (i + 1 < count && t.runs[t.order[i + 1]].address < t.runs[run].address + bytes)
+    if (i + 1 < count && t.runs[t.order[i + 1]].address - t.runs[run].address < bytes)
       return refuse(errc::iova_overlap, "IOVA {:#x} is given to the pages at offsets {:#x} and {:#x}; every page needs its own",
                     t.runs[t.order[i + 1]].address, t.runs[run].offset, t.runs[t.order[i + 1]].offset);
   }

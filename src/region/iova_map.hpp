@@ -29,12 +29,21 @@ struct iova_map {
   /// run_count is not 0.
   place find(u64 offset) const noexcept {
     const u32 run = run_count == 1 ? 0 : run_at(offset);
-    return place{runs[run].address + (offset - runs[run].offset), end_of(run) - offset, runs[run].offset};
+    // A damaged table gives wrong addresses, but never a length that leads out of the region or nowhere.
+    const u64 end = end_of(run), bytes = end > offset ? end - offset : length_bytes - offset;
+    return place{runs[run].address + (offset - runs[run].offset), bytes, runs[run].offset};
   }
-  std::optional<place> at(u64 offset) const noexcept { return run_count != 0 ? std::optional(find(offset)) : std::nullopt; }
+  std::optional<place> at(u64 offset) const noexcept {
+    return run_count != 0 && offset < length_bytes ? std::optional(find(offset)) : std::nullopt;
+  }
   std::optional<u64> offset_of(u64 address) const noexcept;
+  /// Whether any of so many bytes from address on belongs to a run. In as many steps as offset_of.
+  bool overlaps(u64 address, u64 bytes) const noexcept;
   u32 run_at(u64 offset) const noexcept;
-  u64 end_of(u32 run) const noexcept { return run + 1 < run_count ? runs[run + 1].offset : length_bytes; }
+  u64 end_of(u32 run) const noexcept {
+    const u64 end = run + 1 < run_count ? runs[run + 1].offset : length_bytes;
+    return end < length_bytes ? end : length_bytes;
+  }
 };
 
 /// The tables of a map before they are copied into the segment.

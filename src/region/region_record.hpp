@@ -10,10 +10,11 @@
 //
 // partial: on its way in or out; nobody else touches it. Its worker, or who recovers it, removes the file annex made for it,
 // then frees the record: no death leaves a file behind.
-// A region's id modulo region_slots is its slot, so an id leads to its record in one step and is never reused.
+// An id leads to its slot, and so to the record, in one step (region_slot_of); no id is ever given out again.
 #pragma once
 #include <annex/types.hpp>
 
+#include "base/seal.hpp"
 #include "shared/layout.hpp"
 
 namespace annex {
@@ -22,11 +23,11 @@ enum region_state : u32 { region_free = 0, region_partial = 1, region_active = 2
 enum region_backing : u8 { backing_none = 0, backing_foreign = 1, backing_owned = 2 };  // owned: the file goes with the region
 
 enum granule_kind : u8 {
-  granule_inside = 0,   // of a free run, a large block or a zone: nothing to see here
+  granule_inside = 0,   // of a free run, a large block or a zone; distance: a hint how far back it begins, or 0
   granule_free = 1,     // first or last granule of a free extent
   granule_large = 2,    // first granule of a large block
   granule_slab = 3,     // any granule of a slab
-  granule_slab_held = 4,  // the same, of a slab that has holdings: the owner's frees take the slow path
+  granule_slab_held = 4,  // the same, of a slab with holdings or generations: the owner's frees take the slow path
   granule_zone = 5,     // first granule of a zone, pool or ring
 };
 
@@ -42,18 +43,38 @@ static_assert(sizeof(granule_entry) == 8);
 
 struct extent_entry {
   u32 length;           // granules
-  u32 previous, next;   // in the bin's list, while free
-  u32 foot;             // at the last granule of a free extent: its first
+  union {
+    u32 previous;       // in the bin's list, while free
+    u32 name;           // generation, while not: of a large block or zone, or where its blocks begin (region/generation.hpp)
+  };
+  union {
+    u32 next;           // in the bin's list, while free
+    chunk_ref generations;  // u32[blocks] of a slab, once somebody asked a handle of one; else 0
+  };
+  union {
+    u32 foot;  // at the last granule of a free extent: its first
+    u32 seal;  // at the first granule of one in use (seal_of_extent)
+  };
   u16 holder;           // member, for a large block
   u16 lead;             // of a large block: where it begins in its first granule, in units of 64 bytes
   chunk_ref record;     // slab_record of a slab, zone_record of a zone
 };
 static_assert(sizeof(extent_entry) == 24);
 
+/// What the head of an extent in use carries: that its length, holder, place, record, kind and generation are as they were
+/// written. Not whether it has a name (bit 0 of name): that is set without the heap lock.
+inline u32 seal_of_extent(const extent_entry& e, u8 kind, u32 granule, u32 region_id) noexcept {
+  const u64 use = kind == granule_slab_held ? u64{granule_slab} : kind;
+  return static_cast<u32>(seal_of({u64{region_id} << 32 | granule, u64{e.length} << 32 | e.record,
+                                   u64{e.holder} << 32 | u64{e.lead} << 16 | use,
+                                   u64{e.name & ~u32{1}} << 32 | e.generations}));
+}
+
 struct iova_run { u64 offset, address; };
 
 inline constexpr u32 no_extent = ~u32{0};
 inline constexpr u32 extent_bins = 256;
+inline constexpr u32 region_parts = 64;  // that generations are counted in
 
 enum region_pin : u8 { not_pinned = 0, pinned_pages = 1, pinned_physical = 2 };  // physical: the IOVAs are where the pages are
 
@@ -83,12 +104,40 @@ struct region_record {
   u8 same_address;                 // every member has it at adder_base
   u32 first_clean;                 // granules from here on are zeros nobody was ever given
   u8 pinned;                       // region_pin: every member that has it pins it
-  u8 padding[315];
+  u8 generations_turned;           // some place was named so often that its generations began again
+  u8 padding0[2];
+  u32 first_unsure;                // granules from here on are taken from the file system when they are given out; 0: none
+  u64 numbers_used;                // of this slot, by the regions before; stays when the region goes (region/generation.hpp)
+  u64 numbers_used_inverted;       // its complement: a witness
+  u32 floors[region_parts];        // generations below these were given out
+  u64 seal;               // of what stays as it was when the region was published (seal_of_region)
+  u64 iova_seal;          // of the IOVA runs (seal_of_runs)
+  u32 first_clean_check;  // the complement of first_clean
+  u8 padding[12];
 };
 static_assert(sizeof(region_record) == 2048);
 
-/// What a handle carries of its region's id; ids for which this is 0 are not given out.
-constexpr u32 handle_bits_of(u32 region_id) noexcept { return region_id & ((1u << (64 - limits::handle_offset_bits)) - 1); }
-constexpr handle handle_at(u32 region_id, u64 offset) noexcept { return handle{u64{handle_bits_of(region_id)} << limits::handle_offset_bits | offset}; }
+/// Of what a region is, and where its bytes are found. Who changes one of these words writes the seal too.
+inline u64 seal_of_region(const region_record& r) noexcept {
+  return seal_of(
+      {u64{r.id.value} << 32 | static_cast<u32>(r.numa_node), r.length_bytes, r.page_bytes,
+       r.adder_base, r.device, r.inode, r.fd_offset, u64{r.adder} << 32 | r.adder_process,
+       u64{r.adder_fd_plus_1} << 32 | u64{r.align_shift} << 24 | u64{r.granule_shift} << 16 |
+           u64{r.access} << 8 | r.backing,
+       u64{r.granule_count} << 32 | u64{r.same_address} << 8 | r.pinned, r.first_unsure,
+       u64{r.granules} << 32 | r.extents, u64{r.iova_runs} << 32 | r.iova_order,
+       u64{r.iova_index} << 32 | r.iova_run_count, seal_of_bytes(r.path, sizeof r.path)});
+}
+inline u64 seal_of_runs(const iova_run* runs, u32 count) noexcept {
+  return count == 0 ? 0 : seal_of_bytes(runs, u64{count} * sizeof(iova_run));
+}
+
+/// A region of so many bytes is cut into granules of 2^this.
+constexpr u8 granule_shift_of(u64 length_bytes) noexcept { return length_bytes < limits::small_region_bytes ? limits::small_granule_shift : limits::granule_shift; }
+
+/// Two regions that are there at once have different ones, also modulo region_slots.
+constexpr u32 region_slot_of(u32 region_id, u32 region_limit) noexcept {
+  return region_id & (std::bit_ceil(region_limit < limits::region_slots ? region_limit : limits::region_slots) - 1);
+}
 
 }  // namespace annex

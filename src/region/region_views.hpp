@@ -14,6 +14,9 @@
 
 namespace annex {
 
+/// Slots that an entry of a magazine or a record can name, existing or not: the tables here have room for them all.
+inline constexpr u32 slots_that_can_be_named = 1u << 16;
+
 class region_views {
  public:
   region_views() = default;
@@ -24,28 +27,44 @@ class region_views {
   /// False: no address space for the tables.
   bool open(const segment& s, u32 heap_index, u64 heap_number, detail::local_heap* heap);
 
-  region_record& record(u32 slot) const noexcept { return segment_->at<region_record>(segment_->header().regions_at)[slot]; }
+  region_record& record(u32 slot) const noexcept { return segment_->entry<region_record>(segment_->geometry().regions_at, slot, slots()); }
   /// The view of the region that has this slot now.
-  local_region& at(u32 slot) noexcept {
-    local_region* view = views_[slot];
+  local_region& at(u32 named_slot) noexcept {
+    const u32 slot = named_slot % slots_that_can_be_named;  // it may come from the segment
+    local_region* const view = existing(slot);
     if (view != nullptr && view->id == record(slot).id.load(std::memory_order_relaxed)) [[likely]] return *view;
     return renew(slot);
   }
+  u32 slot_of(u32 id) const noexcept { return region_slot_of(id, slots()); }
   /// The view if there is one, of whatever region.
-  local_region* existing(u32 slot) const noexcept { return views_[slot]; }
+  local_region* existing(u32 slot) const noexcept {
+    return __atomic_load_n(&views_[slot], __ATOMIC_ACQUIRE);  // sync(view)
+  }
   /// Null, or the record of a region that is neither free nor still being added.
   region_record* find(u32 id) const noexcept;
 
   char* const* bases() const noexcept { return bases_; }
-  void set_base(local_region& view, void* base) noexcept;
+  /// How many bytes are mapped at each of the bases: behind them. 0: none.
+  static const u64* lengths_beside(char* const* bases) noexcept {
+    return reinterpret_cast<const u64*>(bases + slots_that_can_be_named);
+  }
+  /// As long as it is mapped here, whatever its record says later. Null, 0: not attached any more.
+  void set_base(local_region& view, void* base, u64 length_bytes) noexcept;
   std::vector<local_region*> take_retired();
   void drop(u32 slot) noexcept;
+  /// Around a fork: no change is half done in the child.
+  void before_fork() noexcept { mutex_.lock(); }
+  void after_fork() noexcept { mutex_.unlock(); }
   /// Slots from here on have no view in this process.
   u32 local_slots() const noexcept { return local_slots_.load(std::memory_order_relaxed); }
-  u32 slots() const noexcept { return segment_->header().region_limit; }
+  u32 slots() const noexcept { return segment_->region_limit(); }
 
  private:
   local_region& renew(u32 slot) noexcept;
+  void set_view(u32 slot, local_region* view) noexcept {
+    __atomic_store_n(&views_[slot], view, __ATOMIC_RELEASE);  // sync(view)
+  }
+  void set_place(u32 slot, char* base, u64 length_bytes) noexcept;
   const segment* segment_ = nullptr;
   local_region** views_ = nullptr;
   char** bases_ = nullptr;
@@ -56,9 +75,6 @@ class region_views {
   std::mutex mutex_;
   std::vector<local_region*> retired_;
 };
-
-/// The file annex made for the region, if it did. The region must be partial, or its heap destroyed: nobody maps it any more.
-void remove_owned_file(const region_record& record) noexcept;
 
 /// Fills in what the segment says of the region: tables, IOVAs.
 void load_view(const segment& s, region_record& record, local_region& view) noexcept;

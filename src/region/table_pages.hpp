@@ -23,6 +23,8 @@ class table_pages {
   void open(const segment& s, const region_record& r);
   /// Makes sure of the entries of granules first … last, both tables. False: the annex directory is full.
   bool back(u32 first, u32 last) const noexcept;
+  /// The same of the granule table alone.
+  bool back_granules(u32 first, u32 last) const noexcept { return granules_.back(*segment_, first, last); }
 
  private:
   struct table {

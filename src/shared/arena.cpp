@@ -27,23 +27,40 @@ large_class large_class_of(u64 bytes) noexcept {
   return {4 + (exponent - 2) * 4 + quarter, ((u64{1} << exponent) + (u64{1} << (exponent - 2)) * (quarter + 1)) * page};
 }
 
-// Cuts from the arena's end.
+// Cuts from the arena's end. The file only ever grows, whatever its header says of its length.
 u64 cut(transaction& t, u64 bytes, backing pages) noexcept {
   const segment& s = t.seg();
   arena_lists& a = s.header().arena;
-  const u64 at = a.top;
-  if (bytes > s.header().reserve_bytes || at > s.header().reserve_bytes - bytes) return 0;
-  if (at + bytes > a.file_bytes) {
-    u64 longer = at + bytes;
-    if (longer - a.file_bytes < grow_bytes) longer = a.file_bytes + grow_bytes;
-    longer = align_up(longer, page);
-    if (longer > s.header().reserve_bytes) longer = s.header().reserve_bytes;
-    if (os::set_length(s.fd(), longer) != 0) return 0;
+  const u64 at = __atomic_load_n(&a.top, __ATOMIC_RELAXED), most = s.mapped_bytes();
+  if (at < s.geometry().arena_at || at % chunk_unit_bytes != 0) {
+    s.mark_damaged("the arena's top lies outside of it");
+    return 0;
+  }
+  if (bytes > most || spare_file_bytes > most - bytes || at > most - bytes - spare_file_bytes) return 0;
+  const u64 end = at + bytes + spare_file_bytes;
+  if (end > a.file_bytes || end > s.file_bytes(end)) {
+    const u64 longer = std::min(align_up(std::max(end, std::min(a.file_bytes, most) + grow_bytes), page), most);
+    if (longer > s.file_bytes() && os::set_length(s.fd(), longer) != 0) return 0;
     t.put(a.file_bytes, longer);
   }
   if (pages == backing::whole && !back_pages(s, at, bytes)) return 0;
   t.put(a.top, at + bytes);
   return at;
+}
+
+// The first chunk of a free list, taken off it and not yet zeroed; 0: the list is empty, or leads outside.
+chunk_ref take_off(transaction& t, chunk_ref& head, u64 bytes) noexcept {
+  const segment& s = t.seg();
+  const chunk_ref ref = head;
+  if (ref == 0) return 0;
+  if (!s.has_chunk(ref, bytes)) {
+    s.mark_damaged("a list of free metadata leads outside the arena");
+    return 0;
+  }
+  auto* link = s.chunk<free_chunk_link>(ref);
+  t.put(head, link->next);
+  t.put(link->next, 0);  // the undo puts the link back even after the chunk was cleared
+  return ref;
 }
 
 }  // namespace
@@ -54,37 +71,42 @@ chunk_ref allocate_chunk(transaction& t, u64 bytes, backing pages) noexcept {
   if (bytes <= largest_small_bytes) {
     const u32 units = static_cast<u32>(divide_up(bytes, chunk_unit_bytes));
     chunk_ref& head = a.small_free[units];
+    const u64 need = units * chunk_unit_bytes;
     if (head != 0) {
-      const chunk_ref ref = head;
-      auto* link = s.chunk<free_chunk_link>(ref);
-      t.put(head, link->next);
-      t.put(link->next, 0);
-      std::memset(s.chunk<char>(ref), 0, units * chunk_unit_bytes);
+      const chunk_ref ref = take_off(t, head, need);
+      if (ref != 0) std::memset(s.chunk<char>(ref), 0, need);
       return ref;
     }
-    const u64 need = units * chunk_unit_bytes;
-    if (a.small_end - a.small_top < need) {
+    u64 at = __atomic_load_n(&a.small_top, __ATOMIC_RELAXED);  // read once: what was checked is what is used
+    u64 end = __atomic_load_n(&a.small_end, __ATOMIC_RELAXED);
+    const bool can_be = at >= s.geometry().arena_at && at <= end && end <= s.mapped_bytes() &&
+                        end + spare_file_bytes <= s.file_bytes(end + spare_file_bytes);
+    if (end != 0 && !can_be) {
+      s.mark_damaged("the run that small chunks are cut from lies outside the arena");
+      return 0;
+    }
+    if (end - at < need) {
       const u64 run = cut(t, small_run_bytes, backing::whole);
       if (run == 0) return 0;
-      if (a.small_end > a.small_top) free_chunk(t, static_cast<chunk_ref>(a.small_top / chunk_unit_bytes), a.small_end - a.small_top);
+      if (end > at) free_chunk(t, static_cast<chunk_ref>(at / chunk_unit_bytes), end - at);
       t.put(a.small_top, run);
       t.put(a.small_end, run + small_run_bytes);
+      at = run;
+      end = run + small_run_bytes;
     }
-    const u64 at = a.small_top;
     t.put(a.small_top, at + need);
     std::memset(s.base() + at, 0, need);  // an undone transaction may have written here
     return static_cast<chunk_ref>(at / chunk_unit_bytes);
   }
+  if (bytes > s.mapped_bytes()) return 0;
   const large_class size = large_class_of(bytes);
   chunk_ref& head = a.large_free[size.index];
   if (head == 0) return static_cast<chunk_ref>(cut(t, size.bytes, pages) / chunk_unit_bytes);
-  const chunk_ref ref = head;
-  const u64 at = u64{ref} * chunk_unit_bytes;
+  const u64 at = u64{head} * chunk_unit_bytes;
   const bool is_short = size.bytes <= small_run_bytes && pages == backing::whole;
-  if (is_short && !back_pages(s, at, size.bytes)) return 0;
-  auto* link = s.chunk<free_chunk_link>(ref);
-  t.put(head, link->next);
-  t.put(link->next, 0);  // the undo puts the link back even after the chunk was cleared
+  if (is_short && s.has_chunk(head, size.bytes) && !back_pages(s, at, size.bytes)) return 0;
+  const chunk_ref ref = take_off(t, head, size.bytes);
+  if (ref == 0) return 0;
   if (is_short || os::punch_hole(s.fd(), at, size.bytes) != 0) std::memset(s.chunk<char>(ref), 0, size.bytes);
   if (is_short || pages == backing::sparse || back_pages(s, at, size.bytes)) return ref;
   free_chunk(t, ref, bytes);
@@ -95,6 +117,7 @@ void free_chunk(transaction& t, chunk_ref ref, u64 bytes) noexcept {
   if (ref == 0) return;
   const segment& s = t.seg();
   arena_lists& a = s.header().arena;
+  if (!s.has_chunk(ref, bytes)) return s.mark_damaged("metadata that is given back lies outside the arena");
   chunk_ref& head = bytes <= largest_small_bytes ? a.small_free[divide_up(bytes, chunk_unit_bytes)] : a.large_free[large_class_of(bytes).index];
   t.put(s.chunk<free_chunk_link>(ref)->next, head);
   t.put(head, ref);

@@ -20,6 +20,13 @@
 // whether the holder lives before it sleeps, and every few milliseconds after. A holder that is stopped (SIGSTOP, a frozen
 // container) in the microsecond it holds the lock is alive: taking it over would let it write into what is others' when it
 // goes on. Who needs the lock waits for it, and says so in the log; hits of the caches go on.
+//
+//   waiters   the lock's top bit: somebody may sleep       unlock wakes one       who has slept takes the lock with the bit set
+//
+// Of 10,000 threads one is woken at a time. A wake is lost when the one it went to dies, or is stopped: the lock is free then,
+// and the others, who look again by themselves (2 ms, times the waiters of the process), take it and pass the bit on.
+// A process knows which of its threads ask for a lock or have it: a word that names another of its slots is damaged, and is
+// taken over like a dead holder's.
 // One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it; what takes long
 // (the slabs of a dead thread) lets others in.
 #pragma once
@@ -31,7 +38,11 @@
 namespace annex {
 
 /// Undoes the transaction that a dead holder left open, if any. For the one who has the lock, or is alone with the segment.
-void undo_journal(const segment& s) noexcept;
+/// Entries that no transaction makes are left out; false: there were some, and the segment is marked as damaged.
+bool undo_journal(const segment& s) noexcept;
+
+/// The same where this process has a private copy of the segment: nobody else sees it.
+bool undo_journal_in_copy(const segment& s) noexcept;
 
 /// Who takes the lock: a thread slot of this process's member.
 struct lock_identity { u16 slot; u32 member; };
@@ -48,13 +59,13 @@ class transaction {
   template <class T>
   void put(T& word, std::type_identity_t<T> value) noexcept {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
-    log(word);
+    if (!log(word)) return;
     store_word(word, value);
     compiler_fence();
   }
   template <class T>
   void put(shared_word<T>& word, std::type_identity_t<T> value) noexcept {
-    log(word.value);
+    if (!log(word.value)) return;
     word.store(value, std::memory_order_release);  // sync(published): readers without the lock acquire it
   }
   /// Everything put so far has happened. The lock is kept; a new transaction begins.
@@ -72,21 +83,31 @@ class transaction {
  private:
   void acquire() noexcept;
   void release() noexcept;
+  void forget() noexcept;
   template <class T>
-  void log(const T& word) noexcept {
-    const u32 n = journal_.count.load(std::memory_order_relaxed);
-    ANNEX_ENSURE(n < limits::journal_entries);
+  bool log(const T& word) noexcept {
+    if (!segment_.contains(&word, sizeof word)) return false;  // of a spare chunk, or of nobody's entry: nobody ever reads it
+    if (puts_ >= limits::journal_entries) [[unlikely]] {  // only what can't be is so long: all of it is undone
+      segment_.mark_damaged("a transaction is longer than any can be");
+      return false;
+    }
     u64 old = 0;
     std::memcpy(&old, &word, sizeof word);
-    journal_.entries[n] = {segment_.offset_of(&word) << 4 | sizeof word, old};
+    journal_.entries[puts_] = {segment_.offset_of(&word) << 4 | sizeof word, old};
     compiler_fence();
-    journal_.count.store(n + 1, std::memory_order_relaxed);
+    ++puts_;
+    journal_.count.store(puts_, std::memory_order_relaxed);
     compiler_fence();
+    return true;
   }
+  bool take_from_nobody(u32 seen, u32 mine) noexcept;
   const segment& segment_;
   journal& journal_;
+  const transaction* outer_ = nullptr;  // of the same thread, on another heap
   lock_identity who_;
   bool stole_ = false;
+  u64 forks_ = 0;
+  u32 puts_ = 0;  // since the last commit: the count in the segment is for those who find it after our death
 };
 
 }  // namespace annex

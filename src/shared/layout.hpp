@@ -8,12 +8,15 @@
 //   +         journal                        old values of the open transaction
 //   +         arena                          everything else, in chunks of 64 bytes and up
 //
+// Beside it lies a file .NAME.ID.alive without contents, in which members lock a byte each (shared/liveness.hpp).
+//
 // Links are chunk numbers (chunk_ref: offset / 64), so a segment may lie anywhere and reach 256 GiB of chunks. 0 is none.
 // A word is truth or index: truth is changed by one store, or inside a transaction; an index can be rebuilt from it.
 #pragma once
 #include <type_traits>
 
 #include "base/limits.hpp"
+#include "base/seal.hpp"
 #include "base/shared_word.hpp"
 #include "base/units.hpp"
 
@@ -21,14 +24,17 @@ namespace annex {
 
 inline constexpr u64 segment_magic = 0x676573'78656e6e61;  // "annexseg"
 // A newer minor version uses reserved room: it reads older segments, and older libraries leave its fields alone.
-inline constexpr u32 layout_major = 3, layout_minor = 0;
+inline constexpr u32 layout_major = 4, layout_minor = 0;
 
 using chunk_ref = u32;
 inline constexpr u64 chunk_unit_bytes = 64;
 
 inline constexpr u16 no_owner = 0xffff;  // of a slab: an orphan
 
-enum segment_state : u32 { segment_ready = 1, segment_destroyed = 2 };
+enum segment_state : u32 {
+  segment_ready = 1,
+  segment_destroyed = 0x656e6f67
+};  // far apart: no damaged bit ends a heap
 enum segment_option : u32 { option_checked = 1, option_reclaim_dead = 2, option_refuse_misuse = 4, option_private = 8, option_ephemeral = 16 };
 
 struct arena_lists {
@@ -49,7 +55,8 @@ struct segment_header {
   char name[limits::name_bytes];
   u32 options;
   shared_word<u32> state;
-  u32 member_limit, thread_limit, region_limit, zone_limit;
+  u32 member_limit, thread_limit;     // with the record and the slot that are kept for the one who mends
+  u32 region_limit, zone_limit;
   u32 file_mode, padding0;
   u64 members_at, threads_at, regions_at, zone_buckets_at, journal_at, arena_at;
 
@@ -75,14 +82,30 @@ struct segment_header {
   u64 free_regions[limits::region_slots / 64];  // bit: the region is active and has a free granule
   shared_word<u64> zone_pages;        // bit: this 64th of the zone buckets has been written; the others are empty
   u32 region_slots_used;              // regions have had slots below this one only
+  shared_word<u32> damaged;           // somebody met a word that can't be: whoever attaches inspects everything first
+  u64 incarnations;                   // pools and rings that were ever made: each has the number of its own
+  chunk_ref spare_pools, spare_rings; // zone records of released pools, tables of released rings: for the next ones only
+  shared_word<u32> free_thread_slot;  // hint: slots below are probably taken
   u32 padding2;
-  u64 reserved[30];                   // room for later minor versions
+  u64 seal;          // of what never changes (seal_of_header)
+  u64 reserved[26];  // room for later minor versions
 };
 static_assert(std::is_trivially_copyable_v<segment_header> && std::is_standard_layout_v<segment_header>);
 
+/// Of what is written once, when the heap is made: its name, its options, its limits and where its tables lie.
+inline u64 seal_of_header(const segment_header& h) noexcept {
+  return seal_of({h.magic, u64{h.layout_major} << 32 | h.layout_minor, h.layout_hash, h.heap_id,
+                  h.reserve_bytes, seal_of_bytes(h.name, sizeof h.name),
+                  u64{h.options} << 32 | h.file_mode, u64{h.member_limit} << 32 | h.thread_limit,
+                  u64{h.region_limit} << 32 | h.zone_limit, h.members_at, h.threads_at,
+                  h.regions_at, h.zone_buckets_at, h.journal_at, h.arena_at});
+}
+
 inline constexpr u32 lock_waiters = 1u << 31;
 
-enum member_state : u32 { member_free = 0, member_live = 1, member_dead = 2 };
+// joining: it has a record and may hold the heap lock, but has not inspected the segment: it vouches for nothing yet.
+enum member_state : u32 { member_free = 0, member_live = 1, member_dead = 2, member_joining = 3 };
+constexpr bool is_claimed(u32 state) noexcept { return state == member_live || state == member_joining; }
 
 struct member_record {
   shared_word<u32> state;
@@ -116,7 +139,15 @@ struct thread_slot {
   chunk_ref cache;           // thread_cache; kept for the slot's next owner
   u32 inflight_region_1;     // a large block that has not reached its caller yet: region slot + 1, granule
   u32 inflight_granule;
-  u32 padding[10];
+  u32 inflight_seal;  // of both, while they say something
+  u32 padding[9];
+  u32 right_inflight_seal() const noexcept {
+    return static_cast<u32>(seal_of({u64{inflight_region_1} << 32 | inflight_granule}));
+  }
+  /// A block is on its way, and it is that one.
+  bool has_inflight() const noexcept {
+    return inflight_region_1 != 0 && inflight_seal == right_inflight_seal();
+  }
   shared_word<u64> hints[limits::lanes / 64];  // lanes in which another thread freed a block
 };
 static_assert(sizeof(thread_slot) == 128);

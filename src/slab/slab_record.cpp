@@ -3,11 +3,13 @@
 
 #include <algorithm>
 
+#include "base/race_checker.hpp"
+
 namespace annex {
 
 slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes, u16 owner, u32 member) noexcept {
   const segment& s = t.seg();
-  const u64 granule_bytes = u64{1} << region.record->granule_shift;
+  const u64 granule_bytes = u64{1} << region.granule_shift;
   const u32 block = class_bytes[size_class];
   extents space(region);
   extent_request request;
@@ -19,8 +21,8 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
     place = space.allocate(t, request);
     if (place || bytes == granule_bytes) break;
   }
-  if (!place && block <= region.record->length_bytes % granule_bytes) {  // the region's last granule may be cut short
-    request.size_bytes = region.record->length_bytes % granule_bytes;
+  if (!place && block <= region.region_bytes % granule_bytes) {  // the region's last granule may be cut short
+    request.size_bytes = region.region_bytes % granule_bytes;
     place = space.allocate(t, request);
   }
   if (!place) return nullptr;
@@ -41,19 +43,47 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
   slab->region = static_cast<u16>(region.slot);
   slab->member = static_cast<u16>(member);
   slab->capacity = slab->free_count = capacity;
-  slab->first_clean = static_cast<u32>(std::min<u64>(divide_up(place->dirty_bytes(), block), capacity));
-  for (u32 w = 0; w < words; ++w) slab->free_words()[w] = slab->valid_bits(w);
+  slab->set_first_clean(
+      static_cast<u32>(std::min<u64>(divide_up(place->dirty_bytes(), block), capacity)));
+  for (u32 w = 0; w < words; ++w) {
+    slab->free_words()[w] = slab->valid_bits(w);
+    slab->taken_words()[w] = ~slab->valid_bits(w);
+    slab->remote_words()[2 * w].value = slab->remote_words()[2 * w + 1].value = no_remote;
+  }
   slab->summary = low_bits(words);
+  slab->seal = slab->right_seal();
   t.put(region.extents[place->granule].record, ref);
+  space.seal(t, place->granule);
   set_owner(t, region, slab, owner, false);
   return slab;
 }
 
+namespace {
+
+// The granules of a slab; what can't be is cut off, and told.
+u32 granules_of(const segment& s, const local_region& region, const slab_record& slab) noexcept {
+  const u32 length = length_at(region, slab.granule);
+  if (length <= limits::slab_granules) return length;
+  s.mark_damaged("a slab is longer than any can be");
+  return 0;
+}
+
+}  // namespace
+
 void release_slab(transaction& t, const local_region& region, slab_record* slab, chunk_ref* list_head) noexcept {
   unlink_slab(t, list_head, slab);
-  const u32 length = region.extents[slab->granule].length;
+  const u32 length = granules_of(t.seg(), region, *slab);
   for (u32 i = 0; i < length; ++i) t.put(region.granules[slab->granule + i], granule_entry{no_owner, granule_inside, 0, 0, 0});
   const u32 granule = slab->granule;
+  if (const chunk_ref generations = region.extents[granule].generations; generations != 0) {
+    const generations_of_region& all = region.generations;
+    const u32 highest =
+        generation_above(*region.record, all, first_generation(region, *slab), slab->capacity,
+                         [&](u64 block) { return generation_word(t.seg(), region, *slab, static_cast<u32>(block)); });
+    raise_floor(t, *region.record, all, u64{granule} << region.granule_shift, extents(region).end_of(granule), highest);
+    t.put(region.extents[granule].generations, 0);
+    free_chunk(t, generations, u64{slab->capacity} * sizeof(u32));
+  }
   free_chunk(t, t.seg().ref_of(slab), slab_record_bytes(slab->words));
   extents(region).free(t, granule);
 }
@@ -73,6 +103,29 @@ void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexce
   else t.put(*list_head, next);
 }
 
+u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept {
+  const chunk_ref ref = std::atomic_ref(extent_of(region, slab).generations).load(std::memory_order_acquire);  // sync(published)
+  if (ref == 0 || block >= slab.capacity) return nullptr;
+  u32* const table = s.find_chunk<u32>(ref, u64{slab.capacity} * sizeof(u32));
+  return table != nullptr ? table + block : nullptr;
+}
+
+bool make_generations(transaction& t, const local_region& region, slab_record* slab) noexcept {
+  chunk_ref& generations = extent_of(region, *slab).generations;
+  if (generations != 0) return true;
+  if (slab->capacity == 0) return false;  // what can't be reads as 0
+  const chunk_ref ref = allocate_chunk(t, u64{slab->capacity} * sizeof(u32));  // zeros: every block as it began
+  if (ref == 0) {
+    t.roll_back();
+    return false;
+  }
+  t.put(generations, ref);
+  extents(region).seal(t, slab->granule);
+  set_owner(t, region, slab, slab->owner, true);
+  t.commit();
+  return true;
+}
+
 granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind, u32 granule_shift) noexcept {
   const u64 end = u64{slab.capacity} * class_bytes[slab.size_class], begin = u64{index} << granule_shift, granule = u64{1} << granule_shift;
   const u64 here = end <= begin ? 0 : end - begin < granule ? end - begin : granule;
@@ -80,8 +133,9 @@ granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kin
 }
 
 void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner, bool held) noexcept {
-  const u32 length = region.extents[slab->granule].length;
-  const u8 kind = held ? granule_slab_held : granule_slab;
+  const u32 length = granules_of(t.seg(), region, *slab);
+  const bool has_generations = owner != no_owner && extent_of(region, *slab).generations != 0;
+  const u8 kind = held || has_generations ? granule_slab_held : granule_slab;
   for (u32 i = 0; i < length; ++i)
     t.put(region.granules[slab->granule + i], slab_granule(*slab, i, owner, kind, region.granule_shift));
   t.put(slab->owner, owner);
@@ -94,8 +148,12 @@ bool add_holding(transaction& t, slab_record* slab) noexcept {
   auto* holding = s.chunk<holding_record>(ref);
   holding->member = slab->member;
   holding->words = slab->words;
-  for (u32 w = 0; w < slab->words; ++w)
-    holding->bits()[w] = slab->valid_bits(w) & ~slab->free_words()[w] & ~slab->remote_words()[w].load(std::memory_order_relaxed) & ~held_bits(s, slab, w);
+  for (u32 w = 0; w < slab->words; ++w) {
+    holding->bits()[w] =
+        slab->valid_bits(w) & ~slab->free_bits(w) & ~slab->remote_bits(w) & ~held_bits(s, slab, w);
+    holding->gone_words()[w] = ~holding->bits()[w];
+  }
+  holding->seal = holding->right_seal(s.ref_of(slab));
   holding->next = slab->holdings;
   t.put(slab->holdings, ref);
   t.put(s.member(slab->member).holdings, s.member(slab->member).holdings + 1);
@@ -103,15 +161,22 @@ bool add_holding(transaction& t, slab_record* slab) noexcept {
 }
 
 bool drop_empty_holdings(transaction& t, slab_record* slab) noexcept {
+  constexpr u32 drops_per_transaction = 64;  // four puts each
   const segment& s = t.seg();
-  for (chunk_ref* link = &slab->holdings; *link != 0;) {
+  list_walk walk(s);
+  u32 dropped = 0;
+  for (chunk_ref* link = &slab->holdings; *link != 0 && walk.goes_on();) {
     const chunk_ref ref = *link;
     auto* holding = s.chunk<holding_record>(ref);
     u64 any = 0;
-    for (u32 w = 0; w < holding->words; ++w) any |= holding->bits()[w];
+    for (u32 w = 0; w < holding->words; ++w) any |= holding->held_bits(w);
     if (any != 0) {
       link = &holding->next;
       continue;
+    }
+    if (dropped++ == drops_per_transaction) {
+      t.commit();
+      dropped = 1;
     }
     t.put(*link, holding->next);
     t.put(s.member(holding->member).holdings, s.member(holding->member).holdings - 1);
@@ -121,45 +186,69 @@ bool drop_empty_holdings(transaction& t, slab_record* slab) noexcept {
 }
 
 void clear_holders(const segment& s, slab_record* slab, u32 word, u64 bits) noexcept {
-  for (chunk_ref ref = slab->holdings; ref != 0; ref = s.chunk<holding_record>(ref)->next) {
-    u64& held = s.chunk<holding_record>(ref)->bits()[word];
-    if ((held & bits) != 0) store_word(held, held & ~bits);
+  list_walk walk(s);
+  for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();) {
+    holding_record& holding = *s.chunk<holding_record>(ref);
+    if ((holding.bits()[word] & bits) != 0) drop_held(holding, word, bits);
+    ref = holding.next;
   }
 }
 
 u64 held_bits(const segment& s, slab_record* slab, u32 word) noexcept {
   u64 held = 0;
-  for (chunk_ref ref = slab->holdings; ref != 0; ref = s.chunk<holding_record>(ref)->next) held |= s.chunk<holding_record>(ref)->bits()[word];
+  list_walk walk(s);
+  for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();) {
+    holding_record& holding = *s.chunk<holding_record>(ref);
+    held |= holding.held_bits(word);
+    ref = holding.next;
+  }
   return held;
 }
 
 u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept {
   u32 collected = 0;
-  u64* const free = slab->free_words();
+  if (slab->moving != 0) {  // who began to move this word died: what has arrived has not been taken away yet
+    if (const u32 w = slab->moving - 1; w < slab->words)
+      clear_remote(*slab, w, slab->remote_bits(w) & slab->free_bits(w));
+    compiler_fence();
+    store_word(slab->moving, 0);
+  }
   for (u32 w = 0; w < slab->words; ++w) {
-    shared_word<u64>& remote = slab->remote_words()[w];
-    const u64 bits = remote.load(std::memory_order_acquire);  // sync(remote free): the freer's last use of the block is over
+    const u64 bits = slab->remote_bits(w);
     if (bits == 0) continue;
+    race_checker::taken_over(s.header().heap_id, s.ref_of(slab));
     if (slab->holdings != 0) clear_holders(s, slab, w, bits);
-    const u64 already = free[w] & bits;
+    const u64 already = slab->free_bits(w) & bits;
     *doubles += static_cast<u32>(std::popcount(already));
+    store_word(slab->moving, w + 1);
     compiler_fence();  // holders are forgotten before the block can be someone else's
-    store_word(free[w], free[w] | bits);  // now in both: the union counts (rule R2)
+    mark_free(*slab, w, bits);  // now in both: the union counts (rule R2)
     slab->summary |= u64{1} << w;
     collected += static_cast<u32>(std::popcount(bits & ~already));
     compiler_fence();
-    remote.fetch_and(~bits, std::memory_order_acq_rel);
+    clear_remote(*slab, w, bits);
+    compiler_fence();
+    store_word(slab->moving, 0);
   }
   slab->free_count += collected;
   return collected;
 }
 
-void recount(slab_record* slab) noexcept {
+void recount(const segment& s, slab_record* slab) noexcept {
   u32 count = 0;
   u64 summary = 0;
   for (u32 w = 0; w < slab->words; ++w) {
-    count += static_cast<u32>(std::popcount(slab->free_words()[w]));
-    if (slab->free_words()[w] != 0) summary |= u64{1} << w;
+    u64& taken = slab->taken_words()[w];
+    if (const u64 right = taken | ~slab->free_words()[w]; right != taken) store_word(taken, right);
+    const u64 bits = slab->free_bits(w);
+    count += static_cast<u32>(std::popcount(bits));
+    if (bits != 0) summary |= u64{1} << w;
+  }
+  list_walk walk(s);
+  for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();
+       ref = s.chunk<holding_record>(ref)->next) {
+    holding_record& holding = *s.chunk<holding_record>(ref);
+    for (u32 w = 0; w < holding.words; ++w) drop_held(holding, w, ~holding.bits()[w]);
   }
   slab->free_count = count;
   slab->summary = summary;
@@ -167,7 +256,9 @@ void recount(slab_record* slab) noexcept {
 
 u32 live_blocks(slab_record* slab) noexcept {
   u32 free = 0;
-  for (u32 w = 0; w < slab->words; ++w) free += static_cast<u32>(std::popcount((slab->free_words()[w] | slab->remote_words()[w].load(std::memory_order_relaxed)) & slab->valid_bits(w)));
+  for (u32 w = 0; w < slab->words; ++w)
+    free += static_cast<u32>(
+        std::popcount((slab->free_words()[w] | slab->remote_bits(w)) & slab->valid_bits(w)));
   return slab->capacity - free;
 }
 

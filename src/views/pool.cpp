@@ -8,42 +8,86 @@
 
 namespace annex {
 
-// The thread's cache of one pool; null: no room for one.
+// Released pools (docs/design/0011): what a thread remembers of a pool (this_thread.pool) is right while its frozen word says
+// nothing: a release makes every thread look, which forgets it. Everything else compares the incarnation first, with the busy
+// word set and frozen clear, or under the heap lock: nobody releases a pool then.
 struct pool_access {
+  /// The thread's cache of the pool. Null: no room for one, no member, or the pool has been released.
   static pool_cache* find(const raw_pool& p) noexcept { return this_thread.pool_number == p.number_ ? this_thread.pool : find_slowly(p); }
   [[gnu::noinline]] static pool_cache* find_slowly(const raw_pool& p) noexcept {
+    if (p.heap_ == nullptr) return nullptr;
     detail::local_heap& heap = *p.heap_;
     thread_cache* thread = cache_of(heap.index());
     if (thread == nullptr) thread = heap.make_cache();
-    if (thread == nullptr) return nullptr;
-    chunk_ref& mine = table(p).caches()[thread->slot];
+    if (thread == nullptr || heap.seg().is_damaged()) return nullptr;
+    // Without barrier nobody can tell that we are in here.
+    if (heap.seg().header().no_barrier.load(std::memory_order_relaxed) == 0)
+      if (busy_scope busy(*thread); busy.entered() && is_current(p))
+        if (const chunk_ref mine = known(p).caches()[thread->slot]; mine != 0) return remember(p, mine, thread);
+    detail::local_heap::locked t(heap);
+    if (!is_current(p)) return nullptr;
+    chunk_ref& mine = known(p).caches()[thread->slot];
     if (mine == 0) {
-      detail::local_heap::locked t(heap);
       const chunk_ref ref = allocate_chunk(*t, sizeof(pool_cache));
       if (ref == 0) return nullptr;
       heap.seg().chunk<pool_cache>(ref)->capacity = pool_cache_slots;
       t->put(mine, ref);
     }
+    return remember(p, mine, thread);
+  }
+  static pool_cache* remember(const raw_pool& p, chunk_ref cache, thread_cache* thread) noexcept {
     this_thread.pool_number = p.number_;
-    this_thread.pool = heap.seg().chunk<pool_cache>(mine);
+    this_thread.pool = p.heap_->seg().chunk<pool_cache>(cache);
     this_thread.pool_thread = thread;
     return this_thread.pool;
   }
+  // Not released, and its table still says what it said when it was opened: its parts lie where they lay.
+  static bool is_current(const raw_pool& p) noexcept {
+    if (static_cast<const zone_record*>(p.record_)->incarnation.load(std::memory_order_acquire) != p.incarnation_) return false;
+    const pool_table& t = table(p);
+    if (t.object_count == p.count_ && t.object_bytes == p.stride_ && t.words == divide_up(p.count_, 64)) [[likely]] return !p.heap_->seg().is_damaged();
+    p.heap_->seg().mark_damaged("the table of a pool has changed its size");
+    return false;
+  }
   static pool_table& table(const raw_pool& p) noexcept { return *static_cast<pool_table*>(p.table_); }
-  static u16* holders(const raw_pool& p) noexcept { return table(p).holders(p.heap_->seg().header().thread_limit); }
+  static known_pool known(const raw_pool& p) noexcept { return {&table(p), p.stride_, p.count_}; }
+  static u16* holders(const raw_pool& p) noexcept { return known(p).holders(p.heap_->seg().thread_limit()); }
+  // Before they are given back: their handles are stale from now on. What is no object is left to who finds that out.
+  [[gnu::noinline]] static void forget(const raw_pool& p, std::span<void* const> objects) noexcept {
+    const local_region* const region = address_index::find(p.base_);
+    if (region == nullptr) return;
+    const u64 first_granule = static_cast<u64>(p.base_ - region->base) >> region->granule_shift;
+    const u32 zone_generation = count_in(region->extents[first_granule].name);
+    for (const void* object : objects) {
+      const u64 offset = static_cast<u64>(static_cast<const char*>(object) - p.base_), index = offset / p.stride_;
+      if (index < p.count_ && index * p.stride_ == offset) forget_object(p.heap_->seg(), *region, known(p), zone_generation, index);
+    }
+  }
   // While the caches are being recalled.
   [[gnu::noinline]] static void wait(const raw_pool& p) noexcept { detail::local_heap::locked wait_for_the_freezer(*p.heap_); }
 };
 
 namespace {
 
-// What the cache has: one addition each, in vectors like those that put_all() stored.
-[[gnu::always_inline]] inline u32 take_from(pool_cache& cache, char* base, void** __restrict objects, size_t wanted) noexcept {
-  const u32 n = cache.count.load(std::memory_order_relaxed);
+// What take_from() says where an entry leads outside of the pool: entries lie in the segment, and anybody may have been there.
+constexpr u32 led_outside = ~u32{0};
+
+[[gnu::noinline]] bool lie_below(u64 bytes, const u64* offsets, u32 count) noexcept {
+  return std::all_of(offsets, offsets + count, [bytes](u64 offset) { return offset < bytes; });
+}
+
+// What the cache has: one addition each, in vectors like those that put_all() stored. All are looked at before anything is said.
+[[gnu::always_inline]] inline u32 take_from(pool_cache& cache, char* base, u64 bytes, void** __restrict objects, size_t wanted) noexcept {
+  const u32 n = count_in(cache);
   const u32 now = static_cast<u32>(std::min<size_t>(n, wanted));
   const u64* const __restrict top = cache.entries + n - now;
+  u64 offsets = 0;  // all bits that any has: below the pool's length, no offset is above it
 #pragma GCC unroll 4
-  for (u32 i = 0; i < now; ++i) objects[i] = base + top[i];
+  for (u32 i = 0; i < now; ++i) {
+    objects[i] = base + top[i];
+    offsets |= top[i];
+  }
+  if (offsets >= bytes && !lie_below(bytes, top, now)) [[unlikely]] return led_outside;
   compiler_fence();
   cache.count.store(n - now, std::memory_order_relaxed);  // commit
   return now;
@@ -66,16 +110,19 @@ namespace {
 }  // namespace
 
 result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_options& o) {
-  if (o.object_bytes == 0 || o.object_count == 0 || o.object_count > (1u << 30) || o.cache_objects > pool_cache_slots || !is_power_of_two(o.align_bytes))
-    return refuse(errc::invalid_argument, "{} objects of {} bytes aligned to {}, {} per cache: use 1 to 2^30 objects of 1 byte or more, a power of two, and up to {} per cache",
-                  o.object_count, o.object_bytes, o.align_bytes, o.cache_objects, pool_cache_slots);
+  // So low that rounding up to the alignment can't wrap.
+  if (o.object_bytes == 0 || o.object_bytes > limits::largest_region_bytes || o.object_count == 0 || o.object_count > limits::largest_pool || o.cache_objects > pool_cache_slots ||
+      !is_power_of_two(o.align_bytes) || o.align_bytes > limits::largest_align_bytes)
+    return refuse(errc::invalid_argument, "{} objects of {} bytes aligned to {}, {} per cache: use 1 to {} objects of 1 byte to 16 TiB, a power of two up to 1 TiB, and up to {} per cache",
+                  o.object_count, o.object_bytes, o.align_bytes, o.cache_objects, limits::largest_pool, pool_cache_slots);
   detail::local_heap& heap = *h.internal();
   const u64 stride = align_up(o.object_bytes, o.align_bytes);
   u64 bytes = 0;
   if (stride == 1) return refuse(errc::invalid_argument, "objects of 1 byte: use 2 bytes or more, or an alignment of 2");
-  if (multiply_overflows(stride, o.object_count, &bytes)) return refuse(errc::invalid_argument, "{} objects of {} bytes are more than an address can reach", o.object_count, stride);
+  if (multiply_overflows(stride, o.object_count, &bytes) || bytes > limits::largest_region_bytes)
+    return refuse(errc::invalid_argument, "{} objects of {} bytes are more than a region may have ({} bytes)", o.object_count, stride, limits::largest_region_bytes);
   placement p{.size_bytes = bytes, .align_bytes = o.align_bytes, .iova_contiguous = o.iova_contiguous, .numa_node = o.numa_node};
-  const u64 table_bytes = pool_table_bytes(o.object_count, heap.seg().header().thread_limit);
+  const u64 table_bytes = pool_table_bytes(o.object_count, heap.seg().thread_limit());
   auto made = heap.reserve_zone(name, p, {zone_type::pool, table_bytes}, nullptr, [&](transaction&, zone_record&, void* chunk) {
     auto* table = static_cast<pool_table*>(chunk);  // fresh: nobody sees it before the transaction commits
     table->object_bytes = stride;
@@ -83,7 +130,9 @@ result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_opt
     table->words = static_cast<u32>(divide_up(o.object_count, 64));
     table->cache_objects = heap.has_option(option_checked) ? 0 : o.cache_objects;  // every object given is looked at in the bits
     table->in_bits.value = o.object_count;
-    for (u32 w = 0; w < table->words; ++w) table->bits()[w] = low_bits(std::min<u32>(64, o.object_count - w * 64));
+    table->seal = table->right_seal();
+    const known_pool pool(table, stride, o.object_count);
+    for (u32 w = 0; w < pool.words; ++w) pool.bits()[w] = low_bits(std::min<u32>(64, o.object_count - w * 64));
   });
   if (!made) return std::unexpected(made.error());
   return open(h, name);
@@ -92,24 +141,35 @@ result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_opt
 result<raw_pool> raw_pool::open(heap& h, std::string_view name) {
   detail::local_heap& heap = *h.internal();
   if (heap.is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a pool needs a writable attach", heap.name());
-  auto zone = heap.find_zone(name, zone_type::pool);
-  if (!zone) return std::unexpected(zone.error());
+  if (!heap.ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (auto attached = heap.find_zone(name, zone_type::pool); !attached) return std::unexpected(attached.error());
+  detail::local_heap::locked t(heap);
   auto record = heap.find_zone_record(name, zone_type::pool);
   if (!record) return std::unexpected(record.error());
   static std::atomic<u64> numbers{0};
   raw_pool p;
   p.number_ = numbers.fetch_add(1, std::memory_order_relaxed) + 1;
+  const zone memory = heap.zone_of(**record);
+  if (memory.address == nullptr) return refuse(errc::cannot_attach, "pool \"{}\" was released and made anew meanwhile; open it again", name);
   p.heap_ = &heap;
-  auto* table = heap.seg().chunk<pool_table>((*record)->table);
-  p.table_ = table;
-  p.base_ = static_cast<char*>(zone->address);
-  p.stride_ = table->object_bytes;
-  p.count_ = table->object_count;
+  p.record_ = *record;
+  p.incarnation_ = (*record)->incarnation.load(std::memory_order_relaxed);
+  const known_pool pool = find_pool_table(heap.seg(), (*record)->table, (*record)->table_bytes);
+  if (!pool) return std::unexpected(heap.refuse_if_damaged().error());
+  p.table_ = pool.table;
+  p.base_ = static_cast<char*>(memory.address);
+  p.stride_ = pool.object_bytes;
+  p.count_ = pool.object_count;
   // 2^64 / stride rounded up: exact while offset * (its excess) stays below 2^64. Beyond that, objects go the slow way.
   p.reciprocal_ = ~u64{0} / p.stride_ + 1;
   if (u64 product = 0; multiply_overflows(p.reciprocal_ * p.stride_, u64{p.count_} * p.stride_, &product)) p.reciprocal_ = 0;
-  p.capacity_ = std::min(pool_cache_slots, table->cache_objects + table->cache_objects / 2);
+  const u32 cached = std::min(pool.table->cache_objects, pool_cache_slots);
+  p.capacity_ = std::min(pool_cache_slots, cached + cached / 2);
   p.bytes_ = u64{p.count_} * p.stride_;
+  if (p.bytes_ > memory.size_bytes) {
+    heap.seg().mark_damaged("a pool is longer than its memory");
+    return std::unexpected(heap.refuse_if_damaged().error());
+  }
   p.has_single_bit_ = is_power_of_two(p.stride_);
   return p;
 }
@@ -122,8 +182,9 @@ size_t raw_pool::take_bulk(std::span<void*> objects) noexcept {
   if (this_thread.pool_number == number_) [[likely]] {
     thread_cache& thread = *this_thread.pool_thread;
     pool_cache& cache = *this_thread.pool;
-    if (busy_scope busy(thread); busy.entered() && cache.count.load(std::memory_order_relaxed) >= objects.size()) [[likely]]
-      return take_from(cache, base_, objects.data(), objects.size());
+    if (busy_scope busy(thread); busy.entered() && count_in(cache) >= objects.size()) [[likely]]
+      if (const u32 taken = take_from(cache, base_, bytes_, objects.data(), objects.size()); taken != led_outside) [[likely]]
+        return taken;
   }
   return take_more(objects);
 }
@@ -135,18 +196,27 @@ size_t raw_pool::take_more(std::span<void*> objects) noexcept {
   pool_table& table = pool_access::table(*this);
   pool_cache& cache = *found;
   for (int attempt = 0;;) {
-    if (busy_scope busy(*this_thread.pool_thread); busy.entered()) taken += take_from(cache, base_, objects.data() + taken, objects.size() - taken);
+    if (busy_scope busy(*this_thread.pool_thread); busy.entered() && pool_access::is_current(*this)) {
+      const u32 more = take_from(cache, base_, bytes_, objects.data() + taken, objects.size() - taken);
+      if (more == led_outside) {
+        cache.count.store(0, std::memory_order_relaxed);
+        heap_->seg().mark_damaged("a thread's cache of a pool keeps what is no object of it");
+        break;
+      }
+      taken += more;
+    }
     if (taken == objects.size()) break;
     u32 got = 0;
     {
       detail::local_heap::locked t(*heap_);  // nobody freezes while we hold it
+      if (!pool_access::is_current(*this)) break;
       const u32 wanted = std::max<u32>(static_cast<u32>(std::min<size_t>(objects.size() - taken, pool_cache_slots / 2)), std::max(1u, table.cache_objects / 2));
-      got = cache.count.load(std::memory_order_relaxed);
-      if (got == 0) got = refill_pool_cache(*t, table, cache, wanted);
+      got = count_in(cache);
+      if (got == 0) got = refill_pool_cache(*t, pool_access::known(*this), cache, wanted);
     }
     if (got == 0) {
       if (attempt++ != 0) break;
-      heap_->recall_pool(table);  // others' caches, the dead's too
+      heap_->recall_pool(*static_cast<const zone_record*>(record_), incarnation_);  // others' caches, the dead's too
     }
   }
   return taken;
@@ -162,11 +232,11 @@ void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
     thread_cache& thread = *this_thread.pool_thread;
     pool_cache& cache = *this_thread.pool;
     busy_scope busy(thread);
-    const u32 n = cache.count.load(std::memory_order_relaxed);
+    const u32 n = count_in(cache);
     u64* const top = cache.entries + n;
     const u64 first = static_cast<u64>(static_cast<const char*>(objects[0]) - base_);
     // Nobody else ever took one: every object that is out is ours.
-    const bool is_easy = n + objects.size() <= capacity_ && busy.entered() && (n == 0 || top[-1] != first) && has_single_bit_ &&
+    const bool is_easy = busy.entered() && n + objects.size() <= capacity_ && (n == 0 || top[-1] != first) && has_single_bit_ &&
                          pool_access::table(*this).only_member == thread.member;
     if (is_easy && put_all(top, objects.data(), objects.size(), base_, stride_, bytes_)) [[likely]] {
       compiler_fence();
@@ -178,19 +248,25 @@ void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
 }
 
 void raw_pool::give_each(std::span<void* const> objects) noexcept {
-  pool_cache* const found = objects.empty() ? nullptr : pool_access::find(*this);
-  if (found == nullptr) return;
+  if (objects.empty()) return;
+  pool_cache* const found = pool_access::find(*this);
+  if (found == nullptr) {
+    for (const void* object : objects) give_odd(object, false);
+    return;
+  }
   pool_cache& cache = *found;
   const u64 me = heap_->self(), reciprocal = reciprocal_, count = count_;
   const u16* const holders = pool_access::holders(*this);
   const char* const base = base_;
   while (!objects.empty()) {
     size_t given = 0;
-    bool is_odd = false, entered = false;
+    bool is_odd = false, entered = false, is_full = false;
     if (busy_scope busy(*this_thread.pool_thread); busy.entered()) {
       entered = true;
-      const u32 n = cache.count.load(std::memory_order_relaxed);
+      if (!pool_access::is_current(*this)) break;
+      const u32 n = entries_in(cache);
       const size_t room = std::min<size_t>(objects.size(), pool_cache_slots - n);
+      if (pool_access::table(*this).generations != 0) [[unlikely]] pool_access::forget(*this, objects.first(room));
       u64* const top = cache.entries + n;
       u64 last = n != 0 ? top[-1] : ~u64{0};
       for (; given < room; ++given) {
@@ -204,33 +280,51 @@ void raw_pool::give_each(std::span<void* const> objects) noexcept {
       }
       compiler_fence();
       cache.count.store(n + static_cast<u32>(given), std::memory_order_relaxed);  // commit
+      is_full = n + given >= capacity_;
     }
     if (!entered) pool_access::wait(*this);
     objects = objects.subspan(given);
     if (is_odd) {
-      give_odd(objects.front());
+      give_odd(objects.front(), true);
       objects = objects.subspan(1);
     }
-    if (cache.count.load(std::memory_order_relaxed) >= capacity_) {
-      u32 doubles = 0;
-      {
-        detail::local_heap::locked t(*heap_);
-        doubles = flush_pool_cache(*t, pool_access::table(*this), cache, capacity_ / 3);
-      }
-      heap_->count_doubles(doubles);
+    if (is_full) {
+      detail::local_heap::locked t(*heap_);
+      if (!pool_access::is_current(*this)) break;
+      *heap_->doubles_of(*this_thread.pool_thread) += flush_pool_cache(*t, pool_access::known(*this), cache, this_thread.pool_thread->member, capacity_ / 3);
     }
   }
+  for (const void* object : objects) give_odd(object, true);  // released meanwhile
 }
 
-// Another member's object goes straight into the pool, so that the other's count is right; or it is no object at all.
-void raw_pool::give_odd(const void* address) noexcept {
-  const u16* const holders = pool_access::holders(*this);
+// Another member's object goes straight into the pool, so that the other's count is right, and so does any where this thread
+// can have no cache; or it is no object at all.
+void raw_pool::give_odd(const void* address, bool has_cache) noexcept {
+  if (heap_ == nullptr) stop_program("annex: an object was given to a pool that was never opened\n");
+  if (!heap_->may_free(address, address_index::find(address))) return;
   const u64 offset = static_cast<u64>(static_cast<const char*>(address) - base_), object = offset / stride_;
-  if (object < count_ && object * stride_ == offset && holders[object] != 0 && (holders[object] != heap_->self() || reciprocal_ == 0)) {
+  std::string_view wrong = "given to a pool: no object of it, or one that is in it already";
+  {
     detail::local_heap::locked t(*heap_);
-    if (holders[object] != 0) return heap_->take_pool_object_back(*t, pool_access::table(*this), static_cast<u32>(object));
+    if (!pool_access::is_current(*this)) {
+      wrong = "given to a pool that has been released";
+    } else if (object < count_ && object * stride_ == offset) {
+      const u16 holder = pool_access::holders(*this)[object];
+      if (holder != 0 && (holder != heap_->self() || reciprocal_ == 0 || !has_cache)) {
+        void* const given = base_ + offset;
+        pool_access::forget(*this, {&given, 1});
+        return heap_->take_pool_object_back(*t, pool_access::known(*this), static_cast<u32>(object));
+      }
+    }
   }
-  heap_->report_misuse("given to a pool: no object of it, or one that is in it already", address, address_index::find(address));
+  heap_->report_misuse(wrong, address, address_index::find(address));
+}
+
+bool raw_pool::is_open() const noexcept {
+  if (heap_ == nullptr) return false;
+  if (pool_access::is_current(*this)) return true;
+  detail::local_heap::locked t(*heap_);  // whoever was releasing it may have died, and be undone
+  return pool_access::is_current(*this);
 }
 
 void raw_pool::give(void* object) noexcept { give_bulk({&object, 1}); }
@@ -239,11 +333,14 @@ std::uint32_t raw_pool::object_count() const noexcept { return count_; }
 std::size_t raw_pool::object_bytes() const noexcept { return stride_; }
 
 std::uint32_t raw_pool::free_count() const noexcept {
-  auto& table = *static_cast<pool_table*>(table_);
-  u32 free = table.in_bits.load(std::memory_order_relaxed);
-  for (u32 i = 0; i < heap_->seg().header().thread_slots_used.load(std::memory_order_relaxed); ++i)
-    if (const chunk_ref ref = table.caches()[i]; ref != 0) free += heap_->seg().chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
-  return free;
+  if (heap_ == nullptr || !heap_->ensure_member()) return 0;
+  detail::local_heap::locked t(*heap_);
+  if (!pool_access::is_current(*this)) return 0;
+  const known_pool pool = pool_access::known(*this);
+  u32 free = pool.table->in_bits.load(std::memory_order_relaxed);
+  for (u32 i = 0; i < heap_->seg().slots_used(); ++i)
+    if (const chunk_ref ref = pool.caches()[i]; ref != 0) free += heap_->seg().chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
+  return std::min(free, count_);  // one that was given twice lies there twice
 }
 
 }  // namespace annex

@@ -1,14 +1,15 @@
 // views/ring.cpp - see annex/ring.hpp; the protocol is in heap/ring_table.hpp.
 #include <annex/ring.hpp>
 
+#include <algorithm>
+
+#include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
 #include "heap/ring_table.hpp"
 
 namespace annex {
 namespace {
 
-constexpr u32 position_shift = 17, taker_shift = 1;
-constexpr u64 is_full = 1;
 constexpr u64 largest_capacity = 1u << 24;
 
 ring_table& table_of(void* table) noexcept { return *static_cast<ring_table*>(table); }
@@ -16,6 +17,9 @@ ring_table& table_of(void* table) noexcept { return *static_cast<ring_table*>(ta
 // Both words at once. The failed compare reads nothing back: the caller looks again.
 bool change(ring_slot& slot, ring_slot expected, ring_slot desired) noexcept {
   return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&slot), std::bit_cast<unsigned __int128>(expected), std::bit_cast<unsigned __int128>(desired));
+}
+bool change(in_hand_item& item, in_hand_item expected, in_hand_item desired) noexcept {
+  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&item), std::bit_cast<unsigned __int128>(expected), std::bit_cast<unsigned __int128>(desired));
 }
 
 ring_slot look(const ring_slot& slot) noexcept {
@@ -25,9 +29,33 @@ ring_slot look(const ring_slot& slot) noexcept {
   return seen;
 }
 
-// Every slot before position is past what the counter counts.
-void catch_up(shared_word<u64>& counter, u64 position) noexcept {
-  for (u64 seen = counter.load(std::memory_order_acquire); seen < position && !counter.compare_exchange(seen, position, std::memory_order_acq_rel);) seen = counter.load(std::memory_order_acquire);
+// Whether the table is still, or again, another ring's than this incarnation, or nobody's. To be asked after what is about to be
+// changed was looked at: no slot of a later ring has the contents of an earlier one.
+bool is_gone(const ring_table& table, u64 incarnation) noexcept {
+  return table.incarnation.load(std::memory_order_acquire) != incarnation;  // sync(incarnation)
+}
+
+// For a new ring, from nothing or from a released one of the same capacity: positions above all that were there, also in the
+// hands of those who looked before. Seen by nobody but them, until the transaction that says the incarnation commits.
+void number_slots(ring_table& table, u64 capacity) noexcept {
+  u64 highest = 0;
+  const bool is_used_again = table.capacity != 0;  // of this capacity: nothing else is taken for it
+  for (u64 i = 0; is_used_again && i < capacity; ++i) highest = std::max(highest, look(table.slots()[i]).state >> position_shift);
+  const u64 first = !is_used_again ? 0 : align_up(highest + 2 * capacity + 1, capacity);
+  table.capacity = capacity;
+  table.first_position = first;
+  for (u64 i = 0; i < capacity; ++i) std::atomic_ref(table.slots()[i].state).store((first + i) << position_shift, std::memory_order_relaxed);
+  table.head.store(first, std::memory_order_relaxed);
+  table.tail.store(first, std::memory_order_relaxed);
+}
+
+// A slot of this position or a later one has been put, or taken, up to here: what lies before it in the ring has been too, in the
+// rounds before. So the walk goes on at once where the counter is far behind.
+u64 walk_on(u64 position, u64 at, u64 capacity) noexcept { return at >= position + capacity ? at - capacity + 1 : position + 1; }
+
+// Every slot before position is past what the counter counts; seen: what it was a moment ago.
+void catch_up(shared_word<u64>& counter, u64 seen, u64 position) noexcept {
+  while (seen < position && !counter.compare_exchange(seen, position, std::memory_order_acq_rel)) {}
 }
 
 }  // namespace
@@ -35,10 +63,18 @@ void catch_up(shared_word<u64>& counter, u64 position) noexcept {
 result<ring> ring::create(heap& h, std::string_view name, std::uint64_t capacity) {
   if (!is_power_of_two(capacity) || capacity < 2 || capacity > largest_capacity)
     return refuse(errc::invalid_argument, "a ring of {}: use a power of two from 2 to {}", capacity, largest_capacity);
-  auto made = h.internal()->reserve_zone(name, {}, {zone_type::ring, ring_table_bytes(capacity)}, nullptr, [&](transaction&, zone_record&, void* chunk) {
-    auto* table = static_cast<ring_table*>(chunk);
-    table->capacity = capacity;
-    for (u64 i = 0; i < capacity; ++i) table->slots()[i].state = i << position_shift;
+  auto made = h.internal()->reserve_zone(name, {}, {zone_type::ring, ring_table_bytes(capacity)}, nullptr, [&](transaction& t, zone_record&, void* chunk) {
+    auto& table = *static_cast<ring_table*>(chunk);
+    segment_header& header = t.seg().header();
+    const u64 incarnation = header.incarnations + 1;
+    number_slots(table, capacity);
+    for (ring_taker& taker : table.takers) {
+      taker.claim.store(of_ring(incarnation), std::memory_order_relaxed);
+      taker.hand.store(hand_of(incarnation, 0, 0), std::memory_order_relaxed);
+    }
+    t.put(header.incarnations, incarnation);
+    t.put(table.incarnation, incarnation);  // sync(incarnation)
+    table.seal = table.right_seal();
   });
   if (!made) return std::unexpected(made.error());
   return open(h, name);
@@ -48,45 +84,72 @@ result<ring> ring::open(heap& h, std::string_view name) {
   detail::local_heap& heap = *h.internal();
   ANNEX_TRY(detail::check_zone_name(name));
   if (heap.is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a ring needs a writable attach", heap.name());
+  if (!heap.ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   detail::local_heap::locked t(heap);
   auto record = heap.find_zone_record(name, zone_type::ring);
   if (!record) return std::unexpected(record.error());
   ring r;
   r.heap_ = &heap;
-  r.table_ = heap.seg().chunk<ring_table>((*record)->table);
+  auto* table = heap.seg().chunk<ring_table>((*record)->table);
+  const u64 capacity = table->capacity;
+  if (!is_power_of_two(capacity) || capacity > largest_capacity || !heap.seg().has_chunk((*record)->table, ring_table_bytes(capacity))) {
+    heap.seg().mark_damaged("the table of a ring can't be");
+    return std::unexpected(heap.refuse_if_damaged().error());
+  }
+  r.table_ = table;
+  r.capacity_ = capacity;
+  r.incarnation_ = table->incarnation.load(std::memory_order_relaxed);
   return r;
 }
 
 result<void> ring::release(heap& h, std::string_view name) { return h.internal()->release_zone(name, zone_type::ring); }
 
+bool ring::is_open() const noexcept {
+  if (table_ == nullptr) return false;
+  if (!is_gone(table_of(table_), incarnation_)) return true;
+  detail::local_heap::locked t(*heap_);  // whoever was releasing it may have died, and be undone
+  return !is_gone(table_of(table_), incarnation_);
+}
+
+std::size_t ring::put_if_open(std::span<const handle> values, std::size_t n) noexcept { return is_open() ? n + put(values.subspan(n)) : n; }
+std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept { return is_open() ? n + take(values.subspan(n)) : n; }
+
 // One change() per value is the commit; the counter follows once, since it is only where others begin to look.
-std::size_t ring::put(std::span<const handle> values) noexcept {
+[[gnu::always_inline]] inline std::size_t ring::put_all(const handle* values, std::size_t count) noexcept {
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
-  u64 position = table.tail.load(std::memory_order_acquire);
+  const u64 mask = capacity_ - 1;
+  u64 begun = table.tail.load(std::memory_order_acquire), position = begun;
   std::size_t n = 0;
-  while (n < values.size()) {
-    ring_slot& slot = slots[position & (table.capacity - 1)];
+  while (n < count) {
+    ring_slot& slot = slots[position & mask];
     const ring_slot seen = look(slot);
     const u64 at = seen.state >> position_shift;
+    if (is_gone(table, incarnation_)) [[unlikely]] return put_if_open({values, count}, n);
     if (at == position && (seen.state & is_full) == 0) {
-      if (!change(slot, seen, {position << position_shift | is_full, static_cast<u64>(values[n])})) continue;  // commit, or somebody was faster
+      race_checker::passed_on(incarnation_, position);
+      if (!change(slot, seen,
+                  {full_state(position, static_cast<u64>(values[n])), static_cast<u64>(values[n])}))
+        continue;  // commit, or somebody was faster
+      race_checker::taken_over(incarnation_, position - capacity_);  // who emptied the slot
       ++n;
       ++position;
     } else if (at >= position) {
-      ++position;  // put, perhaps taken: whoever did it died before the counter followed, or has not come to it yet
+      // Put, perhaps taken: whoever did it died before the counter followed, or has not come to it yet.
+      position = walk_on(position, at, capacity_);
     } else {       // still full of the last round
-      catch_up(table.tail, position);
-      const u64 now = table.tail.load(std::memory_order_acquire);
-      if (now == position) return n;
-      position = now;
+      catch_up(table.tail, begun, position);
+      begun = table.tail.load(std::memory_order_acquire);
+      if (begun == position) return n;
+      position = begun;
     }
   }
-  catch_up(table.tail, position);
+  catch_up(table.tail, begun, position);
   return n;
 }
 
-bool ring::put(handle value) noexcept { return put(std::span<const handle>(&value, 1)) == 1; }
+std::size_t ring::put(std::span<const handle> values) noexcept { return put_all(values.data(), values.size()); }
+bool ring::put(handle value) noexcept { return put_all(&value, 1) == 1; }
 
 std::uint64_t ring::take_remembered() noexcept {
   ring_table& table = table_of(table_);
@@ -94,65 +157,86 @@ std::uint64_t ring::take_remembered() noexcept {
   ring_taker& mine = table.takers[taker_ - 1];
   for (;;) {
     const u64 position = table.head.load(std::memory_order_acquire);
-    ring_slot& slot = slots[position & (table.capacity - 1)];
+    ring_slot& slot = slots[position & (capacity_ - 1)];
     const ring_slot seen = look(slot);
     const u64 at = seen.state >> position_shift;
+    u64 hand = mine.hand.load(std::memory_order_relaxed);
+    const u32 n = confirmed_in_hand(hand);
+    if (n >= in_hand_limit) return 0;
+    const in_hand_item before{__atomic_load_n(&mine.items[n].position, __ATOMIC_RELAXED), __atomic_load_n(&mine.items[n].value, __ATOMIC_RELAXED)};
+    if (is_gone(table, incarnation_)) {  // after everything that is changed below was looked at
+      if (is_open()) continue;
+      return 0;
+    }
     if (at == position) {
       if ((seen.state & is_full) == 0) return 0;  // nothing was put here yet: empty
-      // Before the commit, so that after our death the slot can say whether it happened.
-      const u32 n = mine.confirmed.load(std::memory_order_relaxed);
-      mine.items[n] = {position, seen.value};
+      // Before the commit, so that after our death the slot can say whether it happened. Each fails in a later ring.
+      const u64 perhaps = hand_of(incarnation_, n, n + 1);
+      if (!change(mine.items[n], before, {position, seen.value})) continue;
       compiler_fence();
-      mine.count.store(n + 1, std::memory_order_relaxed);
+      if (!mine.hand.compare_exchange(hand, perhaps, std::memory_order_relaxed)) continue;
       compiler_fence();
-      if (!change(slot, seen, {(position + table.capacity) << position_shift | u64{taker_} << taker_shift, seen.value})) continue;  // commit
+      race_checker::passed_on(incarnation_, position);
+      if (!change(slot, seen, {(position + capacity_) << position_shift | u64{taker_} << taker_shift, seen.value})) continue;  // commit
+      race_checker::taken_over(incarnation_, position);
       compiler_fence();
-      mine.confirmed.store(n + 1, std::memory_order_relaxed);
-      catch_up(table.head, position + 1);
+      hand = perhaps;
+      mine.hand.compare_exchange(hand, hand_of(incarnation_, n + 1, n + 1), std::memory_order_relaxed);
+      catch_up(table.head, position, position + 1);
       return seen.value;
     }
-    catch_up(table.head, position + 1);
+    if (at < position) {
+      heap_->seg().mark_damaged("the head of a ring is ahead of its slots");
+      return 0;
+    }
+    catch_up(table.head, position, walk_on(position, at, capacity_));
   }
 }
 
-std::size_t ring::take(std::span<handle> values) noexcept {
+[[gnu::always_inline]] inline std::size_t ring::take_all(handle* values, std::size_t count) noexcept {
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
-  u64 position = table.head.load(std::memory_order_acquire);
+  const u64 mask = capacity_ - 1;
+  u64 begun = table.head.load(std::memory_order_acquire), position = begun;
   std::size_t n = 0;
-  while (n < values.size()) {
-    ring_slot& slot = slots[position & (table.capacity - 1)];
+  while (n < count) {
+    ring_slot& slot = slots[position & mask];
     const ring_slot seen = look(slot);
     const u64 at = seen.state >> position_shift;
+    if (is_gone(table, incarnation_)) [[unlikely]] return take_if_open({values, count}, n);
     if (at == position) {
       if ((seen.state & is_full) == 0) break;  // nothing was put here yet: empty
-      if (!change(slot, seen, {(position + table.capacity) << position_shift, seen.value})) continue;  // commit
+      race_checker::passed_on(incarnation_, position);
+      if (!change(slot, seen, {(position + capacity_) << position_shift, seen.value})) continue;  // commit
+      race_checker::taken_over(incarnation_, position);
       values[n++] = handle{seen.value};
       ++position;
     } else if (at > position) {
-      ++position;  // taken, and the counter has not followed
+      position = walk_on(position, at, capacity_);  // taken, and the counter has not followed
+    } else if (begun != position) {
+      catch_up(table.head, begun, position);
+      position = begun = table.head.load(std::memory_order_acquire);
     } else {
-      catch_up(table.head, position);
-      position = table.head.load(std::memory_order_acquire);
+      heap_->seg().mark_damaged("the head of a ring is ahead of its slots");
+      break;
     }
   }
-  catch_up(table.head, position);
+  catch_up(table.head, begun, position);
   return n;
 }
 
+std::size_t ring::take(std::span<handle> values) noexcept { return take_all(values.data(), values.size()); }
 handle ring::take() noexcept {
   handle value{};
-  return take(std::span<handle>(&value, 1)) == 1 ? value : null_handle;
+  return take_all(&value, 1) == 1 ? value : null_handle;
 }
 
 bool ring::claim_taker() noexcept {
   if (taker_ != 0) return true;
   ring_table& table = table_of(table_);
   for (u32 i = 0; i < ring_takers; ++i) {
-    u32 nobody = 0;
-    if (!table.takers[i].member.compare_exchange(nobody, heap_->self(), std::memory_order_acq_rel)) continue;
-    table.takers[i].count.store(0, std::memory_order_relaxed);
-    table.takers[i].confirmed.store(0, std::memory_order_relaxed);
+    u64 nobody = of_ring(incarnation_);
+    if (!table.takers[i].claim.compare_exchange(nobody, of_ring(incarnation_) | heap_->self(), std::memory_order_acq_rel)) continue;
     taker_ = i + 1;
     return true;
   }
@@ -161,19 +245,16 @@ bool ring::claim_taker() noexcept {
 
 std::size_t ring::take_in_hand(std::span<handle> values) noexcept {
   if (!claim_taker()) return 0;
-  const ring_taker& mine = table_of(table_).takers[taker_ - 1];
   std::size_t n = 0;
-  for (; n < values.size() && mine.confirmed.load(std::memory_order_relaxed) < in_hand_limit; ++n)
-    if ((values[n] = handle{take_remembered()}) == null_handle) break;
+  while (n < values.size() && (values[n] = handle{take_remembered()}) != null_handle) ++n;
   return n;
 }
 
 void ring::settle() noexcept {
   if (taker_ == 0) return;
-  ring_taker& mine = table_of(table_).takers[taker_ - 1];
-  mine.count.store(0, std::memory_order_relaxed);  // commit: count decides, confirmed only settles doubt about the last
-  compiler_fence();
-  mine.confirmed.store(0, std::memory_order_relaxed);
+  shared_word<u64>& hand = table_of(table_).takers[taker_ - 1].hand;
+  u64 seen = hand.load(std::memory_order_relaxed);
+  if (seen >> 32 == of_ring(incarnation_) >> 32) hand.compare_exchange(seen, hand_of(incarnation_, 0, 0), std::memory_order_relaxed);  // commit
 }
 
 std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
@@ -182,44 +263,44 @@ std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
   ring_table& table = table_of(table_);
   ring_taker& mine = table.takers[taker_ - 1];
   detail::local_heap::locked t(*heap_);
+  if (is_gone(table, incarnation_)) return 0;
   std::size_t n = 0;
   for (u32 i = 0; i < ring_takers; ++i) {
     ring_taker& other = table.takers[i];
-    const u32 member = other.member.load(std::memory_order_acquire);
+    const u32 member = member_of_claim(other.claim.load(std::memory_order_acquire));
     if (member == 0 || i + 1 == taker_) continue;
     const member_record& who = heap_->seg().member(member);
     if (who.state.load(std::memory_order_acquire) == member_live && !is_member_gone(heap_->seg(), member, heap_->self())) continue;
-    const u32 count = other.count.load(std::memory_order_relaxed), sure = other.confirmed.load(std::memory_order_relaxed);
-    if (n + count > values.size() || mine.confirmed.load(std::memory_order_relaxed) + count > in_hand_limit) break;
+    const u32 count = std::min(count_in_hand(other.hand.load(std::memory_order_relaxed)), in_hand_limit), sure = confirmed_in_hand(other.hand.load(std::memory_order_relaxed));
     // One transaction moves all of it: no item is lost or given out twice if we die here.
-    u32 mine_count = mine.confirmed.load(std::memory_order_relaxed);
-    for (u32 item = 0; item < count && item < in_hand_limit; ++item) {
+    u32 mine_count = confirmed_in_hand(mine.hand.load(std::memory_order_relaxed));
+    if (n + count > values.size() || mine_count + count > in_hand_limit) break;
+    for (u32 item = 0; item < count; ++item) {
       const in_hand_item& it = other.items[item];
       if (item >= sure) {  // only the slot knows whether the last one was taken
-        const ring_slot seen = look(table.slots()[it.position & (table.capacity - 1)]);
-        if (seen.state != ((it.position + table.capacity) << position_shift | u64{i + 1} << taker_shift)) continue;
+        const ring_slot seen = look(table.slots()[it.position & (capacity_ - 1)]);
+        if (seen.state != ((it.position + capacity_) << position_shift | u64{i + 1} << taker_shift)) continue;
       }
+      race_checker::taken_over(incarnation_, it.position);
       t->put(mine.items[mine_count].position, it.position);
       t->put(mine.items[mine_count].value, it.value);
       ++mine_count;
       values[n++] = handle{it.value};
     }
-    t->put(mine.confirmed, mine_count);
-    t->put(mine.count, mine_count);
-    t->put(other.count, 0);
-    t->put(other.confirmed, 0);
-    t->put(other.member, 0);
+    t->put(mine.hand, hand_of(incarnation_, mine_count, mine_count));
+    t->put(other.hand, hand_of(incarnation_, 0, 0));
+    t->put(other.claim, of_ring(incarnation_));
     t->commit();
   }
   return n;
 }
 
-std::uint64_t ring::capacity() const noexcept { return table_of(table_).capacity; }
+std::uint64_t ring::capacity() const noexcept { return capacity_; }
 
 std::uint64_t ring::count() const noexcept {
   const ring_table& table = table_of(table_);
   const u64 head = table.head.load(std::memory_order_acquire), tail = table.tail.load(std::memory_order_acquire);
-  return tail > head ? tail - head : 0;
+  return tail > head && !is_gone(table, incarnation_) ? tail - head : 0;
 }
 
 }  // namespace annex

@@ -201,7 +201,7 @@ TEST_F(xdp, a_second_process_goes_on_when_the_owner_is_killed) {
   }
   EXPECT_EQ(came, 5000u);
   EXPECT_GT(theirs.frames().free_count(), 1000u);
-  std::system("ip link set ax1 xdpgeneric off");
+  EXPECT_EQ(std::system("ip link set ax1 xdpgeneric off"), 0);
   expect_sound(h);
 }
 

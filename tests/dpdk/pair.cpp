@@ -33,9 +33,12 @@
 namespace {
 
 constexpr std::size_t area_bytes = 64 << 20, page = 4096;
+constexpr std::size_t device_bytes = 2 << 20;
 constexpr const char* heap_name = "shared";
+constexpr const char* device_heap_name = "devices";  // memory that the CPU may not touch
 struct shared_state {
   void* base;
+  void* device_base;
   char path[64];
   std::atomic<std::uint64_t> ready, exchanged;
   std::atomic<std::uint32_t*> slots[256];
@@ -96,6 +99,18 @@ int be_secondary(bool attach) {
     rte_malloc_dump_heaps(nowhere);
     std::fclose(nowhere);
     if (rte_malloc_heap_memory_attach(heap_name, shared->base, area_bytes) == 0) fail("attached, though nothing is mapped there");
+    // A device's memory is attached where its addresses are taken, and nowhere else.
+    void* const device = shared->device_base;
+    if (rte_malloc_heap_memory_attach(device_heap_name, device, device_bytes) == 0 || rte_errno != EADDRNOTAVAIL) fail("attached a device's memory where nothing is mapped");
+    ::mmap(device, device_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (rte_malloc_heap_memory_attach(device_heap_name, device, device_bytes) == 0 || rte_errno != EADDRNOTAVAIL) fail("attached a device's memory where read-only memory is");
+    ::mprotect(device, device_bytes, PROT_NONE);
+    if (rte_malloc_heap_memory_attach(device_heap_name, device, device_bytes) != 0) fail("can't attach a device's memory");
+    const int devices = rte_malloc_heap_get_socket(device_heap_name);
+    void* const block = rte_malloc_socket(nullptr, 1000, 0, devices);
+    if (block < device || block >= static_cast<char*>(device) + device_bytes) fail("no block of a device's memory");
+    if (rte_zmalloc_socket(nullptr, 1000, 0, devices) != nullptr) fail("a device's memory was cleared");
+    rte_free(block);
     return rte_eal_cleanup();
   }
   const int fd = ::open(shared->path, O_RDWR);
@@ -145,6 +160,8 @@ int main(int argc, char** argv) {
   shared->base = area;
   if (rte_malloc_heap_create(heap_name) != 0 || rte_malloc_heap_memory_add(heap_name, area, area_bytes, nullptr, 0, page) != 0) fail("can't make the heap");
   external = rte_malloc_heap_get_socket(heap_name);
+  shared->device_base = ::mmap(static_cast<char*>(place) + (std::size_t{4} << 30), device_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  if (rte_malloc_heap_create(device_heap_name) != 0 || rte_malloc_heap_memory_add(device_heap_name, shared->device_base, device_bytes, nullptr, 0, page) != 0) fail("can't make the heap of a device's memory");
 
   int status = 0;
   ::waitpid(start_secondary(eal, "bystander"), &status, 0);

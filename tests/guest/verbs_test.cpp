@@ -44,7 +44,7 @@ TEST_F(verbs, blocks_of_every_kind_of_memory_are_written_and_read_by_their_keys)
       ASSERT_TRUE(a != nullptr && b != nullptr);
       const auto from_key = here->find(a), to_key = there->find(b);
       ASSERT_TRUE(from_key && to_key);
-      EXPECT_EQ(to_key->address, static_cast<u64>(h.handle_of(b)));
+      EXPECT_EQ(to_key->address, remote_address(h.handle_of(b), bytes));
       EXPECT_GE(to_key->contiguous_bytes, size);
       fill_with_pattern(a, size, size);
       std::memset(b, 0, size);
@@ -175,7 +175,7 @@ TEST_F(verbs, two_processes_of_one_heap_use_handles_and_the_death_of_one_takes_i
     const auto h = receive_from<handle>(ends[1]);
     auto* const block = static_cast<char*>(must(mine.resolve(h)));
     const auto k = memory->find(block);
-    if (!k || k->address != static_cast<u64>(h)) return 1;
+    if (!k || k->address != remote_address(h, 4 * MiB)) return 1;
     send_to(ends[1], p.self());
     send_to(ends[1], k->rkey);
     if (!p.connect(receive_from<queue_pair::address>(ends[1]))) return 2;
@@ -199,12 +199,12 @@ TEST_F(verbs, two_processes_of_one_heap_use_handles_and_the_death_of_one_takes_i
   receive_from<char>(ends[0]);
   const auto k = *memory->find(a);
   fill_with_pattern(a, 50'000, 9);
-  EXPECT_EQ(p.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, static_cast<u64>(h.handle_of(b)), their_rkey, 50'000), IBV_WC_SUCCESS);
+  EXPECT_EQ(p.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, remote_address(h.handle_of(b), 4 * MiB), their_rkey, 50'000), IBV_WC_SUCCESS);
   EXPECT_EQ(std::memcmp(a, b, 50'000), 0);  // the same memory, written through their registration of it
   peer.kill_now();
   EXPECT_EQ(peer.wait_for_exit_code(), -SIGKILL);
   std::memset(b, 0x5a, 50'000);
-  EXPECT_NE(p.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, static_cast<u64>(h.handle_of(b)), their_rkey, 50'000, std::chrono::seconds(2)), IBV_WC_SUCCESS);
+  EXPECT_NE(p.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, remote_address(h.handle_of(b), 4 * MiB), their_rkey, 50'000, std::chrono::seconds(2)), IBV_WC_SUCCESS);
   EXPECT_TRUE(std::all_of(b, b + 50'000, [](char c) { return c == 0x5a; }));
   const auto from = *asking->find(a), to = *serving->find(b);
   EXPECT_EQ(own.asking.transfer(IBV_WR_RDMA_WRITE, from.address, from.lkey, to.address, to.rkey, 50'000), IBV_WC_SUCCESS);

@@ -12,6 +12,8 @@
 // still be the kernel's.
 // Source: Documentation/networking/af_xdp.rst; kernel 5.4 or newer.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/pool.hpp>
 
 #include <memory>
@@ -109,3 +111,5 @@ class ANNEX_PUBLIC xdp_redirect {
 };
 
 }  // namespace annex
+
+#endif

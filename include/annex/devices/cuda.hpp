@@ -14,6 +14,8 @@
 // The driver (libcuda.so.1) is looked for when the first object is made; nothing of CUDA is needed to build or to run without a GPU.
 // Source: CUDA driver API reference, 11.2 or newer: memory management, virtual memory management.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/heap.hpp>
 
 #include <functional>
@@ -94,3 +96,5 @@ class ANNEX_PUBLIC cuda_memory {
 ANNEX_PUBLIC result<void> cuda_copy(void* to, const void* from, std::size_t bytes, int device = 0);
 
 }  // namespace annex
+
+#endif

@@ -15,6 +15,8 @@
 //
 // Source: io_uring_register(2); kernel 6.13 or newer for cloned rings, 5.19 for tagged ones.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/observer.hpp>
 
 #include <memory>
@@ -74,3 +76,5 @@ class ANNEX_PUBLIC fixed_buffers final : public observer {
 };
 
 }  // namespace annex
+
+#endif

@@ -3,8 +3,9 @@
 //   heap region ── one MR, or pieces of what the device takes ──▶ lkey, rkey
 //   block       ── find(block): a few ns ──▶ lkey, rkey, address          address: what a work request and a peer call it
 //
-// By default that address is the block's handle: the same in every process of the heap wherever it maps the region, so an index or a list with handles in it
-// can be read by a peer that knows rkeys alone.
+// By default that address is remote_address() of the block's handle: the same in every process of the heap wherever it maps the region, so an index or a list
+// with handles in it can be followed by a peer that knows the region's length and rkey alone. It has no generation: whether the block is still the one that was
+// meant, only heap::resolve() can say.
 //
 //   auto memory = must(annex::verbs_memory::create(pd));
 //   auto seen = must(heap.observe(*memory));
@@ -15,6 +16,8 @@
 // A region is registered before its first block is handed out and deregistered after the last one is free; then the device refuses its keys.
 // Source: ibv_reg_mr(3), ibv_reg_dmabuf_mr(3).
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/observer.hpp>
 
 #include <functional>
@@ -25,7 +28,7 @@ struct ibv_pd;
 
 namespace annex {
 
-/// What work requests and peers call a byte. handles: as heap::handle_of. iovas: the region's own IOVAs, which must be one run. here: its address in this process.
+/// What work requests and peers call a byte. handles: remote_address() of heap::handle_of. iovas: the region's own IOVAs, which must be one run. here: its address in this process.
 enum class verbs_addresses : std::uint8_t { handles, iovas, here };
 
 struct verbs_options {
@@ -67,3 +70,5 @@ class ANNEX_PUBLIC verbs_memory final : public observer {
 };
 
 }  // namespace annex
+
+#endif

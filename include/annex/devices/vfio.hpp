@@ -15,6 +15,8 @@
 // The kernel pins what is mapped and counts it against RLIMIT_MEMLOCK unless the process has CAP_IPC_LOCK.
 // Source: Documentation/driver-api/vfio.rst; Documentation/userspace-api/iommufd.rst (Linux 6.2).
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/observer.hpp>
 
 #include <functional>
@@ -75,3 +77,5 @@ class ANNEX_PUBLIC vfio_domain final : public observer {
 };
 
 }  // namespace annex
+
+#endif

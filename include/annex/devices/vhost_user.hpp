@@ -9,6 +9,8 @@
 // so, before it is unmapped. Two styles of back end, asked first: the whole table at each change (up to 8 entries), or slots (as many as it says).
 // Source: QEMU's docs/interop/vhost-user.rst; virtio 1.2, split rings.
 #pragma once
+#include <annex/standard.hpp>
+#ifdef ANNEX_HAS_STANDARD
 #include <annex/heap.hpp>
 
 #include <functional>
@@ -88,3 +90,5 @@ class ANNEX_PUBLIC vhost_queue {
 };
 
 }  // namespace annex
+
+#endif

@@ -43,7 +43,7 @@ struct verbs_memory::state {
     return 0;
   }
   result<u64> address_of(const region_view& region) const {
-    if (options.addresses == verbs_addresses::handles) return u64{static_cast<u32>(region.region)} << limits::handle_offset_bits;
+    if (options.addresses == verbs_addresses::handles) return region.remote_base;
     if (options.addresses == verbs_addresses::here) return reinterpret_cast<u64>(region.base);
     if (region.runs.size() != 1) return refuse(errc::bad_iova, "region {} has {} runs of IOVAs; an MR is called by one: add it with IOVAs that follow each other, or use verbs_addresses::handles", static_cast<u32>(region.region), region.runs.size());
     return static_cast<u64>(region.runs[0].bus_address);

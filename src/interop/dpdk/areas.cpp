@@ -8,6 +8,12 @@
 // header: it is registered (rte_extmem_register) instead, and mapped for devices by rte_dev_dma_map as for any registered
 // memory. Areas below 1 MiB and with pages below 4 KiB stay with the real heap.
 //
+// Whose memory it is, its mapping says. The real heap writes to every byte, and dies where that can't be:
+//
+//   all of it may be written       the CPU's: populated here, so that what has no memory behind it is refused, not met
+//   all of it mapped PROT_NONE     a device's: its addresses are taken, and nobody's but a device's to touch; said in the log
+//   anything else                  a mistake (not mapped, read-only, mixed): refused, with the place
+//
 // Mended on the way (numbers of docs/dpdk.md): B1 duplicate names, B2 and B16 overlap, B3 removal while others are attached,
 // B4 unregistering a heap's area, B5 detaching what this process added, B7 and B18 page counts beyond 32 bits.
 // Threads: any. Processes: dying between the real add and annex's leaves an area whose one block is never freed, for the
@@ -79,6 +85,53 @@ bool overlaps_anything(const void* base, u64 length) {
   return s.clash;
 }
 
+enum class memory_kind : u8 { for_cpu, for_devices, mistaken };
+
+// What the mapping says; what is wrong with it is in the log.
+memory_kind look_at(const void* base, u64 length) {
+  u64 covered = reinterpret_cast<u64>(base);
+  const u64 end = covered + length;
+  bool any_untouchable = false, any_writable = false;
+  const char* wrong = nullptr;
+  u64 where = 0;
+  const int why = os::for_each_mapped(base, length, [&](const os::mapped_stretch& s) {
+    if (s.begin > covered) return false;
+    const bool untouchable = !s.readable && !s.writable;
+    if (!s.writable && !untouchable) wrong = "the memory there may only be read; map it with PROT_READ | PROT_WRITE";
+    else if (s.writable ? any_untouchable : any_writable)
+      wrong = "some of the memory is PROT_NONE and some is not; add what devices have and what the CPU has as two areas";
+    any_untouchable |= untouchable;
+    any_writable |= s.writable;
+    if (wrong != nullptr) where = s.begin;
+    covered = s.end;
+    return wrong == nullptr && covered < end;
+  });
+  if (why != 0) {
+    log(log_level::error, "[{}, +{}) can't be a heap's memory: its mapping can't be seen ({})", base, length, std::strerror(why));
+    return memory_kind::mistaken;
+  }
+  if (wrong == nullptr && covered < end) {
+    wrong = "nothing is mapped there; map the memory, or, where only a device may touch it, take its addresses with PROT_NONE";
+    where = covered;
+  }
+  if (wrong != nullptr) {
+    log(log_level::error, "[{}, +{}) can't be a heap's memory: at {:#x} {}", base, length, where, wrong);
+    return memory_kind::mistaken;
+  }
+  return any_writable ? memory_kind::for_cpu : memory_kind::for_devices;
+}
+
+// Pages for all of it, as the real heap is about to write to all of it: a file cut short or a full file system is an answer here,
+// and SIGBUS there.
+bool has_memory_behind(void* base, u64 length) {
+  const u64 page = os::page_bytes(), begin = align_down(reinterpret_cast<u64>(base), page);
+  const int why = os::populate(reinterpret_cast<void*>(begin), align_up(reinterpret_cast<u64>(base) + length, page) - begin);
+  if (why == 0) return true;
+  log(log_level::error, "[{}, +{}) can't be a heap's memory: there is no memory behind all of it ({}); the file may be shorter, or its file "
+      "system or the hugepages used up", base, length, std::strerror(why));
+  return false;
+}
+
 // The native block that is all of a fresh area.
 void* take_whole(const void* base, u64 length, int socket) noexcept {
   const bypass around;
@@ -97,9 +150,9 @@ result<region_id> add_region(served_heap& h, void* base, u64 length, u64 skip, t
 }
 
 // After the real add: all of it taken back, and given to annex. False: it stays with the real heap.
-bool take_over(int socket, void* base, u64 length, u64 skip) {
+bool take_over(const char* name, int socket, void* base, u64 length, u64 skip) {
   const keep_rte_errno untouched;
-  served_heap* const h = make_external_heap(socket);
+  served_heap* const h = make_external_heap(socket, name);
   void* const whole = h != nullptr ? take_whole(base, length, socket) : nullptr;
   if (whole == nullptr) return false;
   auto added = add_region(*h, base, length, skip, touch::read_write);
@@ -110,14 +163,18 @@ bool take_over(int socket, void* base, u64 length, u64 skip) {
   return false;
 }
 
-int register_untouchable(int socket, void* base, u64 length, u64 skip, u64* page_iovas, unsigned page_count, u64 page_bytes) {
+int register_untouchable(const char* name, int socket, void* base, u64 length, u64 skip, u64* page_iovas, unsigned page_count, u64 page_bytes) {
   const real_functions& r = real();
   if (r.rte_extmem_register(base, length, page_iovas, page_count, page_bytes) != 0) return -1;
-  served_heap* const h = make_external_heap(socket);
+  served_heap* const h = make_external_heap(socket, name);
   if (h != nullptr) {
     h->may_be_untouchable = true;
     auto added = add_region(*h, base, length, skip, touch::none);
-    if (added) return 0;
+    if (added) {
+      log(log_level::warn, "[{}, +{}) of heap \"{}\" is mapped PROT_NONE: taken as memory that only devices touch. DPDK maps it for none "
+          "by itself (rte_dev_dma_map does), and rte_zmalloc from it is refused", base, length, name);
+      return 0;
+    }
     log(log_level::error, "[{}, +{}) can't be added: {}", base, length, added.error().message());
   }
   r.rte_extmem_unregister(base, length);
@@ -131,6 +188,10 @@ int add_memory(const char* name, void* base, size_t length, u64* page_iovas, uns
                     (page_iovas == nullptr || length / page_bytes == page_count);
   const int socket = is_serving() && sane ? socket_of(name) : -1;
   if (socket < first_external_socket) return forward();  // the real one knows which errno
+  if (reinterpret_cast<u64>(base) > ~u64{0} - length) {
+    log(log_level::error, "[{}, +{}) can't be a heap's memory: it ends beyond the last address there is", base, length);
+    return refuse_with(EINVAL);
+  }
   const u64 pages = length / page_bytes;
   if (pages > INT_MAX || pages * page_record_bytes > UINT_MAX) {
     log(log_level::error, "{} pages of {} bytes are more than DPDK's page table can count ({}); say that the pages are larger, or add less", pages, page_bytes, UINT_MAX / page_record_bytes);
@@ -140,37 +201,44 @@ int add_memory(const char* name, void* base, size_t length, u64* page_iovas, uns
     log(log_level::error, "[{}, +{}) overlaps memory that DPDK has already; remove that first", base, length);
     return refuse_with(EEXIST);
   }
-  const os::mapping_check mapping = os::check_mapping(base, length);
-  const bool touchable = mapping.mapped && mapping.readable && mapping.writable;
   const u64 skip = skip_of(length, page_bytes);
   const bool fits_annex = page_bytes >= limits::smallest_page_bytes && length > skip;
-  if (touchable) {
-    const int done = forward();
-    if (done == 0 && choices.external_heaps && fits_annex && length >= smallest_area_bytes) (void)take_over(socket, base, length, skip);
-    return done;
+  switch (look_at(base, length)) {
+    case memory_kind::mistaken: return refuse_with(EINVAL);
+    case memory_kind::for_devices:
+      if (fits_annex) return register_untouchable(name, socket, base, length, skip, page_iovas, page_count, page_bytes);
+      log(log_level::error, "[{}, +{}) can't be touched by the CPU, as DPDK's own heap must; annex needs two pages of at least {} bytes", base, length, limits::smallest_page_bytes);
+      return refuse_with(EINVAL);
+    case memory_kind::for_cpu: break;
   }
-  if (fits_annex) return register_untouchable(socket, base, length, skip, page_iovas, page_count, page_bytes);
-  log(log_level::error, "[{}, +{}) can't be touched by the CPU, as DPDK's own heap must; annex needs two pages of at least {} bytes", base, length, limits::smallest_page_bytes);
-  return refuse_with(EINVAL);
+  if (!has_memory_behind(base, length)) return refuse_with(ENOMEM);
+  const int done = forward();
+  if (done == 0 && choices.external_heaps && fits_annex && length >= smallest_area_bytes) (void)take_over(name, socket, base, length, skip);
+  return done;
 }
 
 int remove_memory(const char* name, void* base, size_t length) {
   const real_functions& r = real();
   auto forward = [&] { return r.rte_malloc_heap_memory_remove(name, base, length); };
   area a{};
-  const int socket = is_serving() ? socket_of(name) : -1;
-  if (base == nullptr || !find_area(socket, base, length, &a)) return forward();
+  const bool sane = base != nullptr && length != 0;
+  const int socket = is_serving() && sane ? socket_of(name) : -1;
+  if (!find_area(socket, base, length, &a)) return forward();
   if (a.heap->annex.internal()->is_attached_elsewhere(a.region)) return refuse_with(EBUSY);
   if (!a.heap->annex.remove_memory(a.region)) return refuse_with(EBUSY);
-  if (a.access == touch::none) return r.rte_extmem_unregister(base, length);
+  const memseg* const page = r.rte_mem_virt2memseg(base, nullptr);
+  const u64 skip = skip_of(length, page != nullptr ? page->hugepage_sz : limits::smallest_page_bytes);
+  if (a.access == touch::none) {
+    const int done = r.rte_extmem_unregister(base, length);
+    if (done != 0) (void)add_region(*a.heap, base, length, skip, touch::none);  // as it was; the errno is the real one's
+    return done;
+  }
   {
     const bypass around;
     r.rte_free(static_cast<char*>(base) + element_header_bytes);
   }
-  const memseg* const page = r.rte_mem_virt2memseg(base, nullptr);
-  const u64 skip = skip_of(length, page != nullptr ? page->hugepage_sz : limits::smallest_page_bytes);
   const int done = forward();
-  if (done != 0) (void)take_over(socket, base, length, skip);  // the errno is the real one's
+  if (done != 0) (void)take_over(name, socket, base, length, skip);  // the errno is the real one's
   return done;
 }
 
@@ -182,10 +250,16 @@ int attach_memory(const char* name, void* base, size_t length) {
   if (!find_area(socket, base, length, &a)) return done;
   const memseg* const page = r.rte_mem_virt2memseg(base, nullptr);
   char* const begin = static_cast<char*>(base) + skip_of(length, page != nullptr ? page->hugepage_sz : limits::smallest_page_bytes);
-  if (a.access == touch::none) a.heap->may_be_untouchable = true;
-  auto attached = a.heap->annex.attach_memory(a.region, begin);
-  if (attached || attached.error().code == errc::already_attached) return done;
-  log(log_level::error, "[{}, +{}) can't be attached: {}", base, length, attached.error().message());
+  bool is_there = true;  // annex asks that of memory for the CPU only
+  if (a.access == touch::none) {
+    is_there = look_at(base, length) != memory_kind::mistaken;
+    a.heap->may_be_untouchable = true;
+  }
+  if (is_there) {
+    auto attached = a.heap->annex.attach_memory(a.region, begin);
+    if (attached || attached.error().code == errc::already_attached) return done;
+    log(log_level::error, "[{}, +{}) can't be attached: {}", base, length, attached.error().message());
+  }
   r.rte_malloc_heap_memory_detach(name, base, length);
   return refuse_with(EADDRNOTAVAIL);  // nothing, or other memory, is mapped there
 }
@@ -193,7 +267,8 @@ int attach_memory(const char* name, void* base, size_t length) {
 int detach_memory(const char* name, void* base, size_t length) {
   const real_functions& r = real();
   area a{};
-  const int socket = is_serving() ? socket_of(name) : -1;
+  const bool sane = base != nullptr && length != 0;
+  const int socket = is_serving() && sane ? socket_of(name) : -1;
   if (find_area(socket, base, length, &a)) {
     if (a.adder == a.heap->annex.self()) return refuse_with(EBUSY);  // who added it removes it
     (void)a.heap->annex.detach_memory(a.region);

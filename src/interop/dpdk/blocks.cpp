@@ -40,7 +40,7 @@ served_heap* near_heap() noexcept {
   local_heap& inside = h->inside();
   const u64 bytes = align_up(size, cache_line_bytes);
   u64 entry = 0;
-  if (this_thread.heap_number != inside.number() || !take_entry(this_thread.cache, class_of(bytes), &entry)) [[unlikely]] return nullptr;
+  if (this_thread.heap_number != inside.number() || !take_entry(this_thread.cache, inside.views().bases(), bytes, &entry)) [[unlikely]] return nullptr;
   char* const block = block_of(inside.views().bases(), entry);
   if ((zeroed || choices.clear) && (entry & entry_is_clean) == 0) clear_lines(block, bytes);
   return block;
@@ -51,7 +51,7 @@ served_heap* near_heap() noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number || current_phase.load(std::memory_order_acquire) != phase::serving || region->heap->has_news()) [[unlikely]] return false;
-  return put_cached(this_thread.cache, *region, offset, load_granule(region->granules + (offset >> region->granule_shift)));
+  return put_cached(this_thread.cache, *region, offset, load_granule(region->granule_base + (offset >> region->granule_shift)));
 }
 
 // Memory the CPU may not touch is handed out as it is.
@@ -122,7 +122,7 @@ bool free_after_a_look(void* block) noexcept { return follow_others() && local_h
   }
   if (region != nullptr && region->heap != nullptr) [[likely]] {
     if (clear && region->access != touch::none) std::memset(block, 0, local_heap::usable_size(block));
-    const bool is_large = load_granule(region->granules + (static_cast<u64>(static_cast<char*>(block) - region->base) >> region->granule_shift)).kind == granule_large;
+    const bool is_large = load_granule(region->granule_base + (static_cast<u64>(static_cast<char*>(block) - region->base) >> region->granule_shift)).kind == granule_large;
     region_record& record = *region->record;  // stays readable when the region goes
     if (local_heap::free_if_known(block)) {
       if (now == phase::draining) [[unlikely]] {

@@ -86,7 +86,8 @@ bool served_heap::add_chunk(u64 least, u64 bytes) noexcept {
     if (there < needed) (void)give_back(0, needed - there);
   }
   void* chunk = nullptr;
-  const int where = is_without_sockets() ? any_socket : socket;
+  // An explicit socket waits for EAL's memory lock even where there is room; any socket only where there is none.
+  const int where = is_without_sockets() || is_only_socket(socket) ? any_socket : socket;
   for (const bypass around; chunk == nullptr; bytes = std::max(least, align_down(bytes / 2, unit))) {
     chunk = real().rte_zmalloc_socket("annex", bytes, unit, where);
     if (chunk != nullptr || bytes == least) break;

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/report.hpp"
+#include "base/sentence.hpp"
 #include "heap/registry.hpp"
 #include "platform/os.hpp"
 
@@ -29,12 +30,13 @@ using detail::local_heap;
 // ---- the stamp: in native shared memory, at one address in every process of the group -------------------------------------------
 constexpr const char* stamp_name = "annex_drop_in";
 constexpr u64 stamp_magic = 0x31706d6174736e61;
-constexpr u32 stamp_version = 1, entry_count = 96;
+constexpr u32 stamp_version = 2, entry_count = 96;
 enum entry_state : u32 { entry_free = 0, entry_making = 1, entry_ready = 2 };
 struct stamp_entry {
   std::atomic<u32> socket_plus_1, state;
   u64 heap;
   char name[limits::name_bytes];
+  char dpdk_name[heap_name_bytes];  // here, because EAL's own table is behind its memory lock
 };
 struct stamp {
   u64 magic;
@@ -43,7 +45,7 @@ struct stamp {
   char directory[256], base_name[limits::name_bytes];
   stamp_entry entries[entry_count];
 };
-static_assert(sizeof(stamp) < 5120);
+static_assert(sizeof(stamp) < 8192);
 
 constinit stamp* group = nullptr;
 constinit const memzone* group_zone = nullptr;
@@ -51,6 +53,7 @@ constinit bool is_primary = false, memory_is_private = false, no_sockets = false
 constinit std::atomic<u32> seen_generation{0};
 
 // ---- the heaps this process has open ---------------------------------------------------------------------------------------------
+constinit std::mutex looking_mutex;  // while somebody looks at heaps, or closes one; before open_mutex
 constinit std::mutex open_mutex;  // while a heap is made or attached; the real DPDK is never called under it
 constexpr u32 external_slots = 64;
 constinit std::array<std::atomic<served_heap*>, external_slots> external{};
@@ -78,7 +81,7 @@ stamp_entry* entry_of(int socket, bool claim) noexcept {
 }
 
 // Under open_mutex: this process's view of the socket's heap, made if nobody has and make is set.
-served_heap* open_heap(int socket, bool make) noexcept {
+served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
   stamp_entry* const e = entry_of(socket, make);
   if (e == nullptr) return nullptr;
   u32 state = e->state.load(std::memory_order_acquire);
@@ -98,6 +101,7 @@ served_heap* open_heap(int socket, bool make) noexcept {
       return nullptr;  // the entry stays "making": everybody stays with the real allocator
     }
     std::memcpy(e->name, name, sizeof name);
+    write_sentence(e->dpdk_name, "{}", dpdk_name);
     e->heap = static_cast<u64>(opened->id());
     e->state.store(entry_ready, std::memory_order_release);  // commit
     group->generation.fetch_add(1, std::memory_order_acq_rel);
@@ -111,6 +115,7 @@ served_heap* open_heap(int socket, bool make) noexcept {
   served->socket = socket;
   served->is_external = socket >= first_external_socket;
   served->stamp_entry = static_cast<u32>(e - group->entries);
+  std::copy_n(e->dpdk_name, heap_name_bytes - 1, served->dpdk_name.begin());
   served->annex = std::move(*opened);
   served_heap* const h = served.release();
   if (h->inside().index() < most_heaps) by_index[h->inside().index()].store(h, std::memory_order_release);
@@ -128,7 +133,8 @@ served_heap* find_external(int socket) noexcept {
   return nullptr;
 }
 
-served_heap* open_external(int socket, bool make) noexcept {
+// dpdk_name: of the heap that is made; null: it is joined, if somebody has made it.
+served_heap* open_external(int socket, const char* dpdk_name) noexcept {
   std::lock_guard guard(open_mutex);
   if (served_heap* const known = find_external(socket)) return known;
   std::atomic<served_heap*>* place = nullptr;
@@ -137,7 +143,7 @@ served_heap* open_external(int socket, bool make) noexcept {
     if (slot.load(std::memory_order_relaxed) == nullptr) place = &slot;
   }
   if (place == nullptr) return nullptr;
-  served_heap* const h = open_heap(socket, make);
+  served_heap* const h = open_heap(socket, dpdk_name != nullptr, dpdk_name);
   if (h != nullptr) place->store(h, std::memory_order_release);
   return h;
 }
@@ -171,6 +177,8 @@ void read_settings() {
 }
 
 void in_forked_child() {
+  new (&looking_mutex) std::mutex;  // whoever held them is not here
+  new (&open_mutex) std::mutex;
   if (current_phase.load() == phase::serving && memory_is_private) current_phase.store(phase::forked);
 }
 
@@ -252,7 +260,7 @@ void begin_serving() noexcept {
   if (!join_group()) return;
   memory_is_private = is_private_mapping(group);
   seen_generation.store(0);
-  static const bool once = (os::at_fork_in_child(in_forked_child), true);
+  static const bool once = (os::at_fork(nullptr, nullptr, in_forked_child), true);
   (void)once;
   current_phase.store(phase::serving, std::memory_order_release);
   follow_others();
@@ -275,6 +283,7 @@ void end_serving() noexcept {
     return;
   }
   const std::string group_name = base_name_of_group();
+  const looking guard_of_lookers;
   std::lock_guard guard(open_mutex);
   auto close = [](std::atomic<served_heap*>& place) {
     served_heap* const h = place.exchange(nullptr);
@@ -301,6 +310,7 @@ int preferred_socket() noexcept {
 }
 
 bool is_without_sockets() noexcept { return no_sockets; }
+bool is_only_socket(int socket) noexcept { return socket_count == 1 && sockets[0] == socket; }
 
 served_heap* internal_heap(int socket) noexcept {
   if (no_sockets) socket = socket_count != 0 ? sockets[0] : 0;
@@ -310,7 +320,9 @@ served_heap* internal_heap(int socket) noexcept {
   if (internal_refused[at].load(std::memory_order_relaxed) || std::find(sockets.begin(), sockets.begin() + socket_count, socket) == sockets.begin() + socket_count) return nullptr;
   std::lock_guard guard(open_mutex);
   if (served_heap* const known = internal_heaps[at].load(std::memory_order_acquire)) return known;
-  served_heap* const made = open_heap(socket, true);
+  char dpdk_name[heap_name_bytes] = {};
+  write_sentence(dpdk_name, "socket_{}", socket);
+  served_heap* const made = open_heap(socket, true, dpdk_name);
   internal_heaps[at].store(made, std::memory_order_release);
   if (made == nullptr) internal_refused[at].store(true);
   return made;
@@ -323,9 +335,30 @@ served_heap* external_heap(int socket) noexcept {
   return find_external(socket);
 }
 
-served_heap* make_external_heap(int socket) noexcept { return open_external(socket, true); }
+served_heap* make_external_heap(int socket, const char* dpdk_name) noexcept { return open_external(socket, dpdk_name); }
+
+served_heap* known_heap(int socket) noexcept {
+  (void)follow_others();
+  if (socket >= first_external_socket) return find_external(socket);
+  return socket >= 0 && socket < internal_sockets ? internal_heaps[static_cast<u32>(socket)].load(std::memory_order_acquire) : nullptr;
+}
+
+served_heap* heap_named(const char* dpdk_name) noexcept {
+  (void)follow_others();
+  struct search { const char* name; served_heap* found; } s{dpdk_name, nullptr};
+  for_each_served([](served_heap& h, void* argument) {
+    auto& look = *static_cast<search*>(argument);
+    const bool is_it = std::strncmp(h.dpdk_name.data(), look.name, heap_name_bytes) == 0;
+    if (is_it && (look.found == nullptr || look.found->socket < h.socket)) look.found = &h;  // not one that is gone
+  }, &s);
+  return s.found;
+}
+
+looking::looking() noexcept { looking_mutex.lock(); }
+looking::~looking() { looking_mutex.unlock(); }
 
 void forget_external_heap(int socket) noexcept {
+  const looking guard_of_lookers;
   std::lock_guard guard(open_mutex);
   served_heap* const h = find_external(socket);
   if (h == nullptr) return;
@@ -373,7 +406,7 @@ bool follow_others() noexcept {
       const u32 socket_plus_1 = e.socket_plus_1.load(std::memory_order_acquire);
       if (socket_plus_1 == 0 || e.state.load(std::memory_order_acquire) != entry_ready) continue;
       const int socket = static_cast<int>(socket_plus_1 - 1);
-      if (socket >= first_external_socket) any |= find_external(socket) == nullptr && open_external(socket, false) != nullptr;
+      if (socket >= first_external_socket) any |= find_external(socket) == nullptr && open_external(socket, nullptr) != nullptr;
       else any |= internal_heaps[static_cast<u32>(socket)].load() == nullptr && internal_heap(socket) != nullptr;
     }
   for (auto& place : by_index)

@@ -38,6 +38,7 @@ extern settings choices;
 /// The annex heap that stands for one DPDK heap.
 struct served_heap {
   int socket = 0;
+  std::array<char, heap_name_bytes> dpdk_name{};  // what DPDK calls it
   bool is_external = false;
   bool may_be_untouchable = false;  // a region the CPU may not touch is or was in it
   heap annex;
@@ -66,14 +67,28 @@ void end_serving() noexcept;     // after it
 int preferred_socket() noexcept;
 /// Whether internal requests have no socket (--no-huge).
 bool is_without_sockets() noexcept;
+/// Whether a request for any socket can only be served by this one.
+bool is_only_socket(int socket) noexcept;
 /// By socket; null: not made yet, or the socket's blocks come from the real allocator.
 extern constinit std::array<std::atomic<served_heap*>, internal_sockets> internal_heaps;
 /// Made on first use. Null: the socket's blocks come from the real allocator.
 served_heap* internal_heap(int socket) noexcept;
 served_heap* external_heap(int socket) noexcept;
-served_heap* make_external_heap(int socket) noexcept;
+served_heap* make_external_heap(int socket, const char* dpdk_name) noexcept;
 void forget_external_heap(int socket) noexcept;
 inline served_heap* heap_of(int socket) noexcept { return socket >= first_external_socket ? external_heap(socket) : internal_heap(socket); }
+/// For those who only look: makes no heap, and never waits for EAL's memory lock. Null: there is none.
+served_heap* known_heap(int socket) noexcept;
+served_heap* heap_named(const char* dpdk_name) noexcept;
+/// While it lives, no heap is closed. For threads that are not the program's (telemetry): a program does not destroy a
+/// heap that it allocates from, but somebody may look at it just then. Taken before any other lock here.
+class looking {
+ public:
+  looking() noexcept;
+  ~looking();
+  looking(const looking&) = delete;
+  looking& operator=(const looking&) = delete;
+};
 /// Whose block or zone this is; null: nobody's here.
 served_heap* owner_of(const void* address) noexcept;
 /// What other processes of the group made or added since the last look; true: something new.

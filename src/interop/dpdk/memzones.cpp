@@ -1,18 +1,20 @@
 // interop/dpdk/memzones.cpp - memzones on external heaps, whose memory annex holds; those on internal heaps are forwarded.
 //
-//   reserve   a native zone of 64 bytes under a name nobody has ("\1" + the zone's)   two who want one name collide here
+//   reserve   a native zone of 64 bytes under a name nobody has (see temporary_name)  two who want one name collide here
 //             the block from the annex heap; the descriptor is pointed at it
 //             under the real zone lock: nobody has the name → it is written, first byte last
 //   free      the descriptor is pointed at a native block again, then freed by the real function, then the annex block
 //
-// So look-up, walk, dump, telemetry and other processes see the zone as what it is. Checks and errno are in the real
-// function's order. A death in between leaves a native zone under a name nobody asks for, or a block its holder's name
-// is on.
+// So look-up, walk, dump, telemetry and other processes see the zone as what it is. What the real function refuses, it
+// refuses itself: the arguments go to it, so that the order of checks and rte_errno are its own. A reservation that succeeds
+// leaves rte_errno alone. A death in between leaves a native zone under the temporary name (the name it was for stays taken
+// until the primary ends), or a block its holder's name is on.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
 
+#include "base/sentence.hpp"
 #include "heap/local_heap.hpp"
 #include "interop/dpdk/drop_in.hpp"
 
@@ -83,7 +85,9 @@ struct memory_of_zone {
     return address != nullptr;
   }
   void give_back() {
-    if (!heap_of_zone.annex.release_zone(zone_name())) heap::free(address);
+    const auto zone = heap_of_zone.annex.find_zone(zone_name());
+    if (zone && zone->address == address) (void)heap_of_zone.annex.release_zone(zone_name());
+    else heap::free(address);
   }
 
  private:
@@ -102,43 +106,121 @@ bool meets_page_flags(u64 page_bytes, unsigned flags) noexcept {
   return std::any_of(std::begin(sizes), std::end(sizes), [&](const size_flag& s) { return (flags & s.flag) != 0 && s.bytes == page_bytes; });
 }
 
-const memzone* reserve(const char* name, size_t length, int socket, unsigned flags, unsigned alignment, unsigned boundary) {
-  const real_functions& r = real();
-  auto forward = [&]() -> const memzone* {
-    const bypass around;
-    return r.rte_memzone_reserve_bounded(name, length, socket, flags, alignment, boundary);
-  };
-  served_heap* const h = is_serving() && socket >= first_external_socket ? external_heap(socket) : nullptr;
-  if (h == nullptr) {
-    const memzone* zone = forward();
-    // The real heap may be short only because empty chunks are kept.
-    if (zone == nullptr && is_serving() && socket < first_external_socket && rte_errno_of_thread() != nullptr && *rte_errno_of_thread() == ENOMEM && give_back_everywhere()) zone = forward();
-    return zone;
-  }
-  if (::strnlen(name, zone_name_bytes) >= zone_name_bytes) return refuse_with(ENAMETOOLONG);
+// Of the memory this process has of the heap: the smallest page that so many bytes fit into. 0: there is none.
+u64 page_around(served_heap& h, u64 bytes) noexcept {
+  u64 found = 0;
+  h.annex.for_each_region([&](const region_summary& r) {
+    const u64 page = r.base != nullptr ? page_bytes_at(r.base) : 0;
+    if (page >= bytes && (found == 0 || page < found)) found = page;
+  });
+  return found;
+}
+
+struct request { const char* name; size_t length; int socket; unsigned flags, alignment, boundary; };
+
+const memzone* forward(const request& q) noexcept {
+  const bypass around;
+  return real().rte_memzone_reserve_bounded(q.name, q.length, q.socket, q.flags, q.alignment, q.boundary);
+}
+
+bool was_short_of_memory() noexcept {
+  const int* const why = rte_errno_of_thread();
+  return why != nullptr && *why == ENOMEM;
+}
+
+// Of the real heap, which may be short only because empty chunks are kept.
+const memzone* reserve_native(const request& q) noexcept {
+  const memzone* const zone = forward(q);
+  return zone == nullptr && is_serving() && was_short_of_memory() && give_back_everywhere() ? forward(q) : zone;
+}
+
+void* allocate_native() noexcept {
+  const bypass around;
+  void* const block = real().rte_malloc_socket("annex", cache_line_bytes, 0, any_socket);
+  if (block != nullptr || !give_back_everywhere()) return block;
+  return real().rte_malloc_socket("annex", cache_line_bytes, 0, any_socket);
+}
+
+// Whether the real function would go on to look for memory; what it has against the rest it says itself.
+bool is_sound(const request& q) noexcept {
+  constexpr unsigned known_flags = zone_page_flags | zone_size_hint_only | zone_iova_contiguous;
+  if (::strnlen(q.name, zone_name_bytes) >= zone_name_bytes || (q.flags & ~known_flags) != 0) return false;
+  if (q.alignment != 0 && !is_power_of_two(q.alignment)) return false;
+  if (q.length > align_down(~u64{0}, cache_line_bytes)) return false;
+  const u64 least_bytes = std::max(align_up(q.length, cache_line_bytes), cache_line_bytes);
+  return q.boundary == 0 || (is_power_of_two(q.boundary) && q.boundary >= least_bytes);
+}
+
+// A taken name, or a table of zones that is full: rte_errno says which, in the real order. An alignment that no zone can
+// have keeps the real function from making one, should the name have become free.
+bool is_refused_by_name(const request& q) noexcept {
   {
     const keep_rte_errno untouched;
-    if (r.rte_memzone_lookup(name) != nullptr) return refuse_with(EEXIST);
+    if (real().rte_memzone_lookup(q.name) == nullptr) return false;
   }
-  if (alignment != 0 && !is_power_of_two(alignment)) return refuse_with(EINVAL);
-  if (length > ~u64{0} - cache_line_bytes) return refuse_with(EINVAL);
-  const u64 bytes = length == 0 ? boundary : align_up(length, cache_line_bytes);
-  if (boundary != 0 && (!is_power_of_two(boundary) || boundary < bytes)) return refuse_with(EINVAL);
-  constexpr unsigned known = zone_page_flags | zone_size_hint_only | zone_iova_contiguous;
-  if ((flags & ~known) != 0) return refuse_with(EINVAL);
+  const int* const why = rte_errno_of_thread();
+  request impossible = q;
+  impossible.alignment = 3;
+  (void)forward(impossible);
+  return why == nullptr || *why != EINVAL;
+}
 
-  char temporary[zone_name_bytes] = "\1";
-  if (::strnlen(name, zone_name_bytes) < zone_name_bytes - 1) {
-    std::memcpy(temporary + 1, name, ::strnlen(name, zone_name_bytes));
-  } else {  // 31 characters leave no room for the mark: the last is given up
-    std::memcpy(temporary + 1, name, zone_name_bytes - 2);
+// One for each name. A name of 31 characters has no room for the mark: its end is told by a hash.
+void temporary_name(const char* name, char (&out)[zone_name_bytes]) noexcept {
+  const size_t length = ::strnlen(name, zone_name_bytes);
+  if (length < zone_name_bytes - 1) {
+    write_sentence(out, "\1{}", std::string_view(name, length));
+    return;
   }
-  memzone* zone = nullptr;
-  {
-    const bypass around;
-    zone = const_cast<memzone*>(r.rte_memzone_reserve_bounded(temporary, cache_line_bytes, any_socket, 0, 0, 0));
+  u64 hash = 0xcbf29ce484222325;
+  for (size_t i = 0; i < length; ++i) hash = (hash ^ static_cast<unsigned char>(name[i])) * 0x100000001b3;
+  write_sentence(out, "\2{}{:016x}", std::string_view(name, zone_name_bytes - 2 - 16), hash);
+}
+
+// The zone's memory; false: there is none that meets the request.
+bool take_memory(served_heap& h, const request& q, memory_of_zone* memory) {
+  const u64 bytes = q.length == 0 ? q.boundary : align_up(q.length, cache_line_bytes);
+  placement p{.size_bytes = bytes,
+              .align_bytes = std::max<u64>(q.alignment, cache_line_bytes),
+              .boundary_bytes = q.boundary,
+              .iova_contiguous = (q.flags & zone_iova_contiguous) != 0};
+  p.zeroed = choices.clear && !h.may_be_untouchable;
+  u64 page_needed = 0;
+  if (!memory->take(p)) {
+    // What lies in one page is contiguous, also where no IOVA is known.
+    page_needed = p.iova_contiguous && bytes != 0 ? page_around(h, bytes) : 0;
+    if (page_needed == 0) return false;
+    p.iova_contiguous = false;
+    p.boundary_bytes = q.boundary != 0 ? std::min<u64>(q.boundary, page_needed) : page_needed;
+    if (!memory->take(p)) return false;
   }
-  if (zone == nullptr) return nullptr;  // ENOSPC, or EEXIST: somebody is reserving it
+  const u64 page_bytes = page_bytes_at(memory->address);
+  if (page_bytes >= page_needed && (q.length != 0 || meets_page_flags(page_bytes, q.flags))) return true;
+  memory->give_back();
+  return false;
+}
+
+const memzone* reserve(const request& q) {
+  if (is_serving() && q.name == nullptr) return refuse_with(EINVAL);
+  served_heap* const h = is_serving() && q.socket >= first_external_socket ? external_heap(q.socket) : nullptr;
+  if (h == nullptr && q.socket < first_external_socket) return reserve_native(q);
+  if (h == nullptr) {
+    const memzone* const zone = forward(q);
+    if (zone == nullptr || zone->socket_id == q.socket || q.length != 0 || !is_serving()) return zone;
+    const bypass around;  // B6: without hugepages, the largest zone of an external heap comes from elsewhere
+    real().rte_memzone_free(zone);
+    return refuse_with(ENOMEM);
+  }
+  if (!is_sound(q)) return forward(q);
+  const int* const errno_of_thread = rte_errno_of_thread();
+  const int errno_before = errno_of_thread != nullptr ? *errno_of_thread : 0;
+  if (is_refused_by_name(q)) return nullptr;
+
+  const real_functions& r = real();
+  char temporary[zone_name_bytes] = {};
+  temporary_name(q.name, temporary);
+  auto* const zone = const_cast<memzone*>(reserve_native({temporary, cache_line_bytes, any_socket, 0, 0, 0}));
+  if (zone == nullptr) return nullptr;  // ENOSPC; EEXIST: somebody is reserving it; ENOMEM: no native memory at all
   void* const native = zone->addr;
   auto give_up = [&](int why) -> const memzone* {
     {
@@ -148,48 +230,63 @@ const memzone* reserve(const char* name, size_t length, int socket, unsigned fla
     return refuse_with(why);
   };
 
-  placement p{.size_bytes = bytes, .align_bytes = std::max<u64>(alignment, cache_line_bytes), .boundary_bytes = boundary, .iova_contiguous = (flags & zone_iova_contiguous) != 0};
-  p.zeroed = choices.clear && !h->may_be_untouchable;
-  memory_of_zone memory{*h, name};
-  if (!memory.take(p)) return give_up(ENOMEM);
+  memory_of_zone memory{*h, q.name};
+  if (!take_memory(*h, q, &memory)) return give_up(ENOMEM);
   void* const block = memory.address;
-  const u64 page_bytes = page_bytes_at(block);
-  if (length == 0 && !meets_page_flags(page_bytes, flags)) {
-    memory.give_back();
-    return give_up(ENOMEM);
-  }
   const memseg* const page = r.rte_mem_virt2memseg(block, nullptr);
   zone->iova = page == nullptr || page->iova == bad_iova ? bad_iova : page->iova + static_cast<u64>(static_cast<char*>(block) - static_cast<char*>(page->addr));
   zone->len = memory.bytes;
-  zone->hugepage_sz = page_bytes;
-  zone->socket_id = socket;
+  zone->hugepage_sz = page_bytes_at(block);
+  zone->socket_id = q.socket;
   zone->addr = block;
-  if (!rename_unless_taken(zone, name)) {
+  if (!rename_unless_taken(zone, q.name)) {
     zone->addr = native;
     memory.give_back();
     return give_up(EEXIST);
   }
+  set_rte_errno(errno_before);
   const bypass around;
   r.rte_free(native);
   return zone;
 }
 
+// What the pointer is to DPDK's table of zones: only a descriptor in use may be read.
+enum class descriptor_state : u8 { in_use, perhaps_free, elsewhere };
+descriptor_state look_up(const memzone* zone) {
+  const keep_rte_errno untouched;
+  struct search { const memzone* zone; descriptor_state found; } s{zone, descriptor_state::elsewhere};
+  real().rte_memzone_walk([](const memzone* other, void* argument) {
+    auto& look = *static_cast<search*>(argument);
+    const u64 distance = reinterpret_cast<u64>(look.zone) - reinterpret_cast<u64>(other);
+    if (distance == 0) look.found = descriptor_state::in_use;
+    const bool is_slot = static_cast<i64>(distance) % static_cast<i64>(sizeof(memzone)) == 0;
+    if (is_slot && look.found == descriptor_state::elsewhere) look.found = descriptor_state::perhaps_free;
+  }, &s);
+  return s.found;
+}
+
 int free_zone(const memzone* zone) {
   const real_functions& r = real();
-  void* const block = zone != nullptr && is_serving() ? zone->addr : nullptr;
+  const bool is_looked_up = zone != nullptr && is_serving();
+  const descriptor_state state = is_looked_up ? look_up(zone) : descriptor_state::perhaps_free;
+  if (state == descriptor_state::elsewhere) {
+    set_rte_errno(EINVAL);  // as the real function does where it survives the pointer
+    return -EINVAL;
+  }
+  void* const block = is_looked_up && state == descriptor_state::in_use ? zone->addr : nullptr;
   served_heap* const h = block != nullptr ? owner_of(block) : nullptr;
   if (h == nullptr || !h->is_external) {
     const bypass around;
     return r.rte_memzone_free(zone);
   }
+  void* const native = allocate_native();
+  if (native == nullptr) return -ENOMEM;  // the descriptor can't be given back without; nothing has changed
   const bypass around;
-  void* const native = r.rte_malloc_socket("annex", cache_line_bytes, 0, any_socket);
-  if (native == nullptr) return -ENOMEM;
   memzone* const descriptor = const_cast<memzone*>(zone);
   memory_of_zone memory{*h, std::string(zone->name, ::strnlen(zone->name, zone_name_bytes)), block, zone->len};
   descriptor->addr = native;
   const int done = r.rte_memzone_free(zone);
-  if (done != 0) {  // it was no zone of the array after all
+  if (done != 0) {  // somebody else has freed it just now
     descriptor->addr = block;
     r.rte_free(native);
     return done;
@@ -206,13 +303,13 @@ using namespace annex::dpdk;
 extern "C" {
 
 const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve_bounded)(const char* name, size_t length, int socket, unsigned flags, unsigned alignment, unsigned boundary) {
-  return reserve(name, length, socket, flags, alignment, boundary);
+  return reserve({name, length, socket, flags, alignment, boundary});
 }
 const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve_aligned)(const char* name, size_t length, int socket, unsigned flags, unsigned alignment) {
-  return reserve(name, length, socket, flags, alignment, 0);
+  return reserve({name, length, socket, flags, alignment, 0});
 }
 const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve)(const char* name, size_t length, int socket, unsigned flags) {
-  return reserve(name, length, socket, flags, static_cast<unsigned>(cache_line_bytes), 0);
+  return reserve({name, length, socket, flags, static_cast<unsigned>(cache_line_bytes), 0});
 }
 int ANNEX_DPDK_NAME(rte_memzone_free)(const memzone* zone) { return free_zone(zone); }
 

@@ -1,5 +1,6 @@
 // platform/linux/memory.cpp - mappings, pages, physical addresses.
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -11,10 +12,15 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <system_error>
+#include <thread>
 
 #include "platform/linux/call.hpp"
 #include "platform/os.hpp"
 
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -54,12 +60,37 @@ struct procmap_query {
 };
 constexpr unsigned long procmap_query_request = _IOWR('f', 17, procmap_query);
 
-struct stretch { u64 begin, end; bool readable, writable; };
+struct stretch { u64 begin, end; bool readable, writable, shared; };
 
-// Calls visit for the mappings that touch [begin, end) in order, until it returns false.
-void walk_mappings(u64 begin, u64 end, const std::function<bool(const stretch&)>& visit) {
+u64 limit_of(decltype(RLIMIT_AS) resource) {
+  ::rlimit limit{};
+  return ::getrlimit(resource, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? limit.rlim_cur : ~u64{0};
+}
+
+// Runs look() where a descriptor is left: in a thread with a table of descriptors of its own, one of which it closes there. The
+// program's own stay as they are.
+int with_a_descriptor(const std::function<int()>& look) {
+  int why = EMFILE;
+  try {
+    std::thread([&] {
+      if (::unshare(CLONE_FILES) != 0) return;
+      for (u64 fd = std::min<u64>(descriptor_limit(), 1 << 20); fd-- > 0;)
+        if (::close(static_cast<int>(fd)) == 0) {
+          why = look();
+          return;
+        }
+    }).join();
+  } catch (const std::system_error&) {
+    return EMFILE;  // nor a thread
+  }
+  return why;
+}
+
+// Calls visit for the mappings that touch [begin, end) in order, until it returns false. Not 0: they could not be seen.
+int walk_mappings(u64 begin, u64 end, const std::function<bool(const stretch&)>& visit, bool may_try_elsewhere = true) {
   const int fd = repeat([] { return ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC); });
-  if (fd < 0) return;
+  if (fd < 0 && errno == EMFILE && may_try_elsewhere) return with_a_descriptor([&] { return walk_mappings(begin, end, visit, false); });
+  if (fd < 0) return errno;
   bool fast = true;
   for (u64 at = begin; at < end;) {
     procmap_query query{};
@@ -70,7 +101,7 @@ void walk_mappings(u64 begin, u64 end, const std::function<bool(const stretch&)>
       fast = errno == ENOENT;  // nothing mapped further up; anything else: an older kernel
       break;
     }
-    if (query.vma_start >= end || !visit({query.vma_start, query.vma_end, (query.vma_flags & 1) != 0, (query.vma_flags & 2) != 0})) break;
+    if (query.vma_start >= end || !visit({query.vma_start, query.vma_end, (query.vma_flags & 1) != 0, (query.vma_flags & 2) != 0, (query.vma_flags & 8) != 0})) break;
     at = query.vma_end;
   }
   if (!fast) {
@@ -80,13 +111,14 @@ void walk_mappings(u64 begin, u64 end, const std::function<bool(const stretch&)>
         u64 from = 0, to = 0;
         char rights[5] = {};
         if (std::sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &from, &to, rights) != 3 || to <= begin) continue;
-        if (from >= end || !visit({from, to, rights[0] == 'r', rights[1] == 'w'})) break;
+        if (from >= end || !visit({from, to, rights[0] == 'r', rights[1] == 'w', rights[3] == 's'})) break;
       }
       std::fclose(maps);
-      return;
+      return 0;
     }
   }
   ::close(fd);
+  return 0;
 }
 
 }  // namespace
@@ -96,6 +128,13 @@ map_result map_file(int fd, u64 offset, u64 bytes, bool writable, u64 alignment)
     return ::mmap(where, bytes, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED | MAP_NORESERVE | extra, fd, static_cast<off_t>(offset));
   });
 }
+
+int map_file_again(void* address, int fd, u64 bytes, bool as_a_copy) {
+  const int protection = PROT_READ | (as_a_copy ? PROT_WRITE : 0), flags = MAP_FIXED | MAP_NORESERVE | (as_a_copy ? MAP_PRIVATE : MAP_SHARED);
+  return ::mmap(address, bytes, protection, flags, fd, 0) != MAP_FAILED ? 0 : errno;
+}
+
+int forbid_writing(void* address, u64 bytes) { return ::mprotect(address, bytes, PROT_READ) == 0 ? 0 : errno; }
 
 map_result map_anonymous(u64 bytes, u64 huge_page_bytes, bool shared, u64 alignment) {
   int flags = MAP_ANONYMOUS | (shared ? MAP_SHARED : MAP_PRIVATE);
@@ -110,21 +149,68 @@ map_result reserve(u64 bytes, bool accessible) {
   return p != MAP_FAILED ? map_result{p, 0} : map_result{nullptr, errno};
 }
 
-void unmap(void* address, u64 bytes) { ::munmap(address, bytes); }
+namespace {
+
+#if defined(__x86_64__)
+// Valgrind knows this sequence of instructions, which leaves every register as it was, and takes what rax points to for a
+// request; run without it, it does nothing. Source: Valgrind User Manual, 3.1 "The Client Request mechanism"; the numbers are
+// those of memcheck.
+enum class checker_request : u64 { make_unaddressable = 0x4d43'0000, report_errors_in = 0x4d43'000d, ignore_errors_in = 0x4d43'000e };
+void ask_memory_checker(checker_request what, const void* address, u64 bytes) {
+  const volatile u64 request[6] = {static_cast<u64>(what), reinterpret_cast<u64>(address), bytes, 0, 0, 0};
+  u64 answer = 0;
+  asm volatile("rolq $3, %%rdi; rolq $13, %%rdi; rolq $61, %%rdi; rolq $51, %%rdi; xchgq %%rbx, %%rbx"
+               : "=d"(answer)
+               : "a"(&request[0]), "0"(answer)
+               : "cc", "memory");
+}
+#else
+enum class checker_request : u64 { make_unaddressable, report_errors_in, ignore_errors_in };
+void ask_memory_checker(checker_request, const void*, u64) {}
+#endif
+
+}  // namespace
+
+void hide_from_leak_search(void* address, u64 bytes) {
+  ask_memory_checker(checker_request::make_unaddressable, address, bytes);
+  ask_memory_checker(checker_request::ignore_errors_in, address, bytes);
+}
+
+void unmap(void* address, u64 bytes) {
+  ::munmap(address, bytes);
+  ask_memory_checker(checker_request::report_errors_in, address, bytes);
+}
 
 mapping_check check_mapping(const void* address, u64 bytes) {
   const u64 begin = reinterpret_cast<u64>(address), end = begin + bytes;
-  mapping_check check{true, true, true};
+  if (end < begin) return {};
+  mapping_check check{true, true, true, true};
   u64 covered = begin;
-  walk_mappings(begin, end, [&](const stretch& s) {
+  const int why = walk_mappings(begin, end, [&](const stretch& s) {
     if (s.begin > covered) return false;
     check.readable &= s.readable;
     check.writable &= s.writable;
+    check.shared &= s.shared;
     covered = s.end;
     return covered < end;
   });
+  if (why != 0) return {.error = why};
   if (covered < end) return {};
   return check;
+}
+
+int for_each_mapped(const void* address, u64 bytes, const std::function<bool(const mapped_stretch&)>& visit) {
+  const u64 begin = reinterpret_cast<u64>(address), end = begin + bytes;
+  bool is_seen = false;
+  walk_mappings(begin, end, [&](const stretch& s) {
+    is_seen = true;
+    return visit({std::max(s.begin, begin), std::min(s.end, end), s.readable, s.writable});
+  });
+  if (is_seen) return 0;
+  const int fd = repeat([] { return ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC); });
+  if (fd < 0) return errno;
+  ::close(fd);
+  return 0;
 }
 
 int populate(void* address, u64 bytes) {
@@ -142,10 +228,26 @@ u64 page_bytes() {
   return bytes;
 }
 
-u64 locked_memory_limit() {
-  ::rlimit limit{};
-  return ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY ? limit.rlim_cur : ~u64{0};
+u64 locked_memory_limit() { return limit_of(RLIMIT_MEMLOCK); }
+u64 file_size_limit() { return limit_of(RLIMIT_FSIZE); }
+u64 descriptor_limit() { return limit_of(RLIMIT_NOFILE); }
+u64 address_space_limit() { return limit_of(RLIMIT_AS); }
+
+namespace {
+
+// A page's entry in the map. While the kernel is moving a page, pinned or not, it is not present: a fault waits for the end.
+int read_page_entry(int pagemap, char* page, u64* entry) {
+  constexpr int looks = 1000;
+  const u64 where = reinterpret_cast<u64>(page) / page_bytes() * sizeof *entry;
+  for (int look = 0; look < looks; ++look) {
+    if (::pread(pagemap, entry, sizeof *entry, static_cast<off_t>(where)) != sizeof *entry) return errno != 0 ? errno : EIO;
+    if ((*entry >> 63) != 0) return 0;
+    if (::madvise(page, page_bytes(), MADV_POPULATE_READ) != 0) break;
+  }
+  return ENODATA;
 }
+
+}  // namespace
 
 int physical_runs(const void* address, u64 bytes, u64 page, std::vector<physical_run>* out) {
   const int fd = repeat([] { return ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); });
@@ -153,11 +255,10 @@ int physical_runs(const void* address, u64 bytes, u64 page, std::vector<physical
   int why = 0;
   for (u64 offset = 0; offset < bytes; offset += page) {
     u64 entry = 0;
-    const u64 where = (reinterpret_cast<u64>(address) + offset) / page_bytes() * sizeof entry;
-    if (::pread(fd, &entry, sizeof entry, static_cast<off_t>(where)) != sizeof entry) { why = errno != 0 ? errno : EIO; break; }
+    why = read_page_entry(fd, static_cast<char*>(const_cast<void*>(address)) + offset, &entry);
     const u64 frame = entry & ((u64{1} << 55) - 1);
-    if ((entry >> 63) == 0) { why = ENODATA; break; }  // not present
-    if (frame == 0) { why = EPERM; break; }            // hidden from us
+    if (why == 0 && frame == 0) why = EPERM;  // hidden from us
+    if (why != 0) break;
     const u64 physical = frame * page_bytes();
     if (!out->empty() && out->back().address + out->back().bytes == physical) out->back().bytes += page;
     else out->push_back({offset, physical, page});

@@ -99,9 +99,18 @@ u64 free_memory() {
   return free;
 }
 
+hugepage_pool hugepages_of(u64 page_bytes) {
+  const auto free = number_in("/sys/kernel/mm/hugepages/hugepages-" + std::to_string(page_bytes / KiB) + "kB/free_hugepages");
+  return {free.has_value(), free.value_or(0)};
+}
+
 int node_count() {
   int nodes = 0;
-  for (const std::string& name : list_directory("/sys/devices/system/node"))
+  std::vector<std::string> names;
+  const open_result place = open_place("/sys/devices/system/node", links::followed);
+  if (place.fd >= 0) (void)list_in(place.fd, &names);
+  close_file(place.fd);
+  for (const std::string& name : names)
     nodes += name.size() > 4 && name.starts_with("node") && name[4] >= '0' && name[4] <= '9';
   return nodes > 0 ? nodes : 1;
 }

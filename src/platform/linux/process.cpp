@@ -18,8 +18,32 @@
 
 namespace annex::os {
 
+namespace {
+
+u64 forks = 0;
+void count_fork() { ++forks; }
+const bool forks_are_counted = (::pthread_atfork(nullptr, nullptr, count_fork), true);
+
+}  // namespace
+
+u64 fork_count() {
+  (void)forks_are_counted;
+  return forks;
+}
+
 u32 process_id() { return static_cast<u32>(::getpid()); }
 u32 thread_id() { return static_cast<u32>(::gettid()); }
+
+bool thread_exists(u32 thread) { return ::syscall(SYS_tgkill, ::getpid(), thread, 0) == 0 || errno != ESRCH; }
+
+void at_end_of_this_thread(void (*handler)()) {
+  static const pthread_key_t key = [] {
+    pthread_key_t made{};
+    ::pthread_key_create(&made, [](void* value) { reinterpret_cast<void (*)()>(value)(); });
+    return made;
+  }();
+  ::pthread_setspecific(key, reinterpret_cast<void*>(handler));
+}
 
 u64 start_time(u32 process) {
   char path[64];
@@ -57,7 +81,7 @@ void sleep_ns(u64 ns) {
   ::nanosleep(&t, nullptr);
 }
 
-void at_fork_in_child(void (*handler)()) { ::pthread_atfork(nullptr, nullptr, handler); }
+void at_fork(void (*before)(), void (*after)(), void (*in_child)()) { ::pthread_atfork(before, after, in_child); }
 
 bool prepare_process_barrier() { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0; }
 bool process_barrier() { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0; }
@@ -68,5 +92,7 @@ void wait_on(const u32* word, u32 expected, u64 ns) {
 }
 
 void wake_all(const u32* word) { ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
+
+void wake_one(const u32* word) { ::syscall(SYS_futex, word, FUTEX_WAKE, 1, nullptr, nullptr, 0); }
 
 }  // namespace annex::os
