@@ -535,6 +535,7 @@ void local_heap::move_to_a_record_of_its_own() noexcept {
   const membership kept{member_, service_slot_, life_pin_, 0};
   {
     transaction t(segment_, {kept.slot, kept.member});
+    if (t.stole() && !segment_.is_damaged()) repair_frozen(t);
     if (!vouch_for(claim)) return;
   }
   member_ = claim.member;

@@ -152,6 +152,8 @@ class local_heap {
   void recover_dead(transaction& t) noexcept;
   size_t recover() noexcept;
   void repair_frozen(transaction& t) noexcept;
+  /// Of a cache that is held still by nobody any more: whatever was done in its name is completed. Under the heap lock.
+  void take_back(thread_cache& c) noexcept;
   void leave_thread(thread_cache* c) noexcept;
   void trim_all(bool recall_everything) noexcept;
   void trim_own() noexcept;

@@ -107,14 +107,17 @@ u32 local_heap::busy_member_of(const known_pool& pool, const frozen_caches& froz
   return 0;
 }
 
+void local_heap::take_back(thread_cache& c) noexcept {
+  if (frozen_of(c) == frozen_held && !segment_.is_damaged()) repair_cache(c);
+  set_frozen(c, frozen_no);
+}
+
 // The freezer died: whatever it did in a cache's name is completed by giving everything back. Slabs without owner are counted anew.
 void local_heap::repair_frozen(transaction& t) noexcept {
   for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
-    auto* c = segment_.chunk<thread_cache>(slot.cache);
-    if (frozen_of(*c) == frozen_held) repair_cache(*c);
-    set_frozen(*c, frozen_no);
+    take_back(*segment_.chunk<thread_cache>(slot.cache));
   }
   for (const chunk_ref head :
        segment_.header().orphans)  // it may have been in the middle of one of these
