@@ -82,6 +82,11 @@ struct pool_access {
             },
             .look = std::move(look)};
   }
+  // Under the lock, since the table is a pool's only as long as this one is not released.
+  [[gnu::noinline]] static void wake(const raw_pool& p) noexcept {
+    detail::local_heap::locked t(*p.heap_);
+    if (is_current(p)) wake_waiters(table(p).object_signal);
+  }
   static result<void> check_opened(const raw_pool& p) {
     if (p.heap_ != nullptr) return {};
     return refuse(errc::no_such_zone, "the pool was never opened");
@@ -273,6 +278,7 @@ result<ready_event> raw_pool::watch_objects() const {
 }
 
 void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
+  bool is_given = false;
   if (this_thread.pool_number == number_ && !objects.empty()) [[likely]] {
     thread_cache& thread = *this_thread.pool_thread;
     pool_cache& cache = *this_thread.pool;
@@ -287,10 +293,12 @@ void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
       compiler_fence();
       cache.count.store(n + static_cast<u32>(objects.size()), std::memory_order_relaxed);  // commit
       compiler_fence();
-      tell_waiters(pool_access::table(*this).object_signal);  // sync(signal): the waiter's process barrier orders it after the commit
-      return;
+      // sync(signal): relaxed: the waiter's process barrier orders it after the commit
+      if ((pool_access::table(*this).object_signal.load(std::memory_order_relaxed) & somebody_waits) == 0) [[likely]] return;
+      is_given = true;
     }
   }
+  if (is_given) [[unlikely]] return pool_access::wake(*this);
   give_each(objects);
 }
 
