@@ -41,7 +41,7 @@ demo:
 	build/demo/tools/annex demo --html build/demo.html
 
 test: device-packages
-	cmake --preset dev >/dev/null && cmake --build --preset dev --target fast_tests
+	cmake --preset dev >/dev/null && cmake --build --preset dev
 	ctest --preset dev -j $(JOBS)
 
 page: demo
@@ -77,12 +77,12 @@ bench:
 
 dpdk:
 	@./cmake/install-packages base dpdk
-	cmake --preset dev >/dev/null && cmake --build --preset dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev --target all dpdk_programs
 	tests/dpdk/run build/dev $(HOW)
 
 guest:
 	@./cmake/install-packages base devices guest
-	cmake --preset dev >/dev/null && cmake --build --preset dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev --target all guest_programs
 	tests/guest/run build/dev
 
 format:

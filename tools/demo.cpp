@@ -131,14 +131,31 @@ std::uint32_t flow_of(shared_things& t, const flow_key& key) {
   return no_flow;
 }
 
-// A parser works on a copy of its own, as one that decrypts or puts together would; without memory for it, on the packet.
-std::span<const std::uint8_t> copy_of(heap& h, const demo_packet& packet, void** copy) {
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(&packet + 1);
-  *copy = packet.length != 0 ? h.allocate(packet.length) : nullptr;
-  if (*copy == nullptr) return {bytes, packet.length};
-  std::memcpy(*copy, bytes, packet.length);
-  return {static_cast<const std::uint8_t*>(*copy), packet.length};
-}
+// A parser works on copies of its own, and keeps the last ones, as one that puts streams together would. Without memory
+// for another it works on the packet.
+class window {
+ public:
+  explicit window(heap& h) : heap_(h) {}
+  ~window() {
+    for (void* const copy : copies_) heap::free(copy);
+  }
+  window(const window&) = delete;
+  window& operator=(const window&) = delete;
+  std::span<const std::uint8_t> copy_of(const demo_packet& packet) {
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(&packet + 1);
+    void*& oldest = copies_[next_++ % std::size(copies_)];
+    heap::free(std::exchange(oldest, nullptr));
+    oldest = packet.length != 0 ? heap_.allocate(packet.length) : nullptr;
+    if (oldest == nullptr) return {bytes, packet.length};
+    std::memcpy(oldest, bytes, packet.length);
+    return {static_cast<const std::uint8_t*>(oldest), packet.length};
+  }
+
+ private:
+  heap& heap_;
+  void* copies_[24] = {};
+  std::size_t next_ = 0;
+};
 
 int parse_packets(const arguments& a) {
   auto t = open_things(a.heap_name);
@@ -146,7 +163,7 @@ int parse_packets(const arguments& a) {
   demo_control& control = *t->control;
   control.base[a.parser] = region_base(t->h);
   handle work[batch];
-  void* copies[batch] = {};
+  window copies(t->h);
   while (control.stop == 0 && ::getppid() != 1) {
     const std::size_t n = t->work.take_in_hand(work);
     if (n == 0) {
@@ -157,7 +174,7 @@ int parse_packets(const arguments& a) {
       const auto address = t->h.resolve(work[i]);
       if (!address) continue;  // done by one that died before it could settle
       auto* packet = static_cast<demo_packet*>(*address);
-      const auto key = parse_packet(copy_of(t->h, *packet, &copies[i]));
+      const auto key = parse_packet(copies.copy_of(*packet));
       const std::uint32_t slot = key ? flow_of(*t, *key) : no_flow;
       if (packet->number < control.packet_count) control.words()[packet->number] = std::uint64_t{packet->length} << 32 | (slot == no_flow ? no_flow : slot + 1);
       control.parsed[a.parser].fetch_add(1);
@@ -168,7 +185,6 @@ int parse_packets(const arguments& a) {
     t->work.settle();
     for (std::size_t i = 0; i < n; ++i)
       if (const auto address = t->h.resolve(work[i])) heap::free(*address);
-    for (void*& copy : copies) heap::free(std::exchange(copy, nullptr));
   }
   return exit_ok;
 }
@@ -238,7 +254,7 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
   if (!wait([&] { return control.parsed[1] >= half || control.parsed[0] + control.parsed[1] >= control.packet_count / 2; })) wrong = "the parsers did not get through half of the packets";
   const pid_t victim = parsers[1];
   const auto owner = [&](const char* label, pid_t process, char mark, unsigned colour) {
-    map_owner o{{}, label, mark, colour, false};
+    map_owner o{{}, label, mark, colour, process == victim, false};
     for (const member_summary& m : h.members())
       if (m.process_id == process) o.who = m.id;
     return o;
@@ -249,9 +265,9 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
   ::waitpid(victim, nullptr, 0);
   report.dead.process = victim;
   report.dead.parsed = control.parsed[1];
-  note_blocks(h, report);
-  for (const member_summary& m : h.members())
+  for (const member_summary& m : h.members())  // before anybody takes its caches back, as a list of blocks does
     if (m.process_id == victim) report.dead.cached_bytes = m.cached_bytes;
+  note_blocks(h, report);
   handle in_hand[in_hand_most];
   const std::size_t n = work.recover_in_hand(in_hand);  // recovers its caches, too
   report.dead.in_hand = n;
@@ -259,7 +275,7 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
     if (m.process_id == victim) report.dead.member = static_cast<unsigned>(m.id), report.dead.held_blocks = m.held_blocks, report.dead.held_bytes = m.held_bytes;
   report.after = draw(h, map_cells);
   report.owners_after = report.owners;
-  report.owners_after.back() = {report.owners.back().who, "parser 2, dead", 'X', 2, true};
+  report.owners_after.back() = {report.owners.back().who, "parser 2, dead", 'X', 2, true, true};
   for (std::size_t i = 0; i < n; ++i)
     while (!work.put(in_hand[i]) && clock::now() < until) std::this_thread::sleep_for(50us);
   work.settle();
@@ -345,11 +361,11 @@ void run_demo(session& s, arguments a) {
         const auto freed = h.reap(m.id);
         if (m.process_id == report.dead.process && freed) report.dead.reaped_blocks = *freed;
       }
-    report.left_blocks = h.stats().live_blocks;
-    report.seconds = std::chrono::duration<double>(clock::now() - began).count();
     (void)ring::release(h, "work");
     (void)h.release_zone("demo");
     (void)h.release_zone("flows");
+    report.left_blocks = h.stats().live_blocks;
+    report.seconds = std::chrono::duration<double>(clock::now() - began).count();
   }
   things = std::unexpected(error{});
   h = heap();

@@ -53,10 +53,10 @@ void add_bytes(map_cell& c, const map_piece& p, double bytes) {
   else c.holders.emplace_back(p.holder, bytes * live);
 }
 
-// Whose a cell of a pair is: the dead's as soon as any of it is, else his who holds most.
+// Whose a cell of a pair is.
 const map_owner* owner_of(const map_cell& c, const std::vector<map_owner>& owners) {
   for (const map_owner& o : owners)
-    if (o.is_dead && c.held_by(o.who) > 0) return &o;
+    if (o.comes_first && c.held_by(o.who) > 0) return &o;
   const auto found = std::find_if(owners.begin(), owners.end(), [&](const map_owner& o) { return c.live > 0 && o.who == c.holder; });
   return found != owners.end() ? &*found : nullptr;
 }
@@ -84,11 +84,12 @@ std::string legend_of(const titled_map& left, const titled_map& right, bool colo
     map_cell shown;
     shown.live = 1;
     shown.holder = o.who;
+    shown.holders = {{o.who, 1}};
     text += fmt::format("{} {}   ", pair_mark(shown, left.owners, colour), o.label);
     if (then == right.owners.end() || !then->is_dead) continue;
-    shown.holders = {{o.who, 1}};
     text += fmt::format("{} {}   ", pair_mark(shown, right.owners, colour), then->label);
   }
+  text.erase(text.find_last_not_of(' ') + 1);
   return text + "\n  Z zones   c cached or free in a slab   . free";
 }
 

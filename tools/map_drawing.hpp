@@ -31,8 +31,8 @@ std::size_t marks_per_row(unsigned columns);
 /// Rows of characters with a legend.
 std::string text_map(const std::vector<drawn_region>& regions, const std::vector<member_summary>& members, const map_style& style);
 
-/// Who has a colour of his own in the demo's pictures.
-struct map_owner { member_id who{}; std::string label; char mark = '?'; unsigned colour = 0; bool is_dead = false; };
+/// Who has a colour of his own in the demo's pictures. comes_first: a cell is his as soon as any of it is.
+struct map_owner { member_id who{}; std::string label; char mark = '?'; unsigned colour = 0; bool comes_first = false, is_dead = false; };
 struct titled_map { std::string title; const drawn_region* drawn = nullptr; std::vector<map_owner> owners; };
 
 /// Two looks at the same region side by side, rows that are free in both left out.

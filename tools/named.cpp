@@ -12,8 +12,9 @@ namespace {
 
 void zones(session& s, const std::string& name) {
   std::vector<named_thing> things;
-  // Into pools and rings one sees through a writable attach; who may not have it sees the names.
-  if (auto opened = heap::attach(name, {.regions = attach_policy::manual})) {
+  // Into pools and rings one sees through a writable attach, into pools where their memory can be mapped; who may not have
+  // that sees the names.
+  if (auto opened = heap::attach(name)) {
     things = named_things_within(*opened);
   } else {
     const auto seen = look_at(s, name);
