@@ -22,10 +22,10 @@ h1{font-size:1.7rem;line-height:1.2;margin:0 0 .6rem}h2{font-size:1.15rem;margin
 p{max-width:44rem;margin:.5rem 0}.quiet{color:var(--quiet);font-size:.9rem;overflow-wrap:anywhere}
 .cards{display:grid;grid-template-columns:repeat(2,1fr);gap:.7rem;margin:1.3rem 0}
 .card{border:1px solid var(--line);background:var(--raised);border-radius:.6rem;padding:.6rem .8rem;min-width:0}
-.card b{display:block;font-size:1.3rem;line-height:1.3;font-variant-numeric:tabular-nums}.card span{color:var(--quiet);font-size:.85rem;line-height:1.3;display:block}
+.card b{display:block;font-size:1.3rem;line-height:1.3;font-variant-numeric:tabular-nums}.card>span{color:var(--quiet);font-size:.85rem;line-height:1.3;display:block}
 dl{margin:.6rem 0;max-width:44rem;display:grid;grid-template-columns:1fr}dt{font-weight:600}dd{margin:0 0 .5rem}
 .maps{display:grid;grid-template-columns:1fr;gap:1.2rem}figure{margin:0;min-width:0}figcaption{font-weight:600;margin-bottom:.4rem}
-svg{display:block;width:100%;height:auto;max-width:46rem}svg g{cursor:pointer}svg g:hover rect,svg g.chosen rect{filter:brightness(1.25);stroke:var(--ink);stroke-width:1}
+[data-of]{white-space:nowrap}svg{display:block;width:100%;height:auto;max-width:46rem}svg g{cursor:pointer}svg g:hover rect,svg g.chosen rect{filter:brightness(1.25);stroke:var(--ink);stroke-width:1}
 .free{fill:var(--free)}.p0{fill:var(--p0)}.p1{fill:var(--p1)}.p2{fill:var(--p2)}.zone{fill:var(--zone)}.cached{fill:var(--cached)}
 .dead{fill:none;stroke:var(--dead);stroke-width:2;pointer-events:none}
 output{display:block;min-height:3.1em;color:var(--quiet);font-size:.9rem;margin-top:.4rem;font-variant-numeric:tabular-nums}
@@ -80,15 +80,18 @@ std::string legend(const demo_report& r) {
   return "<ul class='legend'>" + items + "</ul>";
 }
 
-std::string one_map(const titled_map& map, const std::string& caption) {
-  return fmt::format("<figure><figcaption>{}</figcaption>{}<output>Point at a cell, or tap it.</output></figure>", caption, svg_map(map));
+std::string one_map(const titled_map& map, const std::string& caption, std::size_t rows) {
+  return fmt::format("<figure><figcaption>{}</figcaption>{}<output>Point at a cell, or tap it.</output></figure>", caption, svg_map(map, rows));
 }
 
 std::string maps(const demo_report& r) {
   if (r.before.empty() || r.after.empty()) return {};
-  return fmt::format("<h2>The heap, before and after</h2><p class='quiet'>{} in cells of {}, from left to right, then down.</p>", bytes_text(r.memory_bytes), bytes_text(r.before[0].cell_bytes)) +
-         legend(r) + "<div class='maps'>" + one_map({"The heap at the kill", &r.before[0], r.owners}, "At the kill") +
-         one_map({"The heap after it", &r.after[0], r.owners_after}, "After what it left was recovered") + "</div>";
+  const titled_map before{"The heap at the kill", &r.before[0], r.owners}, after{"The heap after it", &r.after[0], r.owners_after};
+  const std::size_t rows = std::max(used_rows(before), used_rows(after));
+  const std::uint64_t shown_bytes = std::min(rows * map_row * r.before[0].cell_bytes, r.memory_bytes);
+  return fmt::format("<h2>The heap, before and after</h2><p class='quiet'>Its first {} of {} in cells of {}, from left to right, then down; the rest is free.</p>", bytes_text(shown_bytes), bytes_text(r.memory_bytes),
+                     bytes_text(r.before[0].cell_bytes)) +
+         legend(r) + "<div class='maps'>" + one_map(before, "At the kill", rows) + one_map(after, "After what it left was recovered", rows) + "</div>";
 }
 
 std::string flow_rows(const demo_report& r, std::size_t from, std::size_t to) {

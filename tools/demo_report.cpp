@@ -58,7 +58,7 @@ std::string text_report(const demo_report& r, bool colour, unsigned columns) {
   text += "\nWhat came back\n";
   text += point("caches", fmt::format("{} were free again at once", bytes_text(r.dead.cached_bytes)), columns);
   text += point("packets", fmt::format("the {} in its hands went to parser 1: all {} are counted, each once", r.dead.in_hand, r.packets), columns);
-  text += point("blocks", fmt::format("its {} stayed, listed under its name (X in the map), until they were reaped: {} freed", counted(r.dead.held_blocks, "block"), r.dead.reaped_blocks), columns);
+  text += point("blocks", fmt::format("the {} of its own stayed, listed under its name (X in the map), until they were reaped: {} freed", r.dead.held_blocks, r.dead.reaped_blocks), columns);
   text += point("the others", fmt::format("went on; parser 1 did {} packets, and {} left in the end", r.parsed[0], r.left_blocks == 0 ? "no block was" : counted(r.left_blocks, "block") + " were"), columns);
   text += point("the audit", fmt::format("{} objects checked, {}", r.checked, r.sound ? "every invariant holds" : "INVARIANTS ARE BROKEN"), columns);
   if (!r.before.empty() && !r.after.empty())

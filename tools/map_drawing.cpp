@@ -10,7 +10,6 @@
 namespace annex::tool {
 namespace {
 
-constexpr std::size_t pair_row = 32;           // marks a row of a pair: two of them fit 80 columns
 constexpr const char* no_colour = "\x1b[0m";
 constexpr const char* grey = "\x1b[90m";
 // Those that are told apart on light and dark terminals.
@@ -73,7 +72,7 @@ std::string pair_mark(const map_cell& c, const std::vector<map_owner>& owners, b
 std::string row_of(const titled_map& map, std::size_t row, bool colour) {
   std::string text;
   const auto& cells = map.drawn->cells;
-  for (std::size_t i = row; i < row + pair_row; ++i) text += i < cells.size() ? pair_mark(cells[i], map.owners, colour) : " ";
+  for (std::size_t i = row; i < row + map_row; ++i) text += i < cells.size() ? pair_mark(cells[i], map.owners, colour) : " ";
   return text;
 }
 
@@ -188,15 +187,15 @@ std::string text_map(const std::vector<drawn_region>& regions, const std::vector
 }
 
 std::string text_pair(const titled_map& left, const titled_map& right, bool colour) {
-  std::string text = fmt::format("  {}\n\n  {:<9} {:<{}}  {}\n", legend_of(left, right, colour), "", left.title, pair_row, right.title);
+  std::string text = fmt::format("  {}\n\n  {:<9} {:<{}}  {}\n", legend_of(left, right, colour), "", left.title, map_row, right.title);
   const std::size_t count = std::max(left.drawn->cells.size(), right.drawn->cells.size());
   const auto all_free = [&](const titled_map& map, std::size_t row) {
-    for (std::size_t i = row; i < std::min(row + pair_row, map.drawn->cells.size()); ++i)
+    for (std::size_t i = row; i < std::min(row + map_row, map.drawn->cells.size()); ++i)
       if (!is_free(map.drawn->cells[i])) return false;
     return true;
   };
   std::size_t left_out = 0;
-  for (std::size_t row = 0; row < count; row += pair_row) {
+  for (std::size_t row = 0; row < count; row += map_row) {
     if (all_free(left, row) && all_free(right, row)) {
       ++left_out;
       continue;
@@ -207,13 +206,20 @@ std::string text_pair(const titled_map& left, const titled_map& right, bool colo
   return text;
 }
 
-std::string svg_map(const titled_map& map) {
+std::size_t used_rows(const titled_map& map) {
+  const auto& cells = map.drawn->cells;
+  std::size_t used = cells.size();
+  while (used != 0 && is_free(cells[used - 1])) --used;
+  return (used + map_row - 1) / map_row;
+}
+
+std::string svg_map(const titled_map& map, std::size_t rows) {
   constexpr double cell = 12, inside = cell - 1;
   std::string body, outlines;
   const auto& cells = map.drawn->cells;
-  for (std::size_t i = 0; i < cells.size(); ++i) {
+  for (std::size_t i = 0; i < std::min(cells.size(), rows * map_row); ++i) {
     const map_cell& c = cells[i];
-    const double x = static_cast<double>(i % pair_row) * cell, top = static_cast<double>(i / pair_row) * cell, total = std::max(1.0, c.live + c.cached + c.free);
+    const double x = static_cast<double>(i % map_row) * cell, top = static_cast<double>(i / map_row) * cell, total = std::max(1.0, c.live + c.cached + c.free);
     const map_owner* const o = owner_of(c, map.owners);
     const std::string live = o != nullptr ? fmt::format("p{}", o->colour) : "zone";
     const double live_height = c.live > 0 ? std::max(2.0, inside * c.live / total) : 0, cached_height = inside * c.cached / total;
@@ -223,8 +229,7 @@ std::string svg_map(const titled_map& map) {
     body += "</g>";
     if (o != nullptr && o->is_dead) outlines += fmt::format("<rect x='{:.1f}' y='{:.1f}' width='12' height='12' class='dead'/>", x - 0.5, top - 0.5);
   }
-  const std::size_t rows = (cells.size() + pair_row - 1) / pair_row;
-  return fmt::format("<svg xmlns='http://www.w3.org/2000/svg' viewBox='-1 -1 {} {}' role='img' aria-label='{}'>{}{}</svg>", pair_row * 12 + 1, rows * 12 + 1, map.title, body, outlines);
+  return fmt::format("<svg xmlns='http://www.w3.org/2000/svg' viewBox='-1 -1 {} {}' role='img' aria-label='{}'>{}{}</svg>", map_row * 12 + 1, rows * 12 + 1, map.title, body, outlines);
 }
 
 }  // namespace annex::tool

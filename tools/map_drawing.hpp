@@ -37,7 +37,12 @@ struct titled_map { std::string title; const drawn_region* drawn = nullptr; std:
 
 /// Two looks at the same region side by side, rows that are free in both left out.
 std::string text_pair(const titled_map& left, const titled_map& right, bool colour);
-/// One look as an SVG element. Every cell is a group with a title that says what it is; what is the dead's is outlined.
-std::string svg_map(const titled_map& map);
+/// Cells in a row of a pair and of a picture: two of them fit 80 columns.
+inline constexpr std::size_t map_row = 32;
+/// How many rows there are up to the last one in which something is not free.
+std::size_t used_rows(const titled_map& map);
+/// The first rows of one look as an SVG element. Every cell is a group with a title that says what it is; what is the dead's
+/// is outlined.
+std::string svg_map(const titled_map& map, std::size_t rows);
 
 }  // namespace annex::tool
