@@ -23,7 +23,7 @@ namespace {
 using namespace std::chrono_literals;
 using clock = std::chrono::steady_clock;
 
-constexpr std::size_t batch = 16, in_hand_most = 64, map_cells = 512;
+constexpr std::size_t batch = 16, in_hand_most = 64, map_cells = 1024;
 constexpr auto patience = 60s;   // with the whole run; a hang is a failure
 
 struct arguments { std::string pcap, html, role, heap_name; unsigned parser = 0; };
