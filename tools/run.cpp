@@ -86,9 +86,9 @@ void add_run_command(command_line& line, session& s) {
   auto a = std::make_shared<run_arguments>();
   command c;
   c.name = "run";
-  c.summary = "Start an unmodified program on annex: annex run --dpdk -- PROGRAM ARGUMENTS";
-  c.details = "The program takes the place of annex: its exit status is the one there is. 127: it was not found; 126: it can't be executed. A program that "
-              "ends without having started DPDK, and one whose EAL did not start, is said so on standard error.";
+  c.summary = "Start an unmodified program on annex";
+  c.details = "The program takes the place of annex: its exit status is the one there is. 127: it was not found; 126: it can't be executed. Standard error "
+              "says so when the program is not linked with DPDK's shared libraries, and when its EAL did not start.";
   c.examples = {"annex run --dpdk -- dpdk-testpmd -l 0-1 --no-huge -m 512 --no-pci --vdev=net_null0 -- --no-mlockall --total-num-mbufs=2048 -i",
                 "annex run --served 4711"};
   c.ends_at_program = true;
