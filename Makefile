@@ -1,7 +1,8 @@
 # annex: the front door. Everything behind it is CMake with presets, which work alone too.
 #
-#   make demo     installs what is missing, builds, runs the main job on real packets
-#   make test     installs what is missing, builds, runs every fast test
+#   make demo     installs what the command needs, builds that and nothing else, runs the main job on real packets
+#   make test     installs what the fast tests need, builds it, runs every fast test
+#   make page     looks at the demo's page in Chromium: its numbers, and that it fits from 360 to 1600 pixels
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
 #   make fuzz     fuzzes for FUZZ_SECONDS (60) a target
 #   make bench    annex and its peers in one run (20 minutes; FILTER=regex, ROUNDS=n: 5); build/bench.html has the plots
@@ -14,7 +15,7 @@
 #   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages
+.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -34,11 +35,18 @@ packages:
 device-packages:
 	@./cmake/install-packages base devices test
 
-demo: all
-	build/dev/tools/annex demo --html build/demo.html
+demo:
+	@./cmake/install-packages command
+	cmake --preset demo >/dev/null && cmake --build --preset demo
+	build/demo/tools/annex demo --html build/demo.html
 
-test: device-packages all
+test: device-packages
+	cmake --preset dev >/dev/null && cmake --build --preset dev
 	ctest --preset dev -j $(JOBS)
+
+page: demo
+	@./cmake/install-packages page
+	tests/page/run build/demo/tools/annex
 
 asan tsan: device-packages
 	cmake --preset $@ >/dev/null && cmake --build --preset $@
@@ -69,12 +77,12 @@ bench:
 
 dpdk:
 	@./cmake/install-packages base dpdk
-	cmake --preset dev >/dev/null && cmake --build --preset dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev --target all dpdk_programs
 	tests/dpdk/run build/dev $(HOW)
 
 guest:
 	@./cmake/install-packages base devices guest
-	cmake --preset dev >/dev/null && cmake --build --preset dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev --target all guest_programs
 	tests/guest/run build/dev
 
 format:

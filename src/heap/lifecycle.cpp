@@ -736,12 +736,12 @@ result<void> local_heap::destroy(std::string_view name, bool only_ephemeral) {
   {
     locked t(*heap);
     heap->recover_dead(*t);
-    u32 others = 0, first_other = 0;
+    std::vector<u32> others;  // processes: one may be several members
     // Who is joining waits for the lock, and then sees that the heap has ended.
     for (u32 m = 1; m <= heap->segment_.members_used(); ++m)
       if (m != heap->member_ && heap->segment_.member(m).state.load(std::memory_order_acquire) == member_live && is_member_alive(heap->segment_, m)) {
-        ++others;
-        if (first_other == 0) first_other = heap->segment_.member(m).process_id;
+        const u32 process = heap->segment_.member(m).process_id;
+        if (std::find(others.begin(), others.end(), process) == others.end()) others.push_back(process);
       }
     u64 live = 0;
     frozen_caches frozen = heap->freeze_all(*t);
@@ -750,8 +750,9 @@ result<void> local_heap::destroy(std::string_view name, bool only_ephemeral) {
       if (heap->has_live_blocks(*t, slot, &frozen)) ++live;
     }
     heap->thaw(frozen);
-    if (others != 0) {
-      done = refuse(errc::heap_in_use, "\"{}\" has {} other members, among them process {}; close it there first", name, others, first_other);
+    if (!others.empty()) {
+      const std::string more = others.size() == 1 ? "" : fmt::format(" and {} more", others.size() - 1);
+      done = refuse(errc::heap_in_use, "\"{}\" is attached in process {}{}; close it there first", name, others.front(), more);
     } else if ((live != 0 || h.zone_count != 0) && !heap->has_option(option_ephemeral)) {
       done = refuse(errc::blocks_live, "\"{}\" still has live blocks in {} regions and {} zones; free them, or `annex reap` dead members first", name, live, h.zone_count);
     } else {
