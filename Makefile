@@ -13,9 +13,12 @@
 #   make models   checks the models
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
+#   make deb      Debian packages of this tree in build/packages      make tarball   what is installed, in one archive, there too
+#   make packages-test   builds, installs, uses and removes the packages in a bare Debian 12 and 13 (root; 20 minutes the first time)
+#   make abi      the C face against the record of the last release; RECORD=1 records it
 #   make format   make install   make clean
 
-.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages
+.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages deb tarball packages-test abi
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -89,7 +92,22 @@ format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
 
 install: packages
-	cmake --preset release >/dev/null && cmake --build --preset release && cmake --install build/release
+	cmake --preset release -DANNEX_TESTS=OFF >/dev/null && cmake --build --preset release && cmake --install build/release $(if $(PREFIX),--prefix "$(PREFIX)")
+
+deb:
+	packaging/deb
+
+tarball: packages
+	cmake --preset release -DANNEX_TESTS=OFF >/dev/null && cmake --build --preset release && cpack --config build/release/CPackConfig.cmake
+
+packages-test:
+	packaging/check bookworm
+	packaging/check trixie
+
+abi: packages
+	@./cmake/install-packages abi
+	cmake --preset dev >/dev/null && cmake --build build/dev --target annex
+	packaging/abi/check build/dev/libannex.so $(if $(RECORD),--record)
 
 clean:
 	rm -rf build

@@ -36,9 +36,12 @@ std::uint64_t memory_for(std::uint32_t packets) {
   return bytes;
 }
 
+// Beside the command where it was built, or where it was installed, also when the prefix has been moved since.
 std::string default_capture() {
-  for (const char* directory : {ANNEX_SHARE_DIR, ANNEX_SOURCE_SHARE_DIR})
-    if (const std::string path = std::string(directory) + "/traffic.pcap"; std::filesystem::exists(path)) return path;
+  std::error_code ignored;
+  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  for (const std::filesystem::path& place : {here, here / ANNEX_SHARE_FROM_COMMAND, std::filesystem::path(ANNEX_SHARE_DIR)})
+    if (const std::filesystem::path file = place / "traffic.pcap"; std::filesystem::exists(file, ignored)) return file.string();
   return {};
 }
 
