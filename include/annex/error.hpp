@@ -31,17 +31,20 @@ enum class errc : int {
 
 /// The category of errc; name() is "annex".
 ANNEX_PUBLIC const std::error_category& error_category() noexcept;
+/// The code for the standard's error handling; its category is error_category().
 inline std::error_code make_error_code(errc code) noexcept { return {static_cast<int>(code), error_category()}; }
 
 /// A refusal. Plain data: copying it allocates nothing.
 struct error {
-  errc code{};
+  errc code{};  ///< why
   int os_errno = 0;      ///< errno behind it, or 0
   char text[248] = {};   ///< one sentence: value, limit, remedy; never empty; may be shown as it is (see printable())
 
+  /// The text without its length in mind. Valid as long as the error.
   std::string_view message() const noexcept { return text; }
 };
 
+/// A value, or the error instead of it.
 template <class T>
 using result = std::expected<T, error>;
 
@@ -54,11 +57,12 @@ ANNEX_PUBLIC std::string_view name_of(errc code) noexcept;
 [[noreturn]] ANNEX_PUBLIC void throw_bad_alloc();
 
 /// Bytes that somebody else chose (names of zones and programs, paths) as text that may be shown anywhere: valid UTF-8, in which
-/// what would move a terminal's cursor, end a line or turn the direction of writing, and bytes that are no text, are \xNN.
+/// what would move a terminal's cursor, end a line or turn the direction of writing, and bytes that are no text, are `\xNN`.
 ANNEX_PUBLIC std::string printable(std::string_view bytes);
 
 }  // namespace annex
 
+/// errc converts to std::error_code.
 template <>
 struct std::is_error_code_enum<annex::errc> : std::true_type {};
 

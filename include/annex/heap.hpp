@@ -17,13 +17,19 @@ namespace annex {
 
 namespace detail { class local_heap; }
 
+/// A heap, as this process has it open. Made by create(), attach() or create_private(); what is made by `heap()` is
+/// none.
 class ANNEX_PUBLIC heap {
  public:
+  /// No heap: `false`. To be assigned to.
   heap() = default;
+  /// other is no heap afterwards. Blocks, handles, pools and rings stay valid.
   heap(heap&& other) noexcept;
+  /// Closes the heap that was open here.
   heap& operator=(heap&& other) noexcept;
   /// Closes it: this process detaches. Nothing is freed; a private heap ends.
   ~heap();
+  /// Whether it is open.
   explicit operator bool() const noexcept { return impl_ != nullptr; }
 
   // ---- the heap itself -----------------------------------------------------------------------------------------------
@@ -57,6 +63,7 @@ class ANNEX_PUBLIC heap {
   static result<std::vector<heap_summary>> list();
 
   std::string_view name() const noexcept;  ///< empty for a private heap
+  /// The same in every process, and of no other heap.
   heap_id id() const noexcept;
   member_id self() const noexcept;         ///< this process among the members
 
@@ -99,6 +106,7 @@ class ANNEX_PUBLIC heap {
   /// last_failure() explains. Size 0 is nullptr too (bad_request): it is nearly always a length that came out wrong, and a
   /// block without a byte would have to be told from every other by its address alone.
   void* allocate(std::size_t size_bytes) noexcept;
+  /// A block as the placement says; nullptr: last_failure() explains.
   void* allocate(const placement&) noexcept;
   /// Fills as much of blocks as it can with blocks of size_bytes, from the front; returns how many.
   std::size_t allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept;
@@ -115,6 +123,7 @@ class ANNEX_PUBLIC heap {
   /// checked, when the block leaves the thread's cache: in this process's name that is a mistake, in another's it is counted
   /// (heap_stats::misuse_count) and logged. In a forked child of a private heap it does nothing: the blocks are the parent's.
   static void free(void* block) noexcept;
+  /// Frees each as free() does; null pointers among them are ignored.
   static void free_bulk(std::span<void* const> blocks) noexcept;
   /// How many bytes a block really has; 0 for what is no live block (a small block freed a moment ago may still have its
   /// size, while a cache keeps it).
@@ -165,13 +174,14 @@ class ANNEX_PUBLIC heap {
   /// Errors: invalid_name, no_such_zone (released, or another generation), wrong_kind, heap_in_use (another process fills it),
   /// read_only.
   result<void> commit_zone(std::string_view name, const zone& filled);
-  /// Errors: invalid_name, no_such_zone, not_committed, cannot_attach, wrong_kind (a pool or ring).
+  /// The zone of this name; its region is attached if need be. Errors: invalid_name, no_such_zone, not_committed,
+  /// cannot_attach, wrong_kind (a pool or ring).
   result<zone> find_zone(std::string_view name) const;
   /// Waits, up to so long, until a zone of this name with a generation above after_generation can be found (0: any). Also in a
   /// process that attached read-only. Whoever was to commit it may die: the next one's is waited for. Zero or less: looks once.
   /// Errors: those of find_zone but for no_such_zone and not_committed; deadline_passed.
   result<zone> wait_zone(std::string_view name, std::chrono::nanoseconds deadline, std::uint64_t after_generation = 0) const;
-  /// Whoever still uses it must have let go: its memory may be another block's at once. Its handle (zone::where) is stale from
+  /// Frees the zone. Whoever still uses it must have let go: its memory may be another block's at once. Its handle (zone::where) is stale from
   /// then on, by which a reader that asks resolve() after it has read knows that what it read was all of this generation.
   /// Errors: invalid_name, no_such_zone, wrong_kind, read_only, heap_in_use (another process, which lives, is filling it).
   result<void> release_zone(std::string_view name);
@@ -179,19 +189,24 @@ class ANNEX_PUBLIC heap {
   // ---- observers -----------------------------------------------------------------------------------------------------
   /// Tells the observer of every region, then of changes. Errors: vetoed (it is told to remove those it had accepted).
   result<observation> observe(observer&);
-  /// Errors: no_such_region, not_attached, read_only.
+  /// Keeps a region from being removed until the lease ends or this process dies. Errors: no_such_region, not_attached, read_only.
   result<lease> hold(region_id);
 
   // ---- seeing --------------------------------------------------------------------------------------------------------
+  /// The figures of now, without stopping anyone.
   heap_stats stats() const;
   /// Checks every invariant. Exact for a writable attach (holds everybody still for a moment), else best effort.
   result<audit_report> audit() const;
+  /// Shows every region, also those that are not attached here. The callback may use the heap.
   void for_each_region(const std::function<void(const region_summary&)>&) const;
+  /// Shows every zone, pool and ring. The callback may use the heap.
   void for_each_zone(const std::function<void(const zone_summary&)>&) const;
   /// Every live block. Slab blocks that lie in a thread's cache are not live. Holds the heap still meanwhile: don't
   /// allocate in the callback. Errors: read_only.
   result<void> for_each_block(const std::function<void(const block_summary&)>&) const;
+  /// Shows every stretch of every region in order of address, for maps. Best effort while others allocate.
   void for_each_map_piece(const std::function<void(const map_piece&)>&) const;
+  /// Everybody who is attached, and the dead who still hold blocks.
   std::vector<member_summary> members() const;
   /// Takes back caches and half-done operations of dead members; returns how many members were dead. Slow paths do it too.
   std::size_t recover() noexcept;
@@ -201,6 +216,7 @@ class ANNEX_PUBLIC heap {
   /// (alive, or nobody), read_only, forked_away.
   result<std::size_t> reap(member_id, const std::function<reap_choice(const block_summary&)>& look = {});
 
+  /// For annex's own libraries.
   detail::local_heap* internal() const noexcept { return impl_; }
 
  private:
@@ -209,7 +225,7 @@ class ANNEX_PUBLIC heap {
   detail::local_heap* impl_ = nullptr;
 };
 
-/// The directory of segments: $ANNEX_DIR, else $XDG_RUNTIME_DIR/annex, else /dev/shm/annex-<uid>. A relative ANNEX_DIR means
+/// The directory of segments: `$ANNEX_DIR`, else `$XDG_RUNTIME_DIR/annex`, else `/dev/shm/annex-UID`. A relative ANNEX_DIR means
 /// what it meant when this process (or the one that forked it) first used it.
 ANNEX_PUBLIC std::string directory();
 

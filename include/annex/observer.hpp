@@ -14,24 +14,34 @@ namespace annex {
 
 /// What an observer is told about a region. Valid during the call.
 struct region_view {
-  heap_id heap{};
-  region_id region{};
+  heap_id heap{};  ///< whose it is
+  region_id region{};  ///< which
   void* base = nullptr;                     ///< in this process
-  std::size_t length_bytes = 0, page_bytes = 0;
+  std::size_t length_bytes = 0;             ///< of the region
+  std::size_t page_bytes = 0;               ///< what its IOVAs are counted in
   int fd = -1;                              ///< to map or share it, or -1
-  std::uint64_t fd_offset = 0;
-  int numa_node = any_node;
-  touch access = touch::read_write;
-  struct run { std::size_t offset_bytes; std::size_t length_bytes; iova bus_address; };
+  std::uint64_t fd_offset = 0;  ///< where the region begins in fd, bytes
+  int numa_node = any_node;  ///< or any_node
+  touch access = touch::read_write;  ///< none: the CPU may not touch it, base is only a number
+  /// Bytes whose IOVAs follow each other.
+  struct run {
+    std::size_t offset_bytes;  ///< of its first byte in the region
+    std::size_t length_bytes;  ///< whole pages
+    iova bus_address;          ///< of its first byte
+  };
   std::vector<run> runs;                    ///< IOVA-contiguous stretches in order; empty: no IOVAs
   std::uint64_t remote_base = 0;            ///< remote_address() of its first byte; no other region has it while this one is there
 };
 
+/// What begin_remove() found. done: nothing is under way, finish_remove() need not wait. pending: it may have to.
 enum class quiesce : std::uint8_t { done, pending };
 
+/// To derive from. One object may observe several heaps; it must outlive its observations.
 class observer {
  public:
+  /// Its observations must have ended.
   virtual ~observer() = default;
+  /// Who it is, for sentences about refusals. Must stay valid as long as the observer.
   virtual std::string_view name() const noexcept = 0;
   /// The region is about to become usable here. An error refuses it: nothing is added. Also called when a removal that had
   /// begun was refused: the region is in use again (the result is then ignored).
@@ -47,9 +57,13 @@ namespace detail { class local_heap; }
 /// Keeps an observer subscribed; destroying it unsubscribes after telling the observer to remove every region.
 class ANNEX_PUBLIC observation {
  public:
+  /// Of nothing. To be assigned to.
   observation() = default;
+  /// other is of nothing afterwards.
   observation(observation&& other) noexcept;
+  /// Ends the observation that was here.
   observation& operator=(observation&& other) noexcept;
+  /// Ends it: the observer is told to remove every region, in reverse order.
   ~observation();
 
  private:
@@ -63,10 +77,15 @@ class ANNEX_PUBLIC observation {
 /// A claim on a region that keeps it from being removed; given back on destruction or when the process dies.
 class ANNEX_PUBLIC lease {
  public:
+  /// On nothing: `false`. To be assigned to.
   lease() = default;
+  /// other is on nothing afterwards.
   lease(lease&& other) noexcept;
+  /// Gives back the lease that was here.
   lease& operator=(lease&& other) noexcept;
+  /// Gives it back.
   ~lease();
+  /// Whether it holds a region.
   explicit operator bool() const noexcept { return heap_ != nullptr; }
 
  private:

@@ -17,13 +17,14 @@
 
 namespace annex {
 
+/// What a pool's objects are like.
 struct pool_options {
-  std::size_t object_bytes = 0;
+  std::size_t object_bytes = 0;  ///< of each object; 1 byte or more, rounded up to align_bytes
   std::uint32_t object_count = 0;          ///< 1 to 2^30
   std::size_t align_bytes = 64;            ///< of every object
   std::uint32_t cache_objects = 256;       ///< per thread, up to 512; 0: none
   bool iova_contiguous = false;            ///< every object lies in one IOVA run (the whole pool does)
-  int numa_node = any_node;
+  int numa_node = any_node;  ///< preferred
 };
 
 struct pool_access;
@@ -31,15 +32,17 @@ struct pool_access;
 /// Untyped pool. Handle of this process; closing it changes nothing.
 class ANNEX_PUBLIC raw_pool {
  public:
+  /// No pool: `false`. To be assigned to. Copies are handles of the same pool.
   raw_pool() = default;
-  /// Errors: those of heap::reserve_zone; invalid_argument.
+  /// Makes a pool, all of whose objects are free. Errors: those of heap::reserve_zone; invalid_argument.
   static result<raw_pool> create(heap&, std::string_view name, const pool_options&);
-  /// Errors: no_such_zone, wrong_kind, cannot_attach, read_only, forked_away.
+  /// The pool of this name, made by any process. Errors: no_such_zone, wrong_kind, cannot_attach, read_only, forked_away.
   static result<raw_pool> open(heap&, std::string_view name);
-  /// Errors: no_such_zone, wrong_kind, blocks_live (objects are out), read_only, heap_in_use (a thread is in the middle of an
+  /// Ends a pool, for everybody. Errors: no_such_zone, wrong_kind, blocks_live (objects are out), read_only, heap_in_use (a thread is in the middle of an
   /// operation on it, and stopped).
   static result<void> release(heap&, std::string_view name);
 
+  /// Whether a pool was opened; is_open() says whether it is still there.
   explicit operator bool() const noexcept { return table_ != nullptr; }
   /// False: it was never opened, or has been released since.
   bool is_open() const noexcept;
@@ -63,9 +66,12 @@ class ANNEX_PUBLIC raw_pool {
   /// twice, found at once by a checked heap or when nothing was given in between, else when the object leaves the cache: out of a
   /// cache of this process it is a mistake like the others, out of another's it is counted (heap_stats::misuse_count).
   void give(void* object) noexcept;
+  /// Gives each as give() does.
   void give_bulk(std::span<void* const> objects) noexcept;
 
+  /// All objects, free or out.
   std::uint32_t object_count() const noexcept;
+  /// Of each, as asked for.
   std::size_t object_bytes() const noexcept;
   /// In the pool or in caches; waits for the heap lock.
   std::uint32_t free_count() const noexcept;
@@ -91,11 +97,13 @@ class ANNEX_PUBLIC raw_pool {
 template <class T>
 class pool {
  public:
+  /// Makes a pool of objects aligned to T or 64 bytes. Errors: those of raw_pool::create.
   static result<pool> create(heap& h, std::string_view name, std::uint32_t object_count) {
     auto raw = raw_pool::create(h, name, {.object_bytes = sizeof(T), .object_count = object_count, .align_bytes = alignof(T) > 64 ? alignof(T) : 64});
     if (!raw) return std::unexpected(raw.error());
     return pool(*raw);
   }
+  /// The pool of this name. Errors: those of raw_pool::open; wrong_kind (its objects are smaller than T).
   static result<pool> open(heap& h, std::string_view name) {
     auto raw = raw_pool::open(h, name);
     if (!raw) return std::unexpected(raw.error());
@@ -105,15 +113,18 @@ class pool {
     }
     return pool(*raw);
   }
+  /// An object, constructed from args; nullptr as raw_pool::take().
   template <class... Args>
   T* take(Args&&... args) {
     void* object = raw_.take();
     return object != nullptr ? ::new (object) T(std::forward<Args>(args)...) : nullptr;
   }
+  /// Destroys it and gives it back; from any thread or process.
   void give(T* object) {
     object->~T();
     raw_.give(object);
   }
+  /// The pool underneath.
   raw_pool& raw() noexcept { return raw_; }
 
  private:

@@ -11,7 +11,9 @@ namespace annex {
 /// The heap must outlive it. allocate() throws std::bad_alloc, as the standard demands.
 class ANNEX_PUBLIC heap_resource : public std::pmr::memory_resource {
  public:
+  /// Of this heap, which must stay where it is.
   explicit heap_resource(heap& h) noexcept : heap_(&h) {}
+  /// Frees nothing.
   ~heap_resource() override;
 
  private:

@@ -12,16 +12,20 @@
 
 namespace annex {
 
+/// A bounded queue of handles; see the top of this file. Any thread of any process may use one object, but for what
+/// is in hand. Copies are handles of the same ring.
 class ANNEX_PUBLIC ring {
  public:
+  /// No ring: `false`. To be assigned to.
   ring() = default;
-  /// capacity: handles, a power of two from 2 to 2^24. Errors: those of heap::reserve_zone; invalid_argument.
+  /// Makes an empty ring. capacity: handles, a power of two from 2 to 2^24. Errors: those of heap::reserve_zone; invalid_argument.
   static result<ring> create(heap&, std::string_view name, std::uint64_t capacity);
-  /// Errors: no_such_zone, wrong_kind, read_only, forked_away.
+  /// The ring of this name, made by any process. Errors: no_such_zone, wrong_kind, read_only, forked_away.
   static result<ring> open(heap&, std::string_view name);
-  /// Errors: no_such_zone, wrong_kind, read_only.
+  /// Ends a ring, for everybody; the handles in it are forgotten. Errors: no_such_zone, wrong_kind, read_only.
   static result<void> release(heap&, std::string_view name);
 
+  /// Whether a ring was opened; is_open() says whether it is still there.
   explicit operator bool() const noexcept { return table_ != nullptr; }
   /// False: it was never opened, or has been released since.
   bool is_open() const noexcept;
@@ -31,6 +35,7 @@ class ANNEX_PUBLIC ring {
   std::size_t put(std::span<const handle>) noexcept;
   /// null_handle: empty, or released.
   handle take() noexcept;
+  /// As many as there are, up to so many; returns how many.
   std::size_t take(std::span<handle>) noexcept;
 
   /// The same, but waits, up to so long, for a handle or for room. Zero or less: looks once. However many wait and whoever is
@@ -57,6 +62,7 @@ class ANNEX_PUBLIC ring {
   /// Takes over what dead members had in hand, as if by take_in_hand(). Settle your own first. Returns how many.
   std::size_t recover_in_hand(std::span<handle> handles) noexcept;
 
+  /// Handles it can have.
   std::uint64_t capacity() const noexcept;
   /// Handles in it; moves while it is in use.
   std::uint64_t count() const noexcept;

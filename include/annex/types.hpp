@@ -18,6 +18,7 @@ namespace annex {
 
 /// A bus (DMA) address. no_iova means that the byte has none.
 enum class iova : std::uint64_t {};
+/// The byte has no bus address.
 inline constexpr iova no_iova{~std::uint64_t{0}};
 /// A region of a heap. Never 0, never reused within a heap; once 2^32 of them have been used up, no more
 /// regions are added.
@@ -36,6 +37,7 @@ enum class member_id : std::uint32_t {};
 /// The slot is the region's id modulo the region limit rounded up to a power of two. The first handle in a new heap's region has
 /// generation 0.
 enum class handle : std::uint64_t {};
+/// The handle of nothing.
 inline constexpr handle null_handle{};
 
 /// What devices may call the byte of a handle: region_view::remote_base and the offset, without the generation. It is the
@@ -72,7 +74,7 @@ struct memory_range {
   std::uint64_t fd_offset = 0;      ///< where the range begins in fd, bytes; a multiple of 4096
   int numa_node = any_node;         ///< verified against the kernel when the CPU may touch the bytes
   touch access = touch::read_write; ///< none: never read or written, need not even be mapped
-  fill contents = fill::keep;
+  fill contents = fill::keep;       ///< what is done to the bytes
   bool pin = false;                 ///< the kernel neither moves nor takes its pages away while a member has it attached; each pins for itself
   bool same_address = false;        ///< a promise: every member that has this memory has it here; they attach it without being told
   unsigned threads = 0;             ///< that pin it, in pieces of 1 GiB; 0: one per CPU
@@ -81,7 +83,7 @@ struct memory_range {
 
 /// What a block must be like.
 struct placement {
-  std::size_t size_bytes = 0;
+  std::size_t size_bytes = 0;       ///< of the block
   std::size_t align_bytes = 64;     ///< power of two; of the address here, and of the IOVA too if iova_contiguous
   std::size_t boundary_bytes = 0;   ///< power of two, at least size_bytes: the block crosses no multiple of it; 0: none
   bool iova_contiguous = false;     ///< only from memory with IOVAs, which follow each other
@@ -91,11 +93,11 @@ struct placement {
 
 /// Where a byte lies.
 struct location {
-  heap_id heap{};
-  region_id region{};
-  std::size_t offset_bytes = 0;              ///< from the region's start
-  std::optional<iova> bus_address{};
-  std::size_t contiguous_bytes = 0;          ///< IOVAs go on without a break for so long; without IOVAs: to the region's end
+  heap_id heap{};                        ///< the heap
+  region_id region{};                    ///< the region of it
+  std::size_t offset_bytes = 0;          ///< from the region's start
+  std::optional<iova> bus_address{};     ///< nothing: the region has no IOVAs
+  std::size_t contiguous_bytes = 0;      ///< IOVAs go on without a break for so long; without IOVAs: to the region's end
 };
 
 /// When a zone that is reserved can be found: at once, or when heap::commit_zone() says that it has been filled.
@@ -104,17 +106,18 @@ enum class visibility : std::uint8_t { at_once, on_commit };
 /// A named block.
 struct zone {
   void* address = nullptr;          ///< in this process
-  std::size_t size_bytes = 0;
-  handle where{};
-  region_id region{};
+  std::size_t size_bytes = 0;       ///< at least what was asked for
+  handle where{};                   ///< the handle of its first byte
+  region_id region{};               ///< the region it lies in
   iova bus_address = no_iova;       ///< of the first byte
   /// Tells it from earlier and later zones of the same name: each zone of a heap has a higher one than all before, also after
   /// a repair.
   std::uint64_t generation = 0;
 };
 
+/// What a new heap is like. Kept in the heap: who attaches gets the same.
 struct heap_options {
-  misuse_policy on_misuse = misuse_policy::stop;
+  misuse_policy on_misuse = misuse_policy::stop;  ///< what a mistake of the program does, in every process
   bool checked = false;             ///< catch every double free at once, list live blocks exactly; a few ns more
   bool reclaim_dead = false;        ///< free the blocks of a member as soon as its death is noticed
   bool ephemeral = false;           ///< worthless once no member lives (its memory died with them): then create() takes the
@@ -128,9 +131,10 @@ struct heap_options {
   std::uint32_t zone_limit = 131072;   ///< at once; up to 16,777,216
 };
 
+/// How this process joins a heap.
 struct attach_options {
   bool read_only = false;           ///< the segment is mapped without write permission: look, don't touch
-  attach_policy regions = attach_policy::automatic;
+  attach_policy regions = attach_policy::automatic;  ///< how it gets regions that others add
   bool verify = false;              ///< check the whole segment first; always done when nobody else is attached
   /// Map files, devices and descriptors that others brought wherever they lie, whoever they belong to, and addresses that they
   /// named: this user trusts everybody who may write to the heap with that. Needed only where others may write to it, or where
@@ -138,12 +142,17 @@ struct attach_options {
   bool foreign_memory = false;
 };
 
+/// A heap of the annex directory, or what lies there under such a name.
 struct heap_summary {
-  std::string name;
-  heap_id id{};
-  std::uint64_t total_bytes = 0, used_bytes = 0, metadata_bytes = 0;
-  std::uint32_t region_count = 0, zone_count = 0, member_count = 0;
-  std::string problem{};             ///< empty: it is fine; else why its figures are missing or wrong, and what to do
+  std::string name;                      ///< as in heap::attach()
+  heap_id id{};                          ///< heap::id()
+  std::uint64_t total_bytes = 0;         ///< of all regions
+  std::uint64_t used_bytes = 0;          ///< in live blocks
+  std::uint64_t metadata_bytes = 0;      ///< of the segment file that is really in use
+  std::uint32_t region_count = 0;        ///< of them
+  std::uint32_t zone_count = 0;          ///< zones, pools and rings
+  std::uint32_t member_count = 0;        ///< attached, and the dead who hold blocks
+  std::string problem{};                 ///< empty: it is fine; else why its figures are missing or wrong, and what to do
 };
 
 /// All in bytes or counts, taken without stopping anyone; exact when nobody is allocating.
@@ -153,77 +162,99 @@ struct heap_stats {
   std::uint64_t cached_bytes = 0;        ///< free blocks that threads keep, and free blocks of slabs
   std::uint64_t free_bytes = 0;          ///< in no extent
   std::uint64_t largest_free_bytes = 0;  ///< what one allocation could get
-  std::uint64_t live_blocks = 0;
-  std::uint64_t region_count = 0, zone_count = 0, member_count = 0, thread_count = 0;
-  std::uint64_t slab_count = 0, hole_count = 0;
+  std::uint64_t live_blocks = 0;         ///< of every kind
+  std::uint64_t region_count = 0;        ///< attached here or not
+  std::uint64_t zone_count = 0;          ///< zones, pools and rings
+  std::uint64_t member_count = 0;        ///< attached, and the dead who hold blocks
+  std::uint64_t thread_count = 0;        ///< that have a cache
+  std::uint64_t slab_count = 0;          ///< of equal blocks
+  std::uint64_t hole_count = 0;          ///< stretches of free granules
   std::uint64_t metadata_bytes = 0;      ///< of the segment file that is really in use
   std::uint64_t misuse_count = 0;        ///< refused program mistakes
   std::uint64_t lock_steals = 0;         ///< locks taken over from dead members
   std::uint64_t recovered_threads = 0;   ///< caches taken back from the dead
 };
 
+/// A region as for_each_region() shows it.
 struct region_summary {
-  region_id id{};
-  std::uint64_t length_bytes = 0, page_bytes = 0, free_bytes = 0, largest_free_bytes = 0;
-  std::uint64_t granule_bytes = 0;
-  int numa_node = any_node;
-  touch access = touch::read_write;
-  bool draining = false;
+  region_id id{};                        ///< never used again in this heap
+  std::uint64_t length_bytes = 0;        ///< of all of it
+  std::uint64_t page_bytes = 0;          ///< what its IOVAs are counted in
+  std::uint64_t free_bytes = 0;          ///< in no extent
+  std::uint64_t largest_free_bytes = 0;  ///< what one allocation could get of it
+  std::uint64_t granule_bytes = 0;       ///< what it is cut into: 64 KiB, or 4 KiB in regions below 32 MiB
+  int numa_node = any_node;              ///< of its memory, or any_node
+  touch access = touch::read_write;      ///< none: no process touches it
+  bool draining = false;                 ///< nothing is allocated from it: it is being removed
   void* base = nullptr;                  ///< in this process, null when not attached
   std::uint64_t origin = 0;              ///< where its adder had it, as a number
-  member_id adder{};
+  member_id adder{};                     ///< who added it; perhaps gone
   std::uint64_t iova_runs = 0;           ///< 0: no IOVAs
-  iova first_iova = no_iova;
+  iova first_iova = no_iova;             ///< of its first byte
   std::string backing;                   ///< path, or how the memory can be reached; empty: only by hand
 };
 
+/// What a live block is. slab_block: one of many equal ones. large: granules of its own. zone: a named one.
+/// pool_object: out of a pool.
 enum class block_kind : std::uint8_t { slab_block, large, zone, pool_object };
 /// What to do with a block of a dead member: free it, or leave it where it is, listed under the dead member.
 enum class reap_choice : std::uint8_t { free, keep };
+/// A live block as for_each_block() and reap() show it.
 struct block_summary {
-  block_kind kind{};
+  block_kind kind{};                     ///< what it is
   handle where{};                        ///< its handle, if somebody asked for it; else the one it would get (heap::handle_of)
   void* address = nullptr;               ///< null when the region is not attached here
-  std::size_t size_bytes = 0;
-  member_id holder{};
+  std::size_t size_bytes = 0;            ///< that it occupies
+  member_id holder{};                    ///< in whose name it is
 };
 
+/// A member of a heap: an attachment of a process, alive or dead.
 struct member_summary {
-  member_id id{};
-  int process_id = 0;
-  std::string program;
-  bool alive = false, read_only = false, self = false;
-  std::uint64_t threads = 0, cached_bytes = 0;
-  std::uint64_t held_blocks = 0, held_bytes = 0;
+  member_id id{};                        ///< for heap::reap()
+  int process_id = 0;                    ///< as it sees itself: of its own PID namespace
+  std::string program;                   ///< its name as the kernel has it; printable() before it is shown
+  bool alive = false;                    ///< as the kernel says
+  bool read_only = false;                ///< it can only look
+  bool self = false;                     ///< the one that asks
+  std::uint64_t threads = 0;             ///< that have a cache
+  std::uint64_t cached_bytes = 0;        ///< free blocks that they keep
+  std::uint64_t held_blocks = 0;         ///< live blocks in its name
+  std::uint64_t held_bytes = 0;          ///< that they occupy
 };
 
+/// A zone, pool or ring as for_each_zone() shows it.
 struct zone_summary {
-  std::string name;
-  handle where{};
-  std::uint64_t size_bytes = 0;
+  std::string name;                      ///< any bytes; printable() before it is shown
+  handle where{};                        ///< of its first byte; null_handle for a ring, which has none in a region
+  std::uint64_t size_bytes = 0;          ///< of its block; 0 for a ring
   std::string kind;                      ///< zone, pool or ring
   bool committed = true;                 ///< false: it is being filled, or was when its maker died
   std::uint64_t generation = 0;          ///< of a zone (zone::generation)
   member_id maker{};                     ///< who reserved it
-  int maker_process_id = 0;
-  bool maker_alive = false;
+  int maker_process_id = 0;              ///< as the maker sees itself: of its own PID namespace
+  bool maker_alive = false;              ///< as the kernel says
 };
 
-/// One stretch of a region, for maps: granules of one use.
+/// What granules are used for.
 enum class map_use : std::uint8_t { free, large, zone, slab };
+/// One stretch of a region, for maps: granules of one use.
 struct map_piece {
-  region_id region{};
-  map_use use{};
-  std::uint64_t offset_bytes = 0, length_bytes = 0;
-  std::uint64_t live_bytes = 0, cached_bytes = 0;  ///< for slabs: in live blocks, in free ones
-  std::uint32_t block_bytes = 0;                   ///< for slabs
-  member_id holder{};
+  region_id region{};                    ///< the region
+  map_use use{};                         ///< what for
+  std::uint64_t offset_bytes = 0;        ///< of its first byte in the region
+  std::uint64_t length_bytes = 0;        ///< whole granules
+  std::uint64_t live_bytes = 0;          ///< for slabs: in live blocks
+  std::uint64_t cached_bytes = 0;        ///< for slabs: in free ones
+  std::uint32_t block_bytes = 0;         ///< for slabs
+  member_id holder{};                    ///< in whose name it is; of a slab: whose thread owns it
 };
 
+/// What an audit found.
 struct audit_report {
   std::uint64_t checked = 0;             ///< objects looked at
   bool exact = false;                    ///< everything was held still; false: read-only, best effort
   std::vector<std::string> broken;       ///< one sentence each, beginning with the invariant's number
+  /// Whether every invariant holds.
   bool holds() const noexcept { return broken.empty(); }
 };
 
@@ -237,23 +268,34 @@ struct repair_report {
 
 /// Why the last allocation of this thread failed.
 struct explanation {
+  /// What was in the way. docs/errors/out_of_memory.md says what mends each.
   enum class cause : std::uint8_t { none, no_region, no_fit, alignment, boundary, contiguity, no_addresses, limit,
                                     bad_request, not_attached, no_cpu_access, read_only, forked_away, damaged,
                                     one_region };  ///< the block had to lie in one region: of a container
-  cause why = cause::none;
-  std::uint64_t requested_bytes = 0, free_bytes = 0, largest_free_bytes = 0, hole_count = 0;
-  std::uint64_t cached_bytes = 0;
-  struct holding { member_id who{}; int process_id = 0; std::uint64_t bytes = 0; };
+  cause why = cause::none;               ///< none: the last allocation succeeded
+  std::uint64_t requested_bytes = 0;     ///< of the allocation
+  std::uint64_t free_bytes = 0;          ///< then, in all regions
+  std::uint64_t largest_free_bytes = 0;  ///< then, in one piece
+  std::uint64_t hole_count = 0;          ///< then: stretches of free granules
+  std::uint64_t cached_bytes = 0;        ///< free, but kept by threads and slabs
+  /// What a member holds.
+  struct holding {
+    member_id who{};          ///< 0: nobody
+    int process_id = 0;       ///< of its own PID namespace
+    std::uint64_t bytes = 0;  ///< in live blocks
+  };
   holding top[3]{};                      ///< who holds most
   char text[320] = {};                   ///< what happened, the figures, and the remedy
+  /// The text. Valid as long as this object.
   std::string_view message() const noexcept { return text; }
 };
 
 /// Ways to get memory in one call.
 struct memory_source {
+  /// Where memory comes from; each with its fields below.
   enum class kind : std::uint8_t { anonymous, shared, hugetlb, file, device, descriptor };
   kind from = kind::shared;              ///< shared: a file in the annex directory (named heaps) or a memfd (private ones)
-  std::size_t length_bytes = 0;
+  std::size_t length_bytes = 0;     ///< whole pages
   std::size_t page_bytes = 4096;         ///< hugetlb: 2 MiB or 1 GiB; 4 KiB otherwise
   std::string path{};                      ///< file: created or grown as needed; device: /dev/dax…; hugetlb: directory of a hugetlbfs, or empty for a memfd
   std::uint64_t offset_bytes = 0;        ///< into the file or descriptor, a multiple of 4096

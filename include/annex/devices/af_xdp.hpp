@@ -21,8 +21,9 @@
 
 namespace annex {
 
+/// How large a umem is.
 struct umem_options {
-  std::uint32_t frames = 4096;
+  std::uint32_t frames = 4096;  ///< how many; a power of two is not needed
   std::uint32_t frame_bytes = 2048;     ///< 2048 or 4096
 };
 
@@ -33,14 +34,23 @@ class ANNEX_PUBLIC umem {
   static result<umem> create(heap&, std::string_view name, const umem_options& = {});
   /// Of another process, or made before. Errors: those of raw_pool::open.
   static result<umem> open(heap&, std::string_view name);
+  /// What is moved from may be destroyed or assigned to, no more.
   umem(umem&&) noexcept;
+  /// Gives up what it had as the destructor does.
   umem& operator=(umem&&) noexcept;
+  /// This process lets go; the pool stays until raw_pool::release(). The lease ends when the last socket of it is
+  /// closed too.
   ~umem();
 
+  /// The pool that the frames come from and go back to. Valid as long as the umem.
   raw_pool& frames() noexcept;
+  /// Of each frame: 2048 or 4096.
   std::uint32_t frame_bytes() const noexcept;
+  /// Where the first frame lies in this process.
   char* base() const noexcept;
+  /// Of all frames together.
   std::size_t length_bytes() const noexcept;
+  /// What the rings call a byte: how far it is from base(). The same in every process.
   std::uint64_t offset_of(const void* byte) const noexcept { return static_cast<std::uint64_t>(static_cast<const char*>(byte) - base()); }
   /// The frame a byte of a packet lies in: what goes back to the pool.
   void* frame_of(const void* byte) const noexcept { return base() + offset_of(byte) / frame_bytes() * frame_bytes(); }
@@ -52,11 +62,13 @@ class ANNEX_PUBLIC umem {
   std::shared_ptr<state> state_;  // its sockets' too: the lease lasts until the kernel has let go
 };
 
+/// A packet, received or to be sent.
 struct packet {
   char* data;          ///< in a frame of the umem
-  std::uint32_t bytes;
+  std::uint32_t bytes;  ///< its length
 };
 
+/// How a socket is bound.
 struct xdp_socket_options {
   std::uint32_t ring_entries = 2048;    ///< each of the four; a power of two
   std::uint32_t headroom_bytes = 0;     ///< left free before a received packet; the kernel keeps another 256
@@ -72,17 +84,23 @@ class ANNEX_PUBLIC xdp_socket {
   /// A socket another process has bound to the same umem, with the options it was bound with; annex keeps a duplicate of the descriptor.
   /// Errors: invalid_argument.
   static result<xdp_socket> adopt(umem&, int descriptor, const xdp_socket_options& = {});
+  /// What is moved from may be destroyed or assigned to, no more.
   xdp_socket(xdp_socket&&) noexcept;
+  /// Closes what it had.
   xdp_socket& operator=(xdp_socket&&) noexcept;
+  /// Closes this process's descriptor. A socket that another process has adopted goes on.
   ~xdp_socket();
 
   /// To pass to another process (SCM_RIGHTS), or to poll.
   int descriptor() const noexcept;
   /// Frames of the pool to the kernel, as many as fit and there are.
   std::size_t refill() noexcept;
+  /// Packets that have come, up to so many; returns how many. Their frames are the caller's: give them back to
+  /// frames(), or send them.
   std::size_t receive(std::span<packet>) noexcept;
   /// The frames are the kernel's until reclaim() has put them back into the pool; those that were not taken stay the caller's.
   std::size_t send(std::span<const packet>) noexcept;
+  /// Frames that the kernel has sent go back to the pool; returns how many.
   std::size_t reclaim() noexcept;
 
  private:
@@ -96,10 +114,14 @@ class ANNEX_PUBLIC xdp_redirect {
  public:
   /// Errors: invalid_argument (no such interface), permission (CAP_NET_ADMIN, CAP_BPF), os_failure (another program is there).
   static result<xdp_redirect> attach(const std::string& interface);
+  /// What is moved from may be destroyed or assigned to, no more.
   xdp_redirect(xdp_redirect&&) noexcept;
+  /// Takes off what it had, as the destructor does.
   xdp_redirect& operator=(xdp_redirect&&) noexcept;
   /// Takes the program off, unless leave() was called.
   ~xdp_redirect();
+  /// From now on packets of this queue go to the socket. Errors: invalid_argument (a queue beyond the program's
+  /// table), os_failure.
   result<void> set(std::uint32_t queue, const xdp_socket&);
   /// Stays on the interface when this process ends.
   void leave() noexcept;

@@ -24,6 +24,7 @@
 
 namespace annex {
 
+/// How host memory is registered.
 struct cuda_host_options {
   int device = 0;                                  ///< registered for all; this one's context does it
   std::size_t chunk_bytes = std::size_t{1} << 30;  ///< of one registration: power of two, from one page up
@@ -33,8 +34,8 @@ struct cuda_host_options {
 
 /// Where the GPU finds a byte of host memory. A copy must not go over the end of a chunk.
 struct cuda_address {
-  std::uint64_t device_address;
-  std::size_t contiguous_bytes;
+  std::uint64_t device_address;  ///< for kernels and copies
+  std::size_t contiguous_bytes;  ///< to the end of its chunk
 };
 
 /// Observes one heap, in one process. Regions the CPU may not touch are not for it and pass. Threads: any. A process that dies takes its registrations with it.
@@ -43,6 +44,7 @@ class ANNEX_PUBLIC cuda_host_memory final : public observer {
  public:
   /// Errors: invalid_argument (a chunk, no such device), not_supported (no driver, no GPU), os_failure (what the driver says).
   static result<std::unique_ptr<cuda_host_memory>> create(const cuda_host_options& options = {});
+  /// Its observation must have ended.
   ~cuda_host_memory() override;
 
   /// Nothing for memory of no region that is registered. Wait-free.
@@ -50,6 +52,7 @@ class ANNEX_PUBLIC cuda_host_memory final : public observer {
   /// Registrations there are.
   std::size_t registered() const noexcept;
 
+  /// As observer::name().
   std::string_view name() const noexcept override;
   result<void> on_add(const region_view& region) override;
   quiesce begin_remove(const region_view& region) override;
@@ -61,8 +64,9 @@ class ANNEX_PUBLIC cuda_host_memory final : public observer {
   std::unique_ptr<state> state_;
 };
 
+/// Where GPU memory comes from.
 struct cuda_memory_options {
-  int device = 0;
+  int device = 0;  ///< the GPU, as cuDeviceGet counts
   bool dma_buf = false;             ///< with a dma-buf as the region's descriptor, by which RDMA devices reach it (verbs_memory); refused where the driver has none
 };
 
@@ -74,12 +78,16 @@ class ANNEX_PUBLIC cuda_memory {
   static result<cuda_memory> bring(heap&, std::size_t length_bytes, const cuda_memory_options& options = {});
   /// Another process's region, by a descriptor of its share(); the caller keeps the descriptor. Errors: those of attach_memory, and as above.
   static result<cuda_memory> attach(heap&, region_id, int descriptor, const cuda_memory_options& options = {});
+  /// What is moved from may be destroyed or assigned to, no more.
   cuda_memory(cuda_memory&&) noexcept;
+  /// Removes what it had, as the destructor does.
   cuda_memory& operator=(cuda_memory&&) noexcept;
   /// As remove(); refused, the memory stays as it is until the process ends.
   ~cuda_memory();
 
+  /// The region it is.
   region_id region() const noexcept;
+  /// Its length, a multiple of 2 MiB.
   std::size_t length_bytes() const noexcept;
   /// A descriptor that another process attaches by; the caller closes it. Errors: os_failure.
   result<int> share() const;

@@ -32,11 +32,13 @@ namespace annex {
 /// the kernel says when the last operation on a removed region is over; pinned, and counted, once more.
 enum class ring_mode : std::uint8_t { cloned, tagged };
 
+/// Where an address lies in the table.
 struct fixed_buffer {
   unsigned index;                 ///< buf_index of the operation
   std::size_t contiguous_bytes;   ///< from the block's address on
 };
 
+/// How large the table is, and how its pieces are cut.
 struct fixed_buffers_options {
   unsigned slots = 1024;                       ///< pieces in the table, up to 16384
   std::size_t piece_bytes = std::size_t{1} << 30;  ///< power of two, one page to 1 GiB
@@ -49,6 +51,7 @@ class ANNEX_PUBLIC fixed_buffers final : public observer {
  public:
   /// Errors: invalid_argument, not_supported (no io_uring, or forbidden), os_failure.
   static result<std::unique_ptr<fixed_buffers>> create(const fixed_buffers_options& options = {});
+  /// Its observation must have ended, and every ring been removed.
   ~fixed_buffers() override;
 
   /// The ring must have no buffers of its own, and must outlive its membership. Errors: invalid_argument (it has), not_supported
@@ -64,6 +67,7 @@ class ANNEX_PUBLIC fixed_buffers final : public observer {
   /// Slots in use.
   unsigned slots_used() const noexcept;
 
+  /// As observer::name().
   std::string_view name() const noexcept override;
   result<void> on_add(const region_view& region) override;
   quiesce begin_remove(const region_view& region) override;

@@ -31,17 +31,20 @@ namespace annex {
 /// What work requests and peers call a byte. handles: remote_address() of heap::handle_of. iovas: the region's own IOVAs, which must be one run. here: its address in this process.
 enum class verbs_addresses : std::uint8_t { handles, iovas, here };
 
+/// How regions are registered.
 struct verbs_options {
-  verbs_addresses addresses = verbs_addresses::handles;
+  verbs_addresses addresses = verbs_addresses::handles;  ///< what work requests and peers call a byte
   unsigned access = 7;                       ///< ibv_access_flags: local write, remote write, remote read
   std::size_t piece_bytes = 0;               ///< of one MR: power of two, from one page up; 0: the region, or what the device takes at most
   unsigned threads = 0;                      ///< that register pieces; 0: one per CPU
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};  ///< of a region, by any of them, one call at a time
 };
 
+/// What a work request needs of a block.
 struct memory_key {
-  std::uint32_t lkey, rkey;
-  std::uint64_t address;
+  std::uint32_t lkey;                        ///< for work requests here
+  std::uint32_t rkey;                        ///< for those of peers
+  std::uint64_t address;  ///< of the block, as verbs_options::addresses says
   std::size_t contiguous_bytes;              ///< under these keys, from the block's address on
 };
 
@@ -50,6 +53,7 @@ class ANNEX_PUBLIC verbs_memory final : public observer {
  public:
   /// Errors: invalid_argument (a piece, no protection domain), os_failure.
   static result<std::unique_ptr<verbs_memory>> create(::ibv_pd* domain, const verbs_options& options = {});
+  /// Its observation must have ended.
   ~verbs_memory() override;
 
   /// The keys of a block; nothing for memory of no region that is registered. Wait-free.
@@ -57,6 +61,7 @@ class ANNEX_PUBLIC verbs_memory final : public observer {
   /// MRs there are.
   std::size_t registered() const noexcept;
 
+  /// As observer::name().
   std::string_view name() const noexcept override;
   /// Memory the CPU may not touch is registered by its descriptor, which must be a dma-buf.
   result<void> on_add(const region_view& region) override;

@@ -30,8 +30,9 @@ namespace devices { class iommu; }
 /// The kernel's two interfaces to a domain. container: /dev/vfio/vfio, type 1. iommufd: /dev/iommu and /dev/vfio/devices.
 enum class vfio_interface : std::uint8_t { container, iommufd };
 
+/// Which domain, and which addresses.
 struct vfio_options {
-  vfio_interface through = vfio_interface::container;
+  vfio_interface through = vfio_interface::container;  ///< the interface to make it with
   std::uint64_t lowest_iova = 1 << 20;        ///< choose_iovas begins here: many devices take 0 for none
   std::uint64_t highest_iova = ~std::uint64_t{0};  ///< the last a device of the domain can say, by its address lines; more is refused
   std::size_t piece_bytes = std::size_t{1} << 30;  ///< an entry covers at most so much: power of two, from one page up
@@ -48,6 +49,7 @@ class ANNEX_PUBLIC vfio_domain final : public observer {
   static result<std::unique_ptr<vfio_domain>> adopt_container(int container, const vfio_options& options = {});
   /// The program's I/O address space. Errors: invalid_argument (no such).
   static result<std::unique_ptr<vfio_domain>> adopt_iommufd(int iommufd, std::uint32_t address_space, const vfio_options& options = {});
+  /// Its observations must have ended, and its devices been closed.
   ~vfio_domain() override;
 
   /// Puts a PCI device ("0000:00:05.0", bound to vfio-pci) into the domain: it reaches every region that is there and those that come. Returns its VFIO descriptor,
@@ -58,13 +60,19 @@ class ANNEX_PUBLIC vfio_domain final : public observer {
   /// bad_page_size, bad_length, limit_reached (no such gap), os_failure; not_attached (a container without a device).
   result<std::vector<iova>> choose_iovas(std::size_t length_bytes, std::size_t page_bytes);
 
-  struct range { std::uint64_t first, last; };
+  /// A stretch of bus addresses.
+  struct range {
+    std::uint64_t first;  ///< that can be mapped
+    std::uint64_t last;   ///< that can be mapped
+  };
   /// What the domain can map: holes are the interrupt window's and the firmware's. Errors: as choose_iovas.
   result<std::vector<range>> ranges() const;
-  /// Entries in use; how many more the kernel takes (65,535 to begin with; iommufd: no limit).
+  /// Entries of the page table in use.
   std::size_t entries() const noexcept;
+  /// How many more the kernel takes: 65,535 to begin with; iommufd has no limit. Errors: os_failure.
   result<std::size_t> entries_left() const;
 
+  /// As observer::name().
   std::string_view name() const noexcept override;
   result<void> on_add(const region_view& region) override;
   result<void> finish_remove(const region_view& region, std::chrono::steady_clock::time_point deadline) override;

@@ -21,6 +21,7 @@
 
 namespace annex {
 
+/// What to agree on with the back end.
 struct vhost_user_options {
   std::uint64_t device_features = 0;        ///< virtio feature bits of the device to ask for; those it does not offer are left out
   std::chrono::milliseconds patience{5000}; ///< for an answer of the back end
@@ -32,11 +33,13 @@ class ANNEX_PUBLIC vhost_user final : public observer {
   /// Connects to the back end's socket and agrees on features. Errors: invalid_argument (no such socket, path too long), not_supported (the back end
   /// can't acknowledge: nobody would know when memory may go), os_failure.
   static result<std::unique_ptr<vhost_user>> connect(const std::string& socket_path, const vhost_user_options& options = {});
+  /// Closes the connection; the back end unmaps. Its queues and its observation must have ended.
   ~vhost_user() override;
 
   std::uint64_t features() const noexcept;   ///< agreed upon
-  /// The most entries the back end's table may have, and how many are there.
+  /// The most entries the back end's table may have.
   unsigned most_entries() const noexcept;
+  /// How many entries its table has now: one for each run of IOVAs.
   unsigned entries() const noexcept;
   bool has_slots() const noexcept;           ///< false: the whole table goes over at each change
   /// What the back end calls this byte; nothing for memory it does not have. Contiguous there as far as location::contiguous_bytes says.
@@ -46,11 +49,12 @@ class ANNEX_PUBLIC vhost_user final : public observer {
   /// False: the back end is gone.
   bool is_connected() const noexcept;
 
+  /// As observer::name().
   std::string_view name() const noexcept override;
   result<void> on_add(const region_view& region) override;
   result<void> finish_remove(const region_view& region, std::chrono::steady_clock::time_point deadline) override;
 
-  struct state;
+  struct state;  // of this library; its queues use it
 
  private:
   friend class vhost_queue;
@@ -61,14 +65,17 @@ class ANNEX_PUBLIC vhost_user final : public observer {
 /// One queue of the device. One thread at a time.
 class ANNEX_PUBLIC vhost_queue {
  public:
+  /// A buffer of a request.
   struct segment {
-    void* data;
-    std::uint32_t bytes;
-    bool device_writes;
+    void* data;           ///< in a block of the heap
+    std::uint32_t bytes;  ///< its length
+    bool device_writes;   ///< false: the device reads it
   };
   /// Takes the ring out of the heap and hands it to the back end. entries: a power of two up to 32768. Errors: invalid_argument, out_of_memory, os_failure.
   static result<vhost_queue> start(vhost_user&, heap&, unsigned index, unsigned entries);
+  /// What is moved from may be destroyed or assigned to, no more.
   vhost_queue(vhost_queue&&) noexcept;
+  /// Stops the queue it had, as the destructor does.
   vhost_queue& operator=(vhost_queue&&) noexcept;
   /// Stops the queue: the back end lets go of everything under way.
   ~vhost_queue();

@@ -1,0 +1,21 @@
+// examples/hugepages.cpp - a region of 2 MiB pages where the machine has some free, else one of ordinary pages.
+#include <annex/annex.hpp>
+#include <cstdio>
+
+#include "must.hpp"
+
+int main() {
+  auto heap = must(annex::heap::create_private());
+  // snippet: bring
+  auto region = heap.bring_memory({.from = annex::memory_source::kind::hugetlb,
+                                   .length_bytes = 64 << 20,
+                                   .page_bytes = 2 << 20,
+                                   .path = ""});  // "/mnt/huge": for other processes too
+  if (!region) {
+    std::puts(region.error().text);  // says how many pages are free, and the command that reserves more
+    region = heap.bring_memory({.length_bytes = 64 << 20});
+  }
+  // end
+  std::printf("%llu MiB\n", static_cast<unsigned long long>(heap.stats().total_bytes >> 20));
+  return region ? 0 : 1;
+}
