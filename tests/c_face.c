@@ -84,7 +84,7 @@ static void check_heaps_and_blocks(void) {
   placed.size_bytes = 1u << 30;
   CHECK(annex_allocate_placed(heap, &placed) == NULL && strlen(annex_last_failure_text()) > 20);
   struct annex_explanation why = {.struct_bytes = sizeof why};
-  CHECK(annex_last_failure(&why) == 0 && why.requested_bytes == 1u << 30 && why.why == ANNEX_CAUSE_no_fit);
+  CHECK(annex_last_failure(&why) == 0 && why.requested_bytes == 1u << 30 && why.why == ANNEX_CAUSE_contiguity);
   CHECK(why.free_bytes != 0 && strcmp(why.text, annex_last_failure_text()) == 0);
   placed.flags = ANNEX_PIN;
   CHECK(annex_allocate_placed(heap, &placed) == NULL && strstr(annex_last_error_text(), "annex_placement") != NULL);
