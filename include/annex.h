@@ -650,7 +650,7 @@ struct annex_snapshot_options {
   size_t struct_bytes;
   uint32_t flags;
   uint32_t most_extents; /**< looked at, of all regions together; 0: 1,048,576 */
-  uint32_t tries;        /**< for one in which nothing changed; 0: 3 */
+  uint32_t tries;        /**< for one in which nothing changed, up to 100; 0: 3 */
   uint32_t padding;
 };
 /** What a snapshot says of itself. */

@@ -293,6 +293,45 @@ TEST_F(snapshots, stop_nobody_who_allocates_at_full_speed) {
   expect_sound(h);
 }
 
+TEST_F(snapshots, go_on_while_regions_and_zones_come_and_go) {
+  heap h = must(heap::create("a"));
+  must(h.bring_memory({.length_bytes = 1 << 20}));
+  auto* w = shared_words<words>();
+  child_process worker([w] {
+    heap mine = must(attach_as_another("a"));
+    while (w->leave == 0) {
+      const region_id r = must(mine.bring_memory({.length_bytes = std::size_t{1 + w->rounds % 3} << 20}));
+      if (auto z = mine.reserve_zone("zone", {.size_bytes = 5000})) must(mine.release_zone("zone"));
+      if (auto pool = raw_pool::create(mine, "pool", {.object_bytes = 64, .object_count = 100})) must(raw_pool::release(mine, "pool"));
+      must(mine.drain_memory(r, std::chrono::seconds(60)));
+      ++w->rounds;
+    }
+    ::_exit(0);
+    return 0;
+  });
+  std::atomic<bool> stop{false};
+  std::thread here([&] {  // views of regions of this process come and go, too
+    while (!stop) {
+      h.synchronize();
+      heap::free(h.allocate(700'000));
+    }
+  });
+  while (w->rounds < 60) {
+    const heap_snapshot s = h.snapshot();
+    EXPECT_TRUE(s.complete);
+    EXPECT_GE(s.stats.total_bytes, 1u << 20);
+    EXPECT_LE(s.stats.total_bytes, 4u << 20);
+    EXPECT_LE(s.zones.size(), 2u);
+  }
+  w->leave = 1;
+  EXPECT_EQ(worker.wait_for_exit_code(), 0);
+  stop = true;
+  here.join();
+  h.recover();
+  EXPECT_EQ(h.snapshot().stats.total_bytes, 1u << 20);
+  expect_sound(h);
+}
+
 TEST_F(snapshots, say_when_they_did_not_look_at_everything) {
   heap h = must(heap::create("a"));
   must(h.bring_memory({.length_bytes = 16 << 20}));

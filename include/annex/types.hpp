@@ -207,8 +207,8 @@ struct map_piece {
 /// What a snapshot looks at, and how far it goes.
 struct snapshot_options {
   bool map_pieces = true;                ///< heap_snapshot::map_pieces is filled
-  std::uint32_t most_extents = 1u << 20; ///< looked at, of all regions together: about 100 bytes and 0.2 µs each
-  std::uint32_t tries = 3;               ///< for one in which nothing changed; each takes as long as the first
+  std::uint32_t most_extents = 1u << 20; ///< looked at, of all regions together: what bounds its time and memory
+  std::uint32_t tries = 3;               ///< for one in which nothing changed, 1 to 100; each takes as long as the first
 };
 
 /// A heap as it was at one moment, or, if it was at work, during a short while.

@@ -30,6 +30,7 @@ namespace {
 
 constexpr u64 pause_between_tries_ns = 50'000;  // longer than a transaction: the next try has a good chance
 constexpr u64 most_pool_steps = u64{1} << 31;  // objects and caches of all pools together: twice what one may have
+constexpr u32 most_tries = 100;
 constexpr u32 nowhere = ~u32{0};
 
 template <class T>
@@ -453,8 +454,8 @@ heap_snapshot local_heap::snapshot(const snapshot_options& options) {
     else if (!out.complete)
       out.problem = fmt::format("\"{}\" has more than {} extents; the figures are those of the first ones. Ask with a higher limit (most_extents)", name_, options.most_extents);
     out.changed = out.changed || now.is_torn();
-    // Its tables don't get any better while one and the same holder has the lock: a stopped one may have it for ever.
-    if (!out.changed || tries >= std::max(options.tries, 1u)) break;
+    // A few tries and no more: a holder that is stopped may have the lock for ever.
+    if (!out.changed || tries >= std::clamp(options.tries, 1u, most_tries)) break;
     os::sleep_ns(pause_between_tries_ns);
   }
   out.taken_ns = os::now_ns();
