@@ -10,7 +10,7 @@ set(annex_cmake_dir ${CMAKE_INSTALL_LIBDIR}/cmake/annex)
 
 install(TARGETS annex EXPORT annexTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime NAMELINK_COMPONENT development)
 install(TARGETS annex_static EXPORT annexStaticTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development)
-install(FILES include/annex.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
+install(FILES include/annex.h include/annex_ffi.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 install(DIRECTORY include/annex DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development)
 
 install(EXPORT annexTargets NAMESPACE annex:: DESTINATION ${annex_cmake_dir} COMPONENT development)

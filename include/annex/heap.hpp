@@ -208,6 +208,12 @@ class ANNEX_PUBLIC heap {
   void for_each_map_piece(const std::function<void(const map_piece&)>&) const;
   /// Everybody who is attached, and the dead who still hold blocks.
   std::vector<member_summary> members() const;
+  /// All of the above but the blocks, and the figures of stats(), in one look: for pages that show a heap at work. It takes no
+  /// lock of the heap and stops nobody, so no member, not even one that is stopped with the heap lock in its hand, makes it
+  /// wait, and it makes no member wait; never refused. Exact when nobody changes anything; else it says so (heap_snapshot::changed),
+  /// and its figures are of different moments. From any process, also attached read-only; of a damaged heap it says what it
+  /// can (problem). May be called by several threads at once. Cost: about as much as stats(), members() and the map together.
+  heap_snapshot snapshot(const snapshot_options& = {}) const;
   /// Takes back caches and half-done operations of dead members; returns how many members were dead. Slow paths do it too.
   std::size_t recover() noexcept;
   /// Frees every block of a dead member, pool objects included; returns how many. With look, every block is shown first and

@@ -249,6 +249,30 @@ struct map_piece {
   member_id holder{};                    ///< in whose name it is; of a slab: whose thread owns it
 };
 
+/// What a snapshot looks at, and how far it goes.
+struct snapshot_options {
+  bool map_pieces = true;                ///< heap_snapshot::map_pieces is filled
+  std::uint32_t most_extents = 1u << 20; ///< looked at, of all regions together: what bounds its time and memory
+  std::uint32_t tries = 3;               ///< for one in which nothing changed, 1 to 100; each takes as long as the first
+};
+
+/// A heap as it was at one moment, or, if it was at work, during a short while.
+struct heap_snapshot {
+  heap_stats stats;
+  std::vector<region_summary> regions;   ///< by id
+  std::vector<zone_summary> zones;       ///< by name
+  std::vector<member_summary> members;   ///< by id
+  std::vector<map_piece> map_pieces;     ///< of region after region, as in `regions`, by offset
+  bool changed = false;                  ///< the heap changed, or may have, while all tries were made: parts may be of different moments.
+                                         ///< False: all of it is of one moment, as far as blocks that came and went again leave it
+  bool complete = true;                  ///< false: `problem` says what is missing
+  std::string problem{};                 ///< empty: it is fine; else what is damaged or missing, and what to do
+  member_id lock_holder{};               ///< who had the heap lock before and after the last try, if it was one holding: stopped, perhaps; 0: nobody
+  std::uint64_t sequence = 0;            ///< equal in two snapshots: regions, extents and zones have not changed in between
+  std::uint64_t taken_ns = 0;            ///< when it was finished, of the monotonic clock
+  std::uint32_t tries = 0;               ///< how many were made
+};
+
 /// What an audit found.
 struct audit_report {
   std::uint64_t checked = 0;             ///< objects looked at

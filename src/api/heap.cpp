@@ -146,6 +146,7 @@ result<observation> heap::observe(observer& who) { return impl_->observe(who); }
 result<lease> heap::hold(region_id r) { return impl_->hold(r); }
 
 heap_stats heap::stats() const { return impl_->stats(); }
+heap_snapshot heap::snapshot(const snapshot_options& o) const { return impl_->snapshot(o); }
 result<audit_report> heap::audit() const { return impl_->audit(); }
 void heap::for_each_region(const std::function<void(const region_summary&)>& visit) const { impl_->for_each_region(visit); }
 void heap::for_each_zone(const std::function<void(const zone_summary&)>& visit) const { impl_->for_each_zone(visit); }

@@ -5,6 +5,7 @@
 //   free.cpp        address → magazine, remote bitmap, extent bring.cpp       ways to get memory
 //   recovery.cpp    the dead, the frozen, the orphans         zones.cpp       names
 //   reap.cpp        blocks of the dead                        observing.cpp   observers, leases
+//   snapshot.cpp    all of it, without any lock
 //   lifecycle.cpp   create, attach, close, destroy            statistics.cpp  audit.cpp  explain.cpp
 //   repair.cpp      indexes from the truth                    addresses.cpp   bus addresses    handles.cpp
 //   files.cpp       whose files may be opened, and where       listing.cpp     every heap of the directory
@@ -276,6 +277,9 @@ class local_heap {
   result<void> for_each_block(const std::function<void(const block_summary&)>& visit);
   void for_each_map_piece(const std::function<void(const map_piece&)>& visit);
   std::vector<member_summary> members();
+
+  // ---- snapshot.cpp
+  heap_snapshot snapshot(const snapshot_options& options);
 
   // ---- audit.cpp
   result<audit_report> audit();
