@@ -12,9 +12,10 @@
 #   make models   checks the models
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
+#   make docs     the documentation site, build/docs/html: every page and public symbol, links checked (Doxygen)
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages
+.PHONY: all demo test asan tsan fuzz torture models bench dpdk guest docs format install clean packages device-packages
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -76,6 +77,10 @@ guest:
 	@./cmake/install-packages base devices guest
 	cmake --preset dev >/dev/null && cmake --build --preset dev
 	tests/guest/run build/dev
+
+docs:
+	@./cmake/install-packages docs
+	docs/site/build
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
