@@ -1,7 +1,8 @@
 # annex: the front door. Everything behind it is CMake with presets, which work alone too.
 #
-#   make demo     installs what is missing, builds, runs the main job on real packets
-#   make test     installs what is missing, builds, runs every fast test
+#   make demo     installs what the command needs, builds that and nothing else, runs the main job on real packets
+#   make test     installs what the fast tests need, builds it, runs every fast test
+#   make page     looks at the demo's page in Chromium: its numbers, and that it fits from 360 to 1600 pixels
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
 #   make fuzz     fuzzes for FUZZ_SECONDS (60) a target
 #   make bench    annex and its peers in one run (20 minutes; FILTER=regex, ROUNDS=n: 5); build/bench.html has the plots
@@ -13,9 +14,12 @@
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
 #   make docs     the documentation site, build/docs/html: every page and public symbol, links checked (Doxygen)
+#   make deb      Debian packages of this tree in build/packages      make tarball   what is installed, in one archive, there too
+#   make packages-test   builds, installs, uses and removes the packages in a bare Debian 12 and 13 (root; 20 minutes the first time)
+#   make abi      the C face against the record of the last release; RECORD=1 records it
 #   make format   make install   make clean
 
-.PHONY: all demo test asan tsan fuzz torture models bench dpdk guest docs format install clean packages device-packages
+.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest docs format install clean packages device-packages deb tarball packages-test abi
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -35,11 +39,18 @@ packages:
 device-packages:
 	@./cmake/install-packages base devices test
 
-demo: all
-	build/dev/tools/annex demo --html build/demo.html
+demo:
+	@./cmake/install-packages command
+	cmake --preset demo >/dev/null && cmake --build --preset demo
+	build/demo/tools/annex demo --html build/demo.html
 
-test: device-packages all
+test: device-packages
+	cmake --preset dev >/dev/null && cmake --build --preset dev
 	ctest --preset dev -j $(JOBS)
+
+page: demo
+	@./cmake/install-packages page
+	tests/page/run build/demo/tools/annex
 
 asan tsan: device-packages
 	cmake --preset $@ >/dev/null && cmake --build --preset $@
@@ -70,12 +81,12 @@ bench:
 
 dpdk:
 	@./cmake/install-packages base dpdk
-	cmake --preset dev >/dev/null && cmake --build --preset dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev --target all dpdk_programs
 	tests/dpdk/run build/dev $(HOW)
 
 guest:
 	@./cmake/install-packages base devices guest
-	cmake --preset dev >/dev/null && cmake --build --preset dev
+	cmake --preset dev >/dev/null && cmake --build --preset dev --target all guest_programs
 	tests/guest/run build/dev
 
 docs:
@@ -86,7 +97,22 @@ format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
 
 install: packages
-	cmake --preset release >/dev/null && cmake --build --preset release && cmake --install build/release
+	cmake --preset release -DANNEX_TESTS=OFF >/dev/null && cmake --build --preset release && cmake --install build/release $(if $(PREFIX),--prefix "$(PREFIX)")
+
+deb:
+	packaging/deb
+
+tarball: packages
+	cmake --preset release -DANNEX_TESTS=OFF >/dev/null && cmake --build --preset release && cpack --config build/release/CPackConfig.cmake
+
+packages-test:
+	packaging/check bookworm
+	packaging/check trixie
+
+abi: packages
+	@./cmake/install-packages abi
+	cmake --preset dev >/dev/null && cmake --build build/dev --target annex
+	packaging/abi/check build/dev/libannex.so $(if $(RECORD),--record)
 
 clean:
 	rm -rf build

@@ -20,7 +20,8 @@ foreach(flag IN ITEMS -fstack-protector-strong -fstack-clash-protection -fcf-pro
     target_compile_options(annex_flags INTERFACE ${flag})
   endif()
 endforeach()
-set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/api/heap.cpp PROPERTIES COMPILE_OPTIONS -fno-stack-protector)
+set_source_files_properties(${CMAKE_CURRENT_SOURCE_DIR}/src/api/heap.cpp PROPERTIES COMPILE_OPTIONS -fno-stack-protector
+  SKIP_PRECOMPILE_HEADERS ON)  # those are parsed with it
 if(NOT ANNEX_SANITIZE)  # sanitizers check copies by themselves, and don't see checked ones
   set(optimized $<CONFIG:Release,RelWithDebInfo,MinSizeRel>)
   target_compile_options(annex_flags INTERFACE $<${optimized}:-U_FORTIFY_SOURCE> $<${optimized}:-D_FORTIFY_SOURCE=3>)

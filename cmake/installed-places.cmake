@@ -15,6 +15,7 @@ else()
   set(ANNEX_PC_INCLUDEDIR "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
 endif()
 
-# The command finds its library, the libraries of devices find libannex beside them.
+# The command finds its library and its capture, the libraries of devices find libannex beside them.
 file(RELATIVE_PATH from_bin_to_lib ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
 set(ANNEX_COMMAND_RPATH "$ORIGIN/${from_bin_to_lib}")
+file(RELATIVE_PATH from_bin_to_share ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_DATADIR})

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "heap/local_heap.hpp"
 #include "shared/layout.hpp"
 #include "another_member.hpp"
 #include "inside.hpp"
@@ -95,6 +96,27 @@ TEST_F(attaching, a_file_that_was_cut_short_is_refused_not_mapped) {
   heap third = must(attach_as_another("a", {.regions = attach_policy::manual}));
   const auto r = third.attach_memory(region_id{1});
   EXPECT_TRUE(refused(r) == errc::cannot_attach || r.error().code == errc::wrong_memory);
+}
+
+// Behind its tables a segment has spare bytes, so that nothing read at their end leaves the file. Whoever cuts the file there
+// takes no truth away, but a repair has to give the bytes back.
+TEST_F(attaching, a_segment_cut_within_its_spare_bytes_is_whole_after_a_repair) {
+  u64 top = 0;
+  {
+    heap h = heap_with(1 << 20, {}, "a");
+    must(h.reserve_zone("z", {.size_bytes = 5000}));
+    top = h.internal()->seg().header().arena.top;
+  }
+  const std::string file = path() + "/a.annex";
+  ASSERT_GT(std::filesystem::file_size(file), top + 4096);
+  std::filesystem::resize_file(file, top + 4096);
+  const repair_report done = must(heap::repair("a"));
+  for (const std::string& sentence : done.after.broken) ADD_FAILURE() << "still " << sentence;
+  EXPECT_GE(std::filesystem::file_size(file), top + spare_file_bytes);
+  heap h = must(attach_as_another("a"));
+  EXPECT_TRUE(h.find_zone("z").has_value());
+  for (int i = 0; i < 1000; ++i) ASSERT_NE(h.allocate(1 + static_cast<std::size_t>(i)), nullptr);
+  expect_sound(h);
 }
 
 TEST_F(attaching, read_only_sees_everything_and_changes_nothing) {

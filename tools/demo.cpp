@@ -10,9 +10,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <thread>
+#include <utility>
 
 #include "output.hpp"
+#include "terminal.hpp"
 
 namespace annex::tool {
 namespace {
@@ -20,15 +23,25 @@ namespace {
 using namespace std::chrono_literals;
 using clock = std::chrono::steady_clock;
 
-constexpr std::uint64_t demo_bytes = 256 << 20;
-constexpr std::size_t batch = 16, in_hand_most = 64;
+constexpr std::size_t batch = 16, in_hand_most = 64, map_cells = 1024;
 constexpr auto patience = 60s;   // with the whole run; a hang is a failure
 
 struct arguments { std::string pcap, html, role, heap_name; unsigned parser = 0; };
 
+// What the heap needs for a capture: its words and the table of flows, and as much again for packets on their way.
+std::uint64_t memory_for(std::uint32_t packets) {
+  constexpr std::uint64_t least_bytes = 16 << 20, on_their_way_bytes = 12 << 20;
+  std::uint64_t bytes = least_bytes;
+  while (bytes < on_their_way_bytes + std::uint64_t{packets} * 8 + sizeof(flow_slot) * flow_slots) bytes *= 2;
+  return bytes;
+}
+
+// Beside the command where it was built, or where it was installed, also when the prefix has been moved since.
 std::string default_capture() {
-  for (const char* directory : {ANNEX_SHARE_DIR, ANNEX_SOURCE_SHARE_DIR})
-    if (const std::string path = std::string(directory) + "/traffic.pcap"; std::filesystem::exists(path)) return path;
+  std::error_code ignored;
+  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  for (const std::filesystem::path& place : {here, here / ANNEX_SHARE_FROM_COMMAND, std::filesystem::path(ANNEX_SHARE_DIR)})
+    if (const std::filesystem::path file = place / "traffic.pcap"; std::filesystem::exists(file, ignored)) return file.string();
   return {};
 }
 
@@ -121,12 +134,39 @@ std::uint32_t flow_of(shared_things& t, const flow_key& key) {
   return no_flow;
 }
 
+// A parser works on copies of its own, and keeps the last ones, as one that puts streams together would. Without memory
+// for another it works on the packet.
+class window {
+ public:
+  explicit window(heap& h) : heap_(h) {}
+  ~window() {
+    for (void* const copy : copies_) heap::free(copy);
+  }
+  window(const window&) = delete;
+  window& operator=(const window&) = delete;
+  std::span<const std::uint8_t> copy_of(const demo_packet& packet) {
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(&packet + 1);
+    void*& oldest = copies_[next_++ % std::size(copies_)];
+    heap::free(std::exchange(oldest, nullptr));
+    oldest = packet.length != 0 ? heap_.allocate(packet.length) : nullptr;
+    if (oldest == nullptr) return {bytes, packet.length};
+    std::memcpy(oldest, bytes, packet.length);
+    return {static_cast<const std::uint8_t*>(oldest), packet.length};
+  }
+
+ private:
+  heap& heap_;
+  void* copies_[24] = {};
+  std::size_t next_ = 0;
+};
+
 int parse_packets(const arguments& a) {
   auto t = open_things(a.heap_name);
   if (!t) return exit_refused;
   demo_control& control = *t->control;
   control.base[a.parser] = region_base(t->h);
   handle work[batch];
+  window copies(t->h);
   while (control.stop == 0 && ::getppid() != 1) {
     const std::size_t n = t->work.take_in_hand(work);
     if (n == 0) {
@@ -137,7 +177,7 @@ int parse_packets(const arguments& a) {
       const auto address = t->h.resolve(work[i]);
       if (!address) continue;  // done by one that died before it could settle
       auto* packet = static_cast<demo_packet*>(*address);
-      const auto key = parse_packet({reinterpret_cast<const std::uint8_t*>(packet + 1), packet->length});
+      const auto key = parse_packet(copies.copy_of(*packet));
       const std::uint32_t slot = key ? flow_of(*t, *key) : no_flow;
       if (packet->number < control.packet_count) control.words()[packet->number] = std::uint64_t{packet->length} << 32 | (slot == no_flow ? no_flow : slot + 1);
       control.parsed[a.parser].fetch_add(1);
@@ -169,14 +209,14 @@ bool counted_all(demo_control& c) {
   return true;
 }
 
-result<std::string> bring(heap& h) {
+result<std::string> bring(heap& h, std::uint64_t bytes) {
   // As an IOMMU would show it: three stretches of bus addresses. With privilege and hugepages, the real ones.
-  memory_source huge{.from = memory_source::kind::hugetlb, .length_bytes = demo_bytes, .page_bytes = 2 << 20};
+  memory_source huge{.from = memory_source::kind::hugetlb, .length_bytes = bytes, .page_bytes = 2 << 20};
   huge.physical_iovas = true;
   if (h.bring_memory(huge)) return "2 MiB hugepages, physical addresses as IOVAs";
-  std::vector<iova> iovas(demo_bytes / 4096);
+  std::vector<iova> iovas(bytes / 4096);
   for (std::size_t page = 0; page < iovas.size(); ++page) iovas[page] = iova{(std::uint64_t{4} << 30) * (1 + page * 3 / iovas.size()) + page * 4096};
-  memory_source ordinary{.from = memory_source::kind::shared, .length_bytes = demo_bytes};
+  memory_source ordinary{.from = memory_source::kind::shared, .length_bytes = bytes};
   ordinary.page_iovas = iovas;
   if (const auto brought = h.bring_memory(ordinary); !brought) return std::unexpected(brought.error());
   return "4 KiB pages of shared memory, IOVAs in three runs as an IOMMU could give them";
@@ -216,25 +256,33 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
   std::string wrong;
   if (!wait([&] { return control.parsed[1] >= half || control.parsed[0] + control.parsed[1] >= control.packet_count / 2; })) wrong = "the parsers did not get through half of the packets";
   const pid_t victim = parsers[1];
-  report.before = draw(h, 1024);
+  const auto owner = [&](const char* label, pid_t process, char mark, unsigned colour) {
+    map_owner o{{}, label, mark, colour, process == victim, false};
+    for (const member_summary& m : h.members())
+      if (m.process_id == process) o.who = m.id;
+    return o;
+  };
+  report.owners = {owner("reader", reader, 'r', 0), owner("parser 1", parsers[0], '1', 1), owner("parser 2", victim, '2', 2)};
+  report.before = draw(h, map_cells);
   ::kill(victim, SIGKILL);
   ::waitpid(victim, nullptr, 0);
   report.dead.process = victim;
   report.dead.parsed = control.parsed[1];
-  note_blocks(h, report);
-  for (const member_summary& m : h.members())
+  for (const member_summary& m : h.members())  // before anybody takes its caches back, as a list of blocks does
     if (m.process_id == victim) report.dead.cached_bytes = m.cached_bytes;
+  note_blocks(h, report);
   handle in_hand[in_hand_most];
   const std::size_t n = work.recover_in_hand(in_hand);  // recovers its caches, too
   report.dead.in_hand = n;
   for (const member_summary& m : h.members())
-    if (m.process_id == victim) report.dead.held_blocks = m.held_blocks, report.dead.held_bytes = m.held_bytes;
-  report.middle = draw(h, 1024);
+    if (m.process_id == victim) report.dead.member = static_cast<unsigned>(m.id), report.dead.held_blocks = m.held_blocks, report.dead.held_bytes = m.held_bytes;
+  report.after = draw(h, map_cells);
+  report.owners_after = report.owners;
+  report.owners_after.back() = {report.owners.back().who, "parser 2, dead", 'X', 2, true, true};
   for (std::size_t i = 0; i < n; ++i)
     while (!work.put(in_hand[i]) && clock::now() < until) std::this_thread::sleep_for(50us);
   work.settle();
   if (!wait([&] { return control.reader_done != 0 && counted_all(control); })) wrong = "not every packet was counted";
-  report.members = h.members();
   control.stop = 1;
   for (const pid_t child : {reader, parsers[0]}) {
     int status = 0;
@@ -270,34 +318,6 @@ void count_flows(heap& h, demo_control& control, flow_slot* flows, demo_report& 
   std::sort(report.flows.begin(), report.flows.end(), [](const flow_count& x, const flow_count& y) { return x.bytes > y.bytes; });
 }
 
-nlohmann::json json_of(const demo_report& r) {
-  nlohmann::json j{{"capture", r.capture}, {"memory", r.memory}, {"packets", r.packets}, {"bytes", r.bytes}, {"seconds", r.seconds}, {"sound", r.sound}, {"checked", r.checked}, {"flows", nlohmann::json::array()},
-                   {"dead", {{"process", r.dead.process}, {"parsed", r.dead.parsed}, {"packets_in_hand", r.dead.in_hand}, {"cached_bytes", r.dead.cached_bytes}, {"held_blocks", r.dead.held_blocks},
-                             {"held_bytes", r.dead.held_bytes}, {"reaped_blocks", r.dead.reaped_blocks}}}};
-  for (const flow_count& f : r.flows)
-    j["flows"].push_back({{"protocol", protocol_name(f.key.protocol)}, {"low", endpoint(f.key, false)}, {"high", endpoint(f.key, true)}, {"packets", f.packets}, {"bytes", f.bytes}});
-  for (const auto base : r.bases) j["region_bases"].push_back(hex(base));
-  for (const auto& b : r.blocks) j["blocks"].push_back({{"handle", b.handle}, {"address", hex(b.address)}, {"iova", hex(b.iova)}, {"contiguous_bytes", b.contiguous}});
-  return j;
-}
-
-void print_text(const demo_report& r) {
-  fmt::print("annex demo: {} packets ({}) of {}\n  memory: {}, {}\n  the region's address in parser 1: {}, parser 2: {}, reader: {}\n\n", r.packets, bytes_text(r.bytes), printable(r.capture), bytes_text(demo_bytes), r.memory, hex(r.bases[0]), hex(r.bases[1]), hex(r.bases[2]));
-  fmt::print("{} flows\n  {:<7} {:<26} {:<26} {:>8} {:>10}\n", r.flows.size(), "", "", "", "packets", "bytes");
-  for (std::size_t i = 0; i < r.flows.size() && i < 20; ++i) {
-    const flow_count& f = r.flows[i];
-    fmt::print("  {:<7} {:<26} {:<26} {:>8} {:>10}\n", protocol_name(f.key.protocol), endpoint(f.key, false), endpoint(f.key, true), f.packets, f.bytes);
-  }
-  if (r.flows.size() > 20) fmt::print("  … and {} smaller ones (--json shows all)\n", r.flows.size() - 20);
-  fmt::print("\nParser 2 (process {}) was killed with SIGKILL after {} packets.\n  {} packets it had in hand were given to parser 1; {} from its caches came back;\n  {} blocks ({}) it had allocated stayed, listed under its name, until they were reaped ({} freed).\n",
-             r.dead.process, r.dead.parsed, r.dead.in_hand, bytes_text(r.dead.cached_bytes), r.dead.held_blocks, bytes_text(r.dead.held_bytes), r.dead.reaped_blocks);
-  fmt::print("\nDMA addresses of some blocks\n  {:<18} {:<16} {:<14} {}\n", "handle", "address here", "IOVA", "contiguous for");
-  for (const auto& b : r.blocks) fmt::print("  {:<18} {:<16} {:<14} {}\n", hex(b.handle), hex(b.address), b.iova == ~std::uint64_t{0} ? "none" : hex(b.iova), bytes_text(b.contiguous));
-  const bool colour = ::isatty(STDOUT_FILENO) != 0;
-  fmt::print("\nMap before parser 2 was killed\n{}\nMap after what it left was recovered\n{}\nMap after the run\n{}\nAudit: {} objects checked, {}. {:.2f} s in all.\n", text_map(r.before, {}, colour), text_map(r.middle, r.members, colour), text_map(r.after, {}, colour), r.checked,
-             r.sound ? "every invariant holds" : "INVARIANTS ARE BROKEN", r.seconds);
-}
-
 void run_demo(session& s, arguments a) {
   if (a.role == "reader") { s.exit = read_packets(a); return; }
   if (a.role == "parser") { s.exit = parse_packets(a); return; }
@@ -323,7 +343,8 @@ void run_demo(session& s, arguments a) {
   if (!made) return refuse(s, made.error());
   heap h = std::move(*made);
   std::string wrong;
-  const auto memory = bring(h);
+  report.memory_bytes = memory_for(packets);
+  const auto memory = bring(h, report.memory_bytes);
   result<void> ready = memory ? prepare(h, packets) : std::unexpected(memory.error());
   auto things = ready ? open_things(a.heap_name) : std::unexpected(ready.error());
   if (!things) {
@@ -343,11 +364,11 @@ void run_demo(session& s, arguments a) {
         const auto freed = h.reap(m.id);
         if (m.process_id == report.dead.process && freed) report.dead.reaped_blocks = *freed;
       }
-    report.after = draw(h, 1024);
-    report.seconds = std::chrono::duration<double>(clock::now() - began).count();
     (void)ring::release(h, "work");
     (void)h.release_zone("demo");
     (void)h.release_zone("flows");
+    report.left_blocks = h.stats().live_blocks;
+    report.seconds = std::chrono::duration<double>(clock::now() - began).count();
   }
   things = std::unexpected(error{});
   h = heap();
@@ -361,22 +382,28 @@ void run_demo(session& s, arguments a) {
     if (!page.flush()) return refuse(s, a.html + " can't be written");
   }
   if (s.json) print(json_of(report));
-  else print_text(report);
+  else fmt::print("{}", text_report(report, shows_colour(), output_columns()));
   if (!a.html.empty() && !s.json) fmt::print("The same as a page: {}\n", printable(a.html));
   if (!report.sound) s.exit = exit_refused;
 }
 
 }  // namespace
 
-void add_demo_command(CLI::App& app, session& s) {
+void add_demo_command(command_line& line, session& s) {
   auto a = std::make_shared<arguments>();
-  CLI::App* command = app.add_subcommand("demo", "Run packets through a heap shared by processes, one of which is killed");
-  command->add_option("--pcap", a->pcap, "A capture of yours (Ethernet)");
-  command->add_option("--html", a->html, "Write the result as a page, too");
-  command->add_option("--role", a->role, "")->group("");
-  command->add_option("--heap", a->heap_name, "")->group("");
-  command->add_option("--parser", a->parser, "")->group("");
-  command->callback([&s, a] { run_demo(s, *a); });
+  command c;
+  c.name = "demo";
+  c.summary = "Run packets through a heap shared by processes, one of which is killed";
+  c.details = "A reader puts real packets into blocks of a shared heap, two parsers count them by conversation; one parser is killed in the middle, and what it had "
+              "comes back. The heap is gone afterwards.";
+  c.examples = {"annex demo", "annex demo --pcap capture.pcap --html demo.html"};
+  c.text("--pcap", "FILE", &a->pcap, "A capture of yours (Ethernet)").completes = completion::file;
+  c.text("--html", "FILE", &a->html, "Write the result as a page, too").completes = completion::file;
+  c.text("--role", "ROLE", &a->role, "What this process of the demo does").is_hidden = true;
+  c.text("--heap", "HEAP", &a->heap_name, "The demo's heap").is_hidden = true;
+  c.number("--parser", "NUMBER", 0, parser_count - 1, [a](std::uint64_t number) { a->parser = static_cast<unsigned>(number); }, "Which parser").is_hidden = true;
+  c.run = [&s, a] { run_demo(s, *a); };
+  line.commands.push_back(std::move(c));
 }
 
 }  // namespace annex::tool

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "json.hpp"
 #include "map_drawing.hpp"
 #include "packets.hpp"
 
@@ -40,21 +41,29 @@ struct flow_count { flow_key key; std::uint64_t packets = 0, bytes = 0; };
 /// Everything the demo found out, for text, JSON and HTML.
 struct demo_report {
   std::string capture, memory;
-  std::uint64_t packets = 0, bytes = 0;
+  std::uint64_t memory_bytes = 0, packets = 0, bytes = 0;
   std::vector<flow_count> flows;
   std::uint64_t bases[parser_count + 1] = {};
   std::uint32_t parsed[parser_count] = {};
-  struct { int process = 0; std::uint32_t parsed = 0; std::uint64_t in_hand = 0, cached_bytes = 0, held_blocks = 0, held_bytes = 0, reaped_blocks = 0; } dead;
+  struct {
+    int process = 0;
+    unsigned member = 0;
+    std::uint32_t parsed = 0;
+    std::uint64_t in_hand = 0, cached_bytes = 0, held_blocks = 0, held_bytes = 0, reaped_blocks = 0;
+  } dead;
   struct block_address { std::uint64_t handle, address, iova, contiguous; };
   std::vector<block_address> blocks;
-  std::vector<drawn_region> before, middle, after;
-  std::vector<member_summary> members;
-  std::uint64_t checked = 0;
+  std::vector<drawn_region> before, after;      // the moment of the kill; when what came back had come back
+  std::vector<map_owner> owners, owners_after;
+  std::uint64_t checked = 0, left_blocks = 0;   // objects of the audit; live blocks when everything was freed and reaped
   bool sound = false;
   double seconds = 0;
 };
 
-/// One self-contained page.
+/// The story, the kill, what came back, the heap before and after, addresses, a few flows.
+std::string text_report(const demo_report& report, bool colour, unsigned columns);
+json json_of(const demo_report& report);
+/// One self-contained page with the same.
 std::string html_page(const demo_report& report);
 
 }  // namespace annex::tool

@@ -21,8 +21,10 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 
 #include "output.hpp"
+#include "terminal.hpp"
 
 namespace annex::tool {
 namespace {
@@ -258,7 +260,7 @@ const std::vector<check>& checks() {
 
 void examine(session& s, const std::vector<std::string>& wanted) {
   static constexpr const char* words[] = {"ok", "limited", "missing"};
-  nlohmann::json found = nlohmann::json::array();
+  json all = json::list();
   bool fine = true;
   for (const check& c : checks()) {
     const bool asked = std::find(wanted.begin(), wanted.end(), c.name) != wanted.end();
@@ -267,25 +269,36 @@ void examine(session& s, const std::vector<std::string>& wanted) {
     if ((asked || c.needed) && f.is == state::missing) fine = false;
     const char* const word = words[static_cast<int>(f.is)];
     if (s.json) {
-      found.push_back({{"name", c.name}, {"serves", c.serves}, {"state", word}, {"found", f.found}, {"remedy", f.remedy}, {"needed", c.needed || asked}});
+      all.add({{"name", c.name}, {"serves", c.serves}, {"state", word}, {"found", f.found}, {"remedy", f.remedy}, {"needed", c.needed || asked}});
     } else {
-      fmt::print("{:<10} {:<8} {}  ({})\n", c.name, word, printable(f.found), c.serves);
-      if (!f.remedy.empty()) fmt::print("{:<19} → {}\n", "", printable(f.remedy));
+      constexpr unsigned indent = 20;
+      const unsigned columns = output_columns();
+      fmt::print("{:<10} {:<8} {}\n", c.name, word, wrapped(fmt::format("{}  ({})", printable(f.found), c.serves), columns, indent));
+      if (!f.remedy.empty()) fmt::print("{:<{}}{}\n", "", indent, wrapped("mend: " + printable(f.remedy), columns, indent));
     }
   }
-  if (s.json) print(found);
+  if (s.json) print(all);
   if (!fine) s.exit = exit_refused;
 }
 
 }  // namespace
 
-void add_doctor_command(CLI::App& app, session& s) {
+void add_doctor_command(command_line& line, session& s) {
   auto wanted = std::make_shared<std::vector<std::string>>();
-  CLI::App* command = app.add_subcommand("doctor", "What this machine can do for annex, and the command that mends what it can't; exit 1: something needed or named is missing");
-  std::vector<std::string> names;
-  for (const check& c : checks()) names.emplace_back(c.name);
-  command->add_option("what", *wanted, "Only these")->check(CLI::IsMember(names));
-  command->callback([&s, wanted] { examine(s, *wanted); });
+  command c;
+  c.name = "doctor";
+  c.summary = "Say what this machine can do for annex, and the command that mends what it can't";
+  c.details = "Exit status 1: something that annex needs, or that was named, is missing.";
+  c.examples = {"annex doctor", "annex doctor hugepages"};
+  option what{"what", 0, "WHAT", "Only these", [wanted](const std::string& name) {
+                wanted->push_back(name);
+                return std::string();
+              }};
+  what.repeats = true;
+  for (const check& one : checks()) what.choices.emplace_back(one.name);
+  c.options.push_back(what);
+  c.run = [&s, wanted] { examine(s, *wanted); };
+  line.commands.push_back(std::move(c));
 }
 
 }  // namespace annex::tool

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include "output.hpp"
 
@@ -55,7 +56,7 @@ void tell_whether_served(session& s, int process) {
                           : is_loaded ? "the library is loaded, but serves nothing (yet): DPDK is not initialised, ANNEX_DPDK is off, or the program's calls do not come to it"
                           : has_dpdk ? "it runs DPDK without the library"
                                      : "the library is not loaded; a program that links DPDK statically needs libannex_dpdk.a";
-  if (s.json) print({{"process", process}, {"served", served}, {"library_loaded", is_loaded}, {"heaps", heaps}, {"why", why}});
+  if (s.json) print({{"process", process}, {"served", served}, {"library_loaded", is_loaded}, {"heaps", json(heaps)}, {"why", why}});
   else fmt::print("Process {} is {}served: {}{}{}\n", process, served ? "" : "not ", why, served ? "; heaps " : "", fmt::join(heaps, ", "));
   if (!served) s.exit = exit_refused;
 }
@@ -69,31 +70,57 @@ void run(session& s, const run_arguments& a) {
   ::setenv("ANNEX_DPDK", a.serve.c_str(), 1);
   if (!a.quiet) ::setenv("ANNEX_DPDK_SAY", "1", 1);
   if (a.has_keep) ::setenv("ANNEX_DPDK_KEEP", std::to_string(a.keep_bytes).c_str(), 1);
+  // Who is this process still when its program ends, and not a child of it, says whether DPDK was ever started.
+  ::setenv("ANNEX_DPDK_ASKED", std::to_string(::getpid()).c_str(), 1);
   std::vector<char*> arguments;
   for (const std::string& word : a.program) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());
-  refuse(s, fmt::format("can't start {}: {}", a.program[0], std::strerror(errno)));
+  const int why = errno;
+  refuse(s, fmt::format("can't start {}: {}", a.program[0], std::strerror(why)), why == ENOENT ? exit_not_found : exit_not_executable);
 }
 
 }  // namespace
 
-void add_run_command(CLI::App& app, session& s) {
+void add_run_command(command_line& line, session& s) {
   auto a = std::make_shared<run_arguments>();
-  CLI::App* command = app.add_subcommand("run", "Start an unmodified program on annex: annex run --dpdk -- PROGRAM ARGUMENTS");
-  command->add_flag("--dpdk", a->dpdk, "A DPDK program: rte_malloc, memzones and external heaps")->required();
-  command->add_option("--serve", a->serve, "small: blocks up to 64 KiB; internal: not external heaps; all; off")->check(CLI::IsMember({"off", "small", "internal", "all"}))->capture_default_str();
-  add_bytes(command, "--keep", &a->keep_bytes, "Bytes of empty chunks a socket keeps (1G)");
-  command->add_flag("--quiet", a->quiet, "No line when serving begins");
-  auto* served = command->add_option("--served", a->served_process, "Say whether this running process is served, by which heaps; exit 1: not")->check(CLI::PositiveNumber);
-  auto* program = command->add_option("program", a->program, "The program and its arguments");
-  program->excludes(served);
-  command->prefix_command(false);
-  command->callback([&s, a, command] {
-    if (a->program.empty() && a->served_process == 0) throw CLI::RequiredError("program (after --) or --served");
-    a->has_keep = command->count("--keep") != 0;
+  command c;
+  c.name = "run";
+  c.summary = "Start an unmodified program on annex";
+  c.details = "The program takes the place of annex: its exit status is the one there is. 127: it was not found; 126: it can't be executed. Standard error "
+              "says so when the program is not linked with DPDK's shared libraries, and when its EAL did not start.";
+  c.examples = {"annex run --dpdk -- dpdk-testpmd -l 0-1 --no-huge -m 512 --no-pci --vdev=net_null0 -- --no-mlockall --total-num-mbufs=2048 -i",
+                "annex run --served 4711"};
+  c.ends_at_program = true;
+  c.flag("--dpdk", &a->dpdk, "A DPDK program: rte_malloc, memzones and external heaps");
+  c.text("--serve", "WHAT", &a->serve, "small: blocks up to 64 KiB; internal: not external heaps").choices = {"off", "small", "internal", "all"};
+  c.options.back().otherwise = "all";
+  c.bytes("--keep", nullptr, "Bytes of empty chunks a socket keeps").take = [a](const std::string& text) {
+    const auto bytes = parse_bytes(text);
+    if (!bytes) return fmt::format("\"{}\" is no size; write for example 1G", printable(text));
+    a->keep_bytes = *bytes;
+    a->has_keep = true;
+    return std::string();
+  };
+  c.options.back().otherwise = "1G";
+  c.flag("--quiet", &a->quiet, "No line when serving begins, and none when nothing was served");
+  constexpr std::uint64_t most_processes = 1 << 22;
+  c.number("--served", "PROCESS", 1, most_processes, [a](std::uint64_t process) { a->served_process = static_cast<int>(process); },
+           "Say whether this running process is served, by which heaps; exit 1: not");
+  option program{"program", 0, "PROGRAM", "The program and its arguments", [a](const std::string& word) {
+                   a->program.push_back(word);
+                   return std::string();
+                 }};
+  program.repeats = true;
+  program.completes = completion::program;
+  c.options.push_back(program);
+  c.run = [&s, a] {
+    if (a->served_process != 0 && !a->program.empty()) return refuse_usage(s, "run", "--served looks at a process that runs; it starts none");
+    if (a->served_process == 0 && !a->dpdk) return refuse_usage(s, "run", "say what kind of program it is: --dpdk");
+    if (a->served_process == 0 && a->program.empty()) return refuse_usage(s, "run", "a program is missing: annex run --dpdk -- PROGRAM ARGUMENTS");
     run(s, *a);
-  });
+  };
+  line.commands.push_back(std::move(c));
 }
 
 }  // namespace annex::tool

@@ -100,6 +100,9 @@ struct location {
   std::size_t contiguous_bytes = 0;      ///< IOVAs go on without a break for so long; without IOVAs: to the region's end
 };
 
+/// When a zone that is reserved can be found: at once, or when heap::commit_zone() says that it has been filled.
+enum class visibility : std::uint8_t { at_once, on_commit };
+
 /// A named block.
 struct zone {
   void* address = nullptr;          ///< in this process
@@ -107,6 +110,9 @@ struct zone {
   handle where{};                   ///< the handle of its first byte
   region_id region{};               ///< the region it lies in
   iova bus_address = no_iova;       ///< of the first byte
+  /// Tells it from earlier and later zones of the same name: each zone of a heap has a higher one than all before, also after
+  /// a repair.
+  std::uint64_t generation = 0;
 };
 
 /// What a new heap is like. Kept in the heap: who attaches gets the same.
@@ -218,10 +224,15 @@ struct member_summary {
 
 /// A zone, pool or ring as for_each_zone() shows it.
 struct zone_summary {
-  std::string name;              ///< any bytes; printable() before it is shown
-  handle where{};                ///< of its first byte; null_handle for a ring, which has none in a region
-  std::uint64_t size_bytes = 0;  ///< of its block; 0 for a ring
-  std::string kind;              ///< zone, pool or ring
+  std::string name;                      ///< any bytes; printable() before it is shown
+  handle where{};                        ///< of its first byte; null_handle for a ring, which has none in a region
+  std::uint64_t size_bytes = 0;          ///< of its block; 0 for a ring
+  std::string kind;                      ///< zone, pool or ring
+  bool committed = true;                 ///< false: it is being filled, or was when its maker died
+  std::uint64_t generation = 0;          ///< of a zone (zone::generation)
+  member_id maker{};                     ///< who reserved it
+  int maker_process_id = 0;              ///< as the maker sees itself: of its own PID namespace
+  bool maker_alive = false;              ///< as the kernel says
 };
 
 /// What granules are used for.
@@ -236,6 +247,30 @@ struct map_piece {
   std::uint64_t cached_bytes = 0;        ///< for slabs: in free ones
   std::uint32_t block_bytes = 0;         ///< for slabs
   member_id holder{};                    ///< in whose name it is; of a slab: whose thread owns it
+};
+
+/// What a snapshot looks at, and how far it goes.
+struct snapshot_options {
+  bool map_pieces = true;                ///< heap_snapshot::map_pieces is filled
+  std::uint32_t most_extents = 1u << 20; ///< looked at, of all regions together: what bounds its time and memory
+  std::uint32_t tries = 3;               ///< for one in which nothing changed, 1 to 100; each takes as long as the first
+};
+
+/// A heap as it was at one moment, or, if it was at work, during a short while.
+struct heap_snapshot {
+  heap_stats stats;                      ///< the figures
+  std::vector<region_summary> regions;   ///< by id
+  std::vector<zone_summary> zones;       ///< by name
+  std::vector<member_summary> members;   ///< by id
+  std::vector<map_piece> map_pieces;     ///< of region after region, as in `regions`, by offset
+  bool changed = false;                  ///< the heap changed, or may have, while all tries were made: parts may be of different moments.
+                                         ///< False: all of it is of one moment, as far as blocks that came and went again leave it
+  bool complete = true;                  ///< false: `problem` says what is missing
+  std::string problem{};                 ///< empty: it is fine; else what is damaged or missing, and what to do
+  member_id lock_holder{};               ///< who had the heap lock before and after the last try, if it was one holding: stopped, perhaps; 0: nobody
+  std::uint64_t sequence = 0;            ///< equal in two snapshots: regions, extents and zones have not changed in between
+  std::uint64_t taken_ns = 0;            ///< when it was finished, of the monotonic clock
+  std::uint32_t tries = 0;               ///< how many were made
 };
 
 /// What an audit found.

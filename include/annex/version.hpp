@@ -4,8 +4,8 @@
 #ifdef ANNEX_HAS_STANDARD
 #include <annex/error.hpp>
 
-#define ANNEX_VERSION_MAJOR 0  ///< of these headers; likewise the next two
-#define ANNEX_VERSION_MINOR 1
+#define ANNEX_VERSION_MAJOR 1  ///< of these headers; likewise the next two
+#define ANNEX_VERSION_MINOR 0
 #define ANNEX_VERSION_PATCH 0
 
 namespace annex {

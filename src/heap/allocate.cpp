@@ -73,7 +73,12 @@ local_heap::locked::locked(local_heap& h) noexcept : heap_(h) {
   h.ensure_member();
   transaction_.emplace(h.segment_, h.identity(service_));
   if (transaction_->stole() && !h.segment_.is_damaged()) h.repair_frozen(*transaction_);
-  if (thread_cache* c = cache_of(h.index_); c != nullptr && (c->frozen.load(std::memory_order_relaxed) & frozen_look) != 0) {
+  thread_cache* const c = cache_of(h.index_);
+  if (c == nullptr) return;
+  // Whoever holds a cache still has the heap lock, so nobody holds ours: what else its word says was written by somebody who
+  // does not follow the rules, or left in a damaged heap. Without this its thread would wait for the lock for ever.
+  if (frozen_of(*c) != frozen_no) h.take_back(*c);
+  if ((c->frozen.load(std::memory_order_relaxed) & frozen_look) != 0) {
     this_thread.pool_number = 0;
     c->frozen.store(c->frozen.load(std::memory_order_relaxed) & ~u32{frozen_look}, std::memory_order_relaxed);  // others write it under the lock
   }

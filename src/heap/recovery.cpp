@@ -107,14 +107,17 @@ u32 local_heap::busy_member_of(const known_pool& pool, const frozen_caches& froz
   return 0;
 }
 
+void local_heap::take_back(thread_cache& c) noexcept {
+  if (frozen_of(c) == frozen_held && !segment_.is_damaged()) repair_cache(c);
+  set_frozen(c, frozen_no);
+}
+
 // The freezer died: whatever it did in a cache's name is completed by giving everything back. Slabs without owner are counted anew.
 void local_heap::repair_frozen(transaction& t) noexcept {
   for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
-    auto* c = segment_.chunk<thread_cache>(slot.cache);
-    if (frozen_of(*c) == frozen_held) repair_cache(*c);
-    set_frozen(*c, frozen_no);
+    take_back(*segment_.chunk<thread_cache>(slot.cache));
   }
   for (const chunk_ref head :
        segment_.header().orphans)  // it may have been in the middle of one of these
@@ -457,6 +460,18 @@ bool local_heap::is_claim_of_the_dead(u32 id) const noexcept {
   return is_claimed(segment_.member(id).state.load(std::memory_order_acquire)) && is_member_gone(segment_, id, member_);
 }
 
+bool local_heap::has_living_others() noexcept {
+  if (has_option(option_private)) return false;
+  std::vector<u32> own{member_};  // and the records of further attaches here
+  {
+    std::lock_guard guard(memory_mutex_);
+    for (const membership& share : shares_) own.push_back(share.member);
+  }
+  for (u32 id = 1; id <= segment_.members_used(); ++id)
+    if (std::find(own.begin(), own.end(), id) == own.end() && !is_member_gone(segment_, id, 0)) return true;
+  return false;
+}
+
 void local_heap::recover_dead(transaction& t) noexcept {
   bool any = false;
   for (u32 id = 1; id <= segment_.members_used(); ++id) {
@@ -504,6 +519,7 @@ void local_heap::take_pool_object_back(transaction& t, const known_pool& pool, u
   if (m.pool_objects_held > 0) t.put(m.pool_objects_held, m.pool_objects_held - 1);
   t.put(holder, 0);
   t.commit();
+  tell_waiters(table.object_signal);  // the waiter's process barrier, or the heap lock, orders it after the commit
 }
 
 }  // namespace annex::detail

@@ -269,6 +269,22 @@ void begin_serving() noexcept {
   if (os::environment("ANNEX_DPDK_SAY") == "1") say("serving {} process {}, heaps {}.* in {}", is_primary ? "primary" : "secondary", os::process_id(), group->base_name, group->directory);
 }
 
+void explain_failed_start(bool wants_hugepages) noexcept {
+  if (os::environment("ANNEX_DPDK_SAY") != "1") return;
+  const bool has_none = os::hugepages_of(2 * MiB).free_pages == 0 && os::hugepages_of(1 * GiB).free_pages == 0;
+  if (!wants_hugepages || !has_none) return say("DPDK did not start; it has said why above");
+  say("DPDK did not start, and no hugepages are free here: reserve some (`annex doctor hugepages` says how), or give EAL --no-huge, and -m with the MiB it may have");
+}
+
+#ifndef ANNEX_DPDK_STATIC
+// `annex run` became this program, and can't say it any more.
+[[gnu::constructor]] static void say_what_has_no_dpdk() noexcept {
+  if (os::environment("ANNEX_DPDK_SAY") != "1" || os::environment("ANNEX_DPDK_ASKED") != std::to_string(os::process_id())) return;
+  if (real().rte_eal_init != nullptr) return;
+  say("this program is not linked with DPDK's shared libraries: unless it loads them later, or starts one that is, nothing is served (a program that links DPDK statically needs libannex_dpdk.a)");
+}
+#endif
+
 void begin_draining() noexcept {
   if (current_phase.load() != phase::serving) return;
   current_phase.store(phase::draining, std::memory_order_release);

@@ -28,7 +28,8 @@ inline bool is_serving() noexcept { return current_phase.load(std::memory_order_
 
 /// ANNEX_DPDK: off, small (blocks up to 64 KiB), internal (not external heaps), all. ANNEX_DPDK_KEEP: bytes of empty chunks
 /// a socket keeps. ANNEX_DPDK_RESERVE: bytes taken when serving begins. ANNEX_DPDK_CLEAR=0: rte_malloc's memory is not
-/// cleared. ANNEX_DPDK_SAY=1: a line when serving begins.
+/// cleared. ANNEX_DPDK_SAY=1: a line when serving begins, or why it does not. ANNEX_DPDK_ASKED: the process that `annex run`
+/// became; a program there that has no DPDK is said so.
 struct settings {
   bool large_blocks = true, external_heaps = true, clear = true;
   u64 keep_bytes = 1 * GiB, reserve_bytes = 16 * MiB;
@@ -59,6 +60,7 @@ struct served_heap {
 
 // ---- life ---------------------------------------------------------------------------------------------------------------------
 void begin_serving() noexcept;   // after the real rte_eal_init
+void explain_failed_start(bool wants_hugepages) noexcept;  // when it said no: whether that may be for want of hugepages
 void begin_draining() noexcept;  // before the real rte_eal_cleanup
 void end_serving() noexcept;     // after it
 

@@ -2,6 +2,8 @@
 //
 // Whatever EAL and its drivers allocate inside rte_eal_init is the real heap's; so are blocks allocated inside
 // rte_eal_cleanup. Blocks of ours that the real clean-up frees take their chunks with them (draining).
+#include <cstring>
+
 #include "interop/dpdk/drop_in.hpp"
 
 namespace annex::dpdk {
@@ -13,10 +15,14 @@ using namespace annex::dpdk;
 extern "C" {
 
 int ANNEX_DPDK_NAME(rte_eal_init)(int count, char** arguments) {
+  bool wants_hugepages = true;  // looked at before: EAL puts them in another order
+  for (int i = 1; i < count && arguments[i] != nullptr; ++i) wants_hugepages &= std::strcmp(arguments[i], "--no-huge") != 0;
   const int done = real().rte_eal_init(count, arguments);
   if (done >= 0) {
     begin_serving();
     if (is_serving()) register_telemetry();
+  } else {
+    explain_failed_start(wants_hugepages);
   }
   return done;
 }
