@@ -459,7 +459,7 @@ annex::error others_gone() {
   const pid_t another = ::fork();
   if (another == 0) {
     auto here = must(annex::heap::attach("packets"));
-    auto same = must(annex::ring::open(here, "work"));
+    [[maybe_unused]] const auto same = must(annex::ring::open(here, "work"));
     (void)::write(step[1], "", 1);
     ::pause();
   }
