@@ -13,12 +13,13 @@
 #   make models   checks the models
 #   make dpdk     the drop-in against this machine's DPDK (Debian's 22.11): HOW=quick or all (every suite, 30 minutes)
 #   make guest    devices this machine lacks, in QEMU: an IOMMU with DMA devices (VFIO, IOMMUFD), RDMA, NUMA nodes, persistent memory
+#   make docs     the documentation site, build/docs/html: every page and public symbol, links checked (Doxygen)
 #   make deb      Debian packages of this tree in build/packages      make tarball   what is installed, in one archive, there too
 #   make packages-test   builds, installs, uses and removes the packages in a bare Debian 12 and 13 (root; 20 minutes the first time)
 #   make abi      the C face against the record of the last release; RECORD=1 records it
 #   make format   make install   make clean
 
-.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest format install clean packages device-packages deb tarball packages-test abi
+.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest docs format install clean packages device-packages deb tarball packages-test abi
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -87,6 +88,10 @@ guest:
 	@./cmake/install-packages base devices guest
 	cmake --preset dev >/dev/null && cmake --build --preset dev --target all guest_programs
 	tests/guest/run build/dev
+
+docs:
+	@./cmake/install-packages docs
+	docs/site/build
 
 format:
 	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i

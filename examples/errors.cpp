@@ -442,6 +442,40 @@ annex::error misuse() {
 }
 // end
 
+// snippet: not_committed
+annex::error not_committed() {
+  auto heap = a_heap();
+  must(heap.reserve_zone("weights", {.size_bytes = 4096}, annex::visibility::on_commit));
+  return heap.find_zone("weights").error();
+}
+// end
+
+// snippet: others_gone
+annex::error others_gone() {
+  auto heap = a_heap();
+  auto work = must(annex::ring::create(heap, "work", 64));
+  int step[2];
+  (void)::pipe(step);
+  const pid_t another = ::fork();
+  if (another == 0) {
+    auto here = must(annex::heap::attach("packets"));
+    [[maybe_unused]] const auto same = must(annex::ring::open(here, "work"));
+    (void)::write(step[1], "", 1);
+    ::pause();
+  }
+  char byte;
+  (void)::read(step[0], &byte, 1);
+  std::thread killer([another] {
+    std::this_thread::sleep_for(100ms);
+    ::kill(another, SIGKILL);
+    (void)::waitpid(another, nullptr, 0);
+  });
+  const annex::error why = work.take(1h).error();
+  killer.join();
+  return why;
+}
+// end
+
 struct page {
   std::string_view name;
   annex::error (*provoke)();
@@ -488,6 +522,8 @@ constexpr page pages[] = {
     {"forked_away", forked_away},
     {"wrong_kind", wrong_kind},
     {"misuse", misuse},
+    {"not_committed", not_committed},
+    {"others_gone", others_gone},
 };
 
 // What the sentence says on every machine.

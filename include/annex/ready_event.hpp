@@ -20,19 +20,25 @@ namespace annex {
 
 namespace detail { struct watching; }
 
+/// A descriptor that is readable when there is something; see the top of this file. One thread uses it at a time.
 class ANNEX_PUBLIC ready_event {
  public:
+  /// None: `false`. To be assigned to.
   ready_event() = default;
+  /// other is none afterwards.
   ready_event(ready_event&& other) noexcept;
+  /// Ends the one that was here.
   ready_event& operator=(ready_event&& other) noexcept;
   /// Ends the thread, which may take a tenth of a second, and closes the descriptor.
   ~ready_event();
+  /// Whether there is one.
   explicit operator bool() const noexcept { return watching_ != nullptr; }
   /// For poll and its like alone: don't read, write or close it. -1: there is none.
   int fd() const noexcept;
   /// Not readable from now on, until there is something.
   void rearm() noexcept;
 
+  /// For annex's own use.
   explicit ready_event(detail::watching* watching) noexcept : watching_(watching) {}
 
  private:

@@ -45,13 +45,16 @@ class ANNEX_PUBLIC ring {
   /// noticed within a tenth of a second. A ring that one process alone ever opened is waited on until the deadline: its own
   /// threads may put), no_such_zone (released), corrupt, forked_away.
   result<handle> take(std::chrono::nanoseconds deadline);
+  /// The same for room: waits until the handle could be put. Errors: as take().
   result<void> put(handle, std::chrono::nanoseconds deadline);
   /// Waits as they do, and takes or puts nothing: another one may be faster afterwards.
   result<void> wait_for_handle(std::chrono::nanoseconds deadline) const;
+  /// The same for room.
   result<void> wait_for_room(std::chrono::nanoseconds deadline) const;
-  /// A descriptor for event loops that is readable when there is a handle, or room. Errors: os_failure, limit_reached (no
+  /// A descriptor for event loops that is readable when there is a handle. Errors: os_failure, limit_reached (no
   /// thread), no_such_zone (never opened).
   result<ready_event> watch_handles() const;
+  /// The same for room.
   result<ready_event> watch_room() const;
 
   /// Takes up to handles.size() (at most 64 in hand) and remembers them in the segment until settle(): if this process dies

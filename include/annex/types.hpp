@@ -258,7 +258,7 @@ struct snapshot_options {
 
 /// A heap as it was at one moment, or, if it was at work, during a short while.
 struct heap_snapshot {
-  heap_stats stats;
+  heap_stats stats;                      ///< the figures
   std::vector<region_summary> regions;   ///< by id
   std::vector<zone_summary> zones;       ///< by name
   std::vector<member_summary> members;   ///< by id
