@@ -192,6 +192,17 @@ const damage every_damage[] = {
      }},
     {"Z4", "a zone of another size",
      [](const segment& s) { zone_named(s, zone_type::plain)->size_bytes -= 64; }},
+    {"Z4", "a zone that is being filled, so they say",
+     [](const segment& s) { zone_named(s, zone_type::plain)->state.value = zone_being_filled; }},
+    {"Z1", "a zone that is neither being filled nor committed",
+     [](const segment& s) { zone_named(s, zone_type::plain)->state.value ^= 1; }},
+    {"Z6", "a zone of a generation that was never given out",
+     [](const segment& s) {
+       zone_record* z = zone_named(s, zone_type::plain);
+       z->generation = 99;
+       z->seal = seal_of_zone(*z);
+     }},
+    {"Z6", "a second count of zones that is another", [](const segment& s) { ++s.header().zone_generations_again; }},
     {"Z4", "a pool of other objects",
      [](const segment& s) {
        s.chunk<pool_table>(zone_named(s, zone_type::pool)->table)->cache_objects ^= 1;

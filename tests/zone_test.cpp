@@ -3,6 +3,15 @@
 #include <chrono>
 #include <cstring>
 
+#include <atomic>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "another_member.hpp"
+#include "heap/local_heap.hpp"
+#include "inside.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -115,6 +124,280 @@ TEST_F(zones, the_largest_there_is_needs_no_growth_while_anything_is_free) {
   const zone more = must(h.reserve_zone("more", {}));
   EXPECT_EQ(more.size_bytes, 1u << 20) << "nothing was free: it grew";
   EXPECT_EQ(calls, 1);
+}
+
+// ---- zones that are committed (docs/design/0016) --------------------------------------------------------------------
+
+using committed_zones = in_own_directory;
+using namespace std::chrono_literals;
+
+std::optional<zone_summary> listed(const heap& h, const std::string& name) {
+  std::optional<zone_summary> found;
+  h.for_each_zone([&](const zone_summary& z) {
+    if (z.name == name) found = z;
+  });
+  return found;
+}
+
+TEST_F(committed_zones, are_found_when_they_are_full_and_not_before) {
+  heap h = heap_with(1 << 20, {}, "a");
+  const zone z = must(h.reserve_zone("weights", {.size_bytes = 1000}, visibility::on_commit));
+  ASSERT_NE(z.address, nullptr);
+  EXPECT_EQ(refused(h.find_zone("weights")), errc::not_committed);
+  EXPECT_EQ(refused(h.reserve_zone("weights", {.size_bytes = 1})), errc::zone_exists);
+  const auto mine = listed(h, "weights");
+  ASSERT_TRUE(mine);
+  EXPECT_FALSE(mine->committed);
+  EXPECT_EQ(mine->maker, h.self());
+  EXPECT_EQ(mine->maker_process_id, ::getpid());
+  EXPECT_TRUE(mine->maker_alive);
+  expect_sound(h);
+  std::memset(z.address, 7, z.size_bytes);
+  must(h.commit_zone("weights", z));
+  const zone found = must(h.find_zone("weights"));
+  EXPECT_EQ(found.address, z.address);
+  EXPECT_EQ(found.generation, z.generation);
+  EXPECT_TRUE(listed(h, "weights")->committed);
+  must(h.commit_zone("weights", z));  // again: it is
+  EXPECT_EQ(refused(h.commit_zone("other", z)), errc::no_such_zone);
+  expect_sound(h);
+  must(h.release_zone("weights"));
+  expect_alone_and_empty(h);
+}
+
+TEST_F(committed_zones, have_higher_generations_the_later_they_are_made) {
+  heap h = heap_with(1 << 20, {}, "a");
+  u64 last = 0;
+  for (int i = 0; i < 10; ++i) {
+    const zone z = must(h.reserve_zone("z", {.size_bytes = 1000}, i % 2 == 0 ? visibility::on_commit : visibility::at_once));
+    EXPECT_GT(z.generation, last);
+    last = z.generation;
+    if (i % 3 == 0) must(h.commit_zone("z", z));
+    must(h.release_zone("z"));
+    if (i == 5) {
+      h = heap{};
+      h = must(heap::attach("a"));
+    }
+  }
+  const zone old = must(h.reserve_zone("z", {.size_bytes = 1000}, visibility::on_commit));
+  must(h.release_zone("z"));
+  const zone now = must(h.reserve_zone("z", {.size_bytes = 1000}, visibility::on_commit));
+  EXPECT_EQ(refused(h.commit_zone("z", old)), errc::no_such_zone) << "another generation";
+  EXPECT_EQ(refused(h.find_zone("z")), errc::not_committed);
+  must(h.commit_zone("z", now));
+  EXPECT_EQ(must(h.find_zone("z")).generation, now.generation);
+}
+
+TEST_F(committed_zones, have_higher_generations_after_a_repair_too) {
+  for (int damage = 0; damage < 4; ++damage) {
+    u64 last = 0;
+    {
+      heap h = heap_with(1 << 20, {}, "a");
+      for (int i = 0; i < 5; ++i) {
+        last = must(h.reserve_zone("gone", {.size_bytes = 100})).generation;
+        must(h.release_zone("gone"));
+      }
+      (void)must(h.reserve_zone("half", {.size_bytes = 100}, visibility::on_commit));
+    }
+    {
+      opened_segment opened("a");
+      segment_header& header = opened.view().header();
+      if (damage == 0) header.zone_generations = 1;
+      if (damage == 1) header.zone_generations_again = 0;
+      if (damage == 2) header.zone_generations = ~u64{0};
+      if (damage == 3) header.zone_generations_again |= u64{1} << 60;
+    }
+    EXPECT_EQ(refused(heap::attach("a")), errc::corrupt) << damage;
+    const repair_report done = must(heap::repair("a"));
+    EXPECT_TRUE(done.after.holds()) << damage;
+    heap h = must(heap::attach("a"));
+    EXPECT_EQ(refused(h.find_zone("half")), errc::not_committed);
+    EXPECT_GT(must(h.reserve_zone("new", {.size_bytes = 100})).generation, last) << damage;
+    must(h.release_zone("half"));
+    must(h.release_zone("new"));
+    h = heap{};
+    must(heap::destroy("a"));
+  }
+}
+
+TEST_F(committed_zones, with_a_damaged_record_are_not_found_half_filled_after_a_repair) {
+  for (const bool is_committed : {false, true}) {
+    {
+      heap h = heap_with(1 << 20, {}, "a");
+      const zone z = must(h.reserve_zone("z", {.size_bytes = 100}, visibility::on_commit));
+      if (is_committed) must(h.commit_zone("z", z));
+    }
+    {
+      opened_segment opened("a");
+      const segment s = opened.view();
+      for (u32 i = 0; i < limits::zone_buckets; ++i)
+        if (const chunk_ref ref = s.zone_buckets()[i]; ref != 0) {
+          auto* z = s.chunk<zone_record>(ref);
+          z->state.value ^= 0x10001;
+          z->size_bytes ^= 0x30;  // two places: no seal tells what it was
+        }
+    }
+    (void)must(heap::repair("a"));
+    heap h = must(heap::attach("a"));
+    EXPECT_EQ(refused(h.find_zone("z")), errc::not_committed);
+    must(h.release_zone("z"));
+    expect_alone_and_empty(h);
+    h = heap{};
+    must(heap::destroy("a"));
+  }
+}
+
+TEST_F(committed_zones, of_a_living_maker_are_nobody_elses_business) {
+  heap h = heap_with(1 << 20, {}, "a");
+  const zone z = must(h.reserve_zone("z", {.size_bytes = 100}, visibility::on_commit));
+  child_process other([&] {
+    heap mine = must(heap::attach("a"));
+    EXPECT_EQ(refused(mine.find_zone("z")), errc::not_committed);
+    EXPECT_EQ(refused(mine.commit_zone("z", z)), errc::heap_in_use);
+    EXPECT_EQ(refused(mine.release_zone("z")), errc::heap_in_use);
+    EXPECT_EQ(refused(mine.reserve_zone("z", {.size_bytes = 100})), errc::zone_exists);
+    EXPECT_TRUE(listed(mine, "z")->maker_alive);
+    return ::testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_EQ(other.wait_for_exit_code(), 0);
+  must(h.commit_zone("z", z));
+  child_process reader([&] {
+    heap mine = must(heap::attach("a", {.read_only = true}));
+    EXPECT_EQ(must(mine.find_zone("z")).generation, z.generation);
+    EXPECT_EQ(refused(mine.commit_zone("z", z)), errc::read_only);
+    return ::testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_EQ(reader.wait_for_exit_code(), 0);
+}
+
+TEST_F(committed_zones, of_a_dead_maker_are_listed_and_free_for_others) {
+  heap h = heap_with(1 << 20, {}, "a");
+  u64 last = 0;
+  for (const bool release : {true, false}) {
+    child_process maker([] {
+      heap mine = must(heap::attach("a"));
+      (void)must(mine.reserve_zone("z", {.size_bytes = 600 << 10}, visibility::on_commit));
+      ::raise(SIGKILL);
+      return 0;
+    });
+    const pid_t id = maker.id();
+    EXPECT_EQ(maker.wait_for_exit_code(), -SIGKILL);
+    EXPECT_EQ(refused(h.find_zone("z")), errc::not_committed);
+    h.recover();
+    const auto left = listed(h, "z");
+    ASSERT_TRUE(left);
+    EXPECT_FALSE(left->committed);
+    EXPECT_FALSE(left->maker_alive);
+    EXPECT_EQ(left->maker_process_id, id);
+    EXPECT_GT(left->generation, last);
+    last = left->generation;
+    if (release) must(h.release_zone("z"));
+  }
+  const zone z = must(h.reserve_zone("z", {.size_bytes = 600 << 10}, visibility::on_commit));  // only one has room
+  EXPECT_GT(z.generation, last);
+  EXPECT_EQ(refused(h.find_zone("z")), errc::not_committed);
+  must(h.commit_zone("z", z));
+  expect_sound(h);
+  must(h.release_zone("z"));
+  expect_alone_and_empty(h);
+}
+
+TEST_F(committed_zones, of_another_process_with_the_dead_makers_record_are_still_the_dead_makers) {
+  heap h = heap_with(1 << 20, {}, "a");
+  child_process maker([] {
+    heap mine = must(heap::attach("a"));
+    (void)must(mine.reserve_zone("z", {.size_bytes = 1000}, visibility::on_commit));
+    ::raise(SIGKILL);
+    return 0;
+  });
+  maker.wait_for_exit_code();
+  h.recover();
+  auto* const ready = shared_words<std::atomic<int>>();
+  child_process next([&] {
+    heap mine = must(heap::attach("a"));
+    *ready = static_cast<int>(mine.self());
+    ::pause();
+    return 0;
+  });
+  ASSERT_TRUE(wait_until([&] { return ready->load() != 0; }));
+  EXPECT_EQ(static_cast<u32>(ready->load()), static_cast<u32>(listed(h, "z")->maker)) << "the record is used again";
+  EXPECT_FALSE(listed(h, "z")->maker_alive);
+  must(h.release_zone("z"));
+}
+
+TEST_F(committed_zones, are_waited_for_also_by_who_may_only_read) {
+  heap h = heap_with(1 << 20, {}, "a");
+  EXPECT_EQ(refused(h.wait_zone("z", 0ns)), errc::deadline_passed);
+  EXPECT_EQ(refused(h.wait_zone("z", 20ms)), errc::deadline_passed);
+  EXPECT_EQ(refused(h.wait_zone("", 1s)), errc::invalid_name);
+  auto* const waiting = shared_words<std::atomic<int>>();
+  std::vector<std::unique_ptr<child_process>> all;
+  for (const bool read_only : {false, true})
+    all.push_back(std::make_unique<child_process>([=] {
+      heap mine = must(heap::attach("a", {.read_only = read_only}));
+      ++*waiting;
+      const zone first = must(mine.wait_zone("z", 60s));
+      EXPECT_EQ(static_cast<const char*>(first.address)[999], 1);
+      ++*waiting;
+      const zone second = must(mine.wait_zone("z", 60s, first.generation));
+      EXPECT_GT(second.generation, first.generation);
+      EXPECT_EQ(static_cast<const char*>(second.address)[999], 2);
+      EXPECT_EQ(refused(mine.resolve(first.where)), errc::stale_handle);
+      EXPECT_EQ(refused(mine.wait_zone("z", 10ms, second.generation)), errc::deadline_passed);
+      return ::testing::Test::HasFailure() ? 1 : 0;
+    }));
+  for (int round = 1; round <= 2; ++round) {
+    ASSERT_TRUE(wait_until([&] { return waiting->load() == round * 2; }));
+    if (round == 2) must(h.release_zone("z"));
+    const zone z = must(h.reserve_zone("z", {.size_bytes = 1000}, visibility::on_commit));
+    std::this_thread::sleep_for(5ms);
+    std::memset(z.address, round, z.size_bytes);
+    must(h.commit_zone("z", z));
+  }
+  for (auto& one : all) EXPECT_EQ(one->wait_for_exit_code(), 0);
+}
+
+TEST_F(committed_zones, are_waited_for_although_makers_are_killed_at_any_moment) {
+  heap h = heap_with(1 << 20, {}, "a");
+  auto* const waiting = shared_words<std::atomic<int>>();
+  child_process reader([=] {
+    heap mine = must(heap::attach("a", {.read_only = true}));
+    u64 generation = 0;
+    *waiting = 1;
+    for (;;) {  // until the last one
+      const zone z = must(mine.wait_zone("z", 60s, generation));
+      const auto* bytes = static_cast<const unsigned char*>(z.address);
+      const unsigned char first = bytes[0];
+      const bool is_whole = std::all_of(bytes, bytes + z.size_bytes, [=](unsigned char b) { return b == first; });
+      if (!is_whole && mine.resolve(z.where)) return 1;  // nobody has released it meanwhile
+      generation = z.generation;
+      if (is_whole && first == 255 && mine.resolve(z.where)) return 0;
+    }
+  });
+  ASSERT_TRUE(wait_until([&] { return waiting->load() != 0; }));
+  std::mt19937 random(20260102);
+  for (int round = 0; round < 40; ++round) {
+    child_process maker([round] {
+      heap mine = must(heap::attach("a"));
+      for (int i = 0;; ++i) {
+        (void)mine.release_zone("z");
+        const zone z = must(mine.reserve_zone("z", {.size_bytes = 50000}, visibility::on_commit));
+        std::memset(z.address, (round + i) % 200, z.size_bytes);
+        must(mine.commit_zone("z", z));
+      }
+      return 0;
+    });
+    std::this_thread::sleep_for(std::chrono::microseconds(random() % 4000));
+    maker.kill_now();
+    maker.wait_for_exit_code();
+  }
+  h.recover();
+  (void)h.release_zone("z");
+  const zone z = must(h.reserve_zone("z", {.size_bytes = 50000}, visibility::on_commit));
+  std::memset(z.address, 255, z.size_bytes);
+  must(h.commit_zone("z", z));
+  EXPECT_EQ(reader.wait_for_exit_code(), 0);
+  expect_sound(h);
 }
 
 }  // namespace

@@ -152,6 +152,7 @@ void use_first(const std::string& name, bool is_checked) {
     blocks.push_back(h.allocate({.size_bytes = 70'000, .align_bytes = align}));
   must(h.reserve_zone("plain", {.size_bytes = 50'000}));
   must(h.reserve_zone("small", {.size_bytes = 5'000}));
+  must(h.reserve_zone("half", {.size_bytes = 5'000}, visibility::on_commit));
   auto pool = must(raw_pool::create(h, "pool", {.object_bytes = 96, .object_count = pool_objects}));
   std::array<void*, 60> objects{};
   pool.take_bulk(objects);
@@ -379,7 +380,7 @@ damage make_damage(const image& i, unsigned seed) {
 // Written by the one who looks, read by its parent after its end.
 struct finding {
   bool attached_at_once, repaired, repaired_fully, attached_after, is_named, is_done;
-  int lost, views_lost, renamed, handed_out, twice, not_zero, broken_later, repair_error;
+  int lost, views_lost, half_found, renamed, handed_out, twice, not_zero, broken_later, repair_error;
   char text[300], stage[32];
 };
 finding* shared_finding;
@@ -407,6 +408,7 @@ void compare(heap& h, const image& i, finding& f) {
   }
   for (const char* zone : {"plain", "small"})
     if (!h.find_zone(zone)) ++f.views_lost;
+  f.half_found += h.find_zone("half").has_value();
   note("emptying the ring");
   std::uint64_t next = ring_taken + 1, there = 0;
   if (auto r = ring::open(h, "ring"))
@@ -535,6 +537,7 @@ verdict judge(const finding& f, int status, const damage& d) {
   };
   const bool loses = f.lost != 0 || f.views_lost != 0;
   add(f.handed_out != 0, "LIVE MEMORY HANDED OUT", true);
+  add(f.half_found != 0, "A HALF FILLED ZONE FOUND", true);
   add(f.twice != 0, "MEMORY HANDED OUT TWICE", true);
   add(f.not_zero != 0, "NOT ZERO", true);
   add(f.broken_later != 0, "BROKEN LATER", true);

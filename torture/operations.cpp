@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -69,6 +70,33 @@ void release_all(survivor& s) {
     else if (kind == "ring") must(ring::release(s.own(), name));
     else must(s.own().release_zone(name));
   }
+}
+
+// A zone that is filled, then committed: whoever finds it finds it full.
+constexpr std::size_t zone_bytes = 10000;
+zone filled;
+void fill(const zone& z) {
+  filled = z;
+  std::memset(z.address, 0x5a, z.size_bytes);
+}
+void check_zone(survivor& s) {
+  std::uint64_t last = 0;
+  if (auto found = s.own().find_zone("zone")) {
+    last = found->generation;
+    for (std::size_t i = 0; i < zone_bytes; ++i)
+      if (static_cast<const char*>(found->address)[i] != 0x5a) fail("a zone was found that is not full");
+  } else if (found.error().code != errc::no_such_zone && found.error().code != errc::not_committed) {
+    fail("a zone that may be there or not: " + std::string(found.error().message()));
+  }
+  s.own().for_each_zone([&](const zone_summary& z) {
+    last = std::max(last, z.generation);
+    if (!z.committed && z.maker_alive) fail("a zone is said to be filled by a process that is dead");
+  });
+  if (s.own().find_zone("zone")) must(s.own().release_zone("zone"));
+  const zone anew = must(s.own().reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit));
+  if (anew.generation <= last) fail("a later zone has no higher generation");
+  must(s.own().commit_zone("zone", anew));
+  release_all(s);
 }
 void remove_extra_regions(survivor& s) {
   std::vector<region_id> extra;
@@ -213,10 +241,11 @@ work open_pool(work more = nothing) {
     more(h, b);
   };
 }
+void* last_taken = nullptr;
 work take_objects(std::size_t n) {
   return [=](heap&, books&) {
     static std::array<void*, pool_objects> taken;
-    for (std::size_t i = 0; i < n; ++i) taken[i] = kept_in_victim<raw_pool>::value->take();
+    for (std::size_t i = 0; i < n; ++i) last_taken = taken[i] = kept_in_victim<raw_pool>::value->take();
   };
 }
 std::array<void*, pool_objects> bulk;
@@ -311,6 +340,18 @@ std::vector<operation> make_operations() {
   all.push_back({"zone, reserve", nothing, [](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = 10000})); }, 0, {}, {}, release_all});
   all.push_back({"zone, reserve the largest", nothing, [](heap& h, books&) { must(h.reserve_zone("zone", {})); }, 0, {}, {}, release_all});
   all.push_back({"zone, release", [](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = 10000})); }, [](heap& h, books&) { must(h.release_zone("zone")); }, 0, {}, {}, release_all});
+  all.push_back({"zone, reserve to be filled", nothing, [](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit)); }, 0, {}, {}, check_zone});
+  all.push_back({"zone, commit", [](heap& h, books&) { fill(must(h.reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit))); }, [](heap& h, books&) { must(h.commit_zone("zone", filled)); }, 0, {}, {}, check_zone});
+  all.push_back({"zone, reserve anew what a dead member was filling", nothing, [](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit)); }, 0, [](survivor&) {
+                   die_after([](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit)); });
+                 }, {}, check_zone});
+  all.push_back({"zone, release what a dead member was filling", nothing, [](heap& h, books&) { must(h.release_zone("zone")); }, 0, [](survivor&) {
+                   die_after([](heap& h, books&) { must(h.reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit)); });
+                 }, {}, check_zone});
+  all.push_back({"zone, wait for one that is there", nothing, [](heap& h, books&) { must(h.wait_zone("zone", std::chrono::seconds(5))); }, 0, [](survivor& s) {
+                   fill(must(s.own().reserve_zone("zone", {.size_bytes = zone_bytes}, visibility::on_commit)));
+                   must(s.own().commit_zone("zone", filled));
+                 }, {}, check_zone});
   all.push_back({"pool, create", nothing, [](heap& h, books&) { must(raw_pool::create(h, "pool", {.object_bytes = 128, .object_count = 100})); }, 0, {}, {}, release_all});
   all.push_back({"pool, first take", open_pool(), take_objects(1), 0, make_pool, {}, check_pool});
   all.push_back({"pool, take and refill", open_pool(take_objects(8)), take_objects(12), 0, make_pool, {}, check_pool});
@@ -352,6 +393,29 @@ std::vector<operation> make_operations() {
   all.push_back({"ring, create", nothing, [](heap& h, books&) { must(ring::create(h, "ring", 64)); }, 0, {}, {}, release_all});
   all.push_back({"ring, put", open_ring(), [](heap&, books&) { kept_in_victim<ring>::value->put(handle{40}); }, 0, make_ring, {}, check_ring(0, 1)});
   all.push_back({"ring, take", open_ring(), [](heap&, books&) { kept_in_victim<ring>::value->take(); }, 0, make_ring, {}, check_ring(1)});
+  all.push_back({"ring, put while somebody waits", open_ring(), [](heap&, books&) { kept_in_victim<ring>::value->put(handle{40}); }, 0, make_ring, [](survivor& s) {
+                   must(must(ring::open(s.own(), "ring")).wait_for_handle(std::chrono::seconds(0)));  // leaves the mark
+                 }, check_ring(0, 1)});
+  all.push_back({"ring, wait and take", open_ring(), [](heap&, books&) {
+                   must(kept_in_victim<ring>::value->wait_for_handle(std::chrono::seconds(5)));
+                   must(kept_in_victim<ring>::value->take(std::chrono::seconds(5)));
+                 }, 0, make_ring, {}, check_ring(1)});
+  all.push_back({"ring, wait in vain", open_ring(), [](heap&, books&) {
+                   if (kept_in_victim<ring>::value->take(std::chrono::nanoseconds(1))) fail("an empty ring gave something");
+                 }, 0, [](survivor& s) { must(ring::create(s.own(), "ring", 16)); }, {}, release_all});
+  all.push_back({"pool, wait and take", open_pool(), [](heap&, books&) { must(kept_in_victim<raw_pool>::value->take(std::chrono::seconds(5))); }, 0, make_pool, {}, check_pool});
+  all.push_back({"pool, wait in vain", open_pool(), [](heap&, books&) {
+                   if (kept_in_victim<raw_pool>::value->take(std::chrono::nanoseconds(1))) fail("an empty pool gave something");
+                 }, 0, [](survivor& s) {
+                   make_pool(s);
+                   must(raw_pool::open(s.own(), "pool")).take_bulk(bulk);
+                 }, {}, [](survivor& s) {
+                   must(raw_pool::open(s.own(), "pool")).give_bulk(bulk);
+                   check_pool(s);
+                 }});
+  all.push_back({"pool, give while somebody waits", open_pool(take_objects(1)), [](heap&, books&) { kept_in_victim<raw_pool>::value->give(last_taken); }, 0, make_pool, [](survivor& s) {
+                   must(must(raw_pool::open(s.own(), "pool")).wait_for_object(std::chrono::seconds(0)));  // leaves the mark
+                 }, check_pool});
   all.push_back({"ring, take in hand", open_ring(), [](heap&, books&) {
                    std::array<handle, 3> values{};
                    kept_in_victim<ring>::value->take_in_hand(values);
@@ -398,6 +462,19 @@ std::vector<operation> make_operations() {
                  }, [](heap& h, books&) { if (h.bring_memory({.length_bytes = 1 << 20})) fail("the veto was not heard"); }, 0, {}, {}, remove_extra_regions});
   // ---- heaps
   all.push_back({"create a heap", nothing, [](heap&, books&) { (void)must(heap::create(second_name, second_options)); }, 0, {}, {}, end_second});
+  all.push_back({"open a heap that is not there", nothing, [](heap&, books&) { (void)must(heap::open(second_name, second_options)); }, 0, {}, {}, end_second});
+  all.push_back({"open a heap that is there", nothing, [](heap&, books&) { (void)must(heap::open(second_name, second_options)); }, 0, [](survivor&) { (void)must(heap::create(second_name, second_options)); }, {}, end_second});
+  all.push_back({"open a worthless heap", nothing, [](heap&, books&) {
+                   heap_options worthless = second_options;
+                   worthless.ephemeral = true;
+                   (void)must(heap::open(second_name, worthless));
+                 }, 0, [](survivor&) {
+                   die_after_in([] {
+                     heap_options worthless = second_options;
+                     worthless.ephemeral = true;
+                     return must(heap::create(second_name, worthless));
+                   }, [](heap& h, books&) { must(h.bring_memory({.length_bytes = 1 << 20})); });
+                 }, {}, end_second});
   all.push_back({"destroy a heap", nothing, [](heap&, books&) { must(heap::destroy(second_name)); }, 0, [](survivor&) {
                    heap second = must(heap::create(second_name, second_options));
                    must(second.bring_memory({.length_bytes = 1 << 20}));

@@ -29,6 +29,15 @@ class ANNEX_PUBLIC heap {
   // ---- the heap itself -----------------------------------------------------------------------------------------------
   /// Makes an empty heap. Errors: invalid_name, name_taken, invalid_argument (a limit), permission, os_failure.
   static result<heap> create(std::string_view name, const heap_options& = {});
+  /// Attaches to the heap of this name, or creates it where there is none: of many processes that do so at once, exactly one
+  /// creates and the others attach, and one that is killed in the middle leaves nothing that the others would have to wait for.
+  /// The options are for the one who creates; an existing heap keeps its own. is_new says who that was: it has no memory yet.
+  /// A creator may die before it has brought any, so ask stats().region_count rather than trust that somebody did.
+  ///
+  /// A heap persists: it stays, with its blocks, when every process has closed it, until destroy() (or `annex destroy NAME`) ends
+  /// it or the machine restarts. One made `ephemeral` is worthless once no member lives: it is ended and created anew here.
+  /// To read only, attach. Errors: those of create and attach.
+  static result<heap> open(std::string_view name, const heap_options& = {}, bool* is_new = nullptr);
   /// Makes a heap without a name for this process alone. Errors: invalid_argument, os_failure.
   static result<heap> create_private(const heap_options& = {});
   /// Joins a heap. Again in the same process: another member in the same mapping, so that addresses and handles are shared;
@@ -145,12 +154,26 @@ class ANNEX_PUBLIC heap {
   result<void*> resolve(handle) const;
 
   // ---- zones ---------------------------------------------------------------------------------------------------------
-  /// Allocates a block under a name (1 to 63 bytes). size_bytes 0: the largest there is. Errors: invalid_name, zone_exists,
+  /// Allocates a block under a name (1 to 63 bytes). size_bytes 0: the largest there is. It can be found at once, or, with
+  /// visibility::on_commit, when commit_zone() says that it is filled: until then find_zone() refuses it with not_committed. If
+  /// its maker dies first, it stays so, listed with its maker (for_each_zone), until somebody releases it or reserves the name
+  /// anew, which takes its place. Errors: invalid_name, zone_exists (another one, or one that a living maker fills),
   /// invalid_argument, out_of_memory (last_failure() explains), limit_reached, read_only.
-  result<zone> reserve_zone(std::string_view name, const placement&);
-  /// Errors: invalid_name, no_such_zone, cannot_attach, wrong_kind (a pool or ring).
+  result<zone> reserve_zone(std::string_view name, const placement&, visibility = visibility::at_once);
+  /// From now on it is found, with everything that this thread wrote into it before. `filled` is what reserve_zone() gave: if the
+  /// name belongs to another generation by now, that one is not touched. Again: nothing changes. Only its maker's process may.
+  /// Errors: invalid_name, no_such_zone (released, or another generation), wrong_kind, heap_in_use (another process fills it),
+  /// read_only.
+  result<void> commit_zone(std::string_view name, const zone& filled);
+  /// Errors: invalid_name, no_such_zone, not_committed, cannot_attach, wrong_kind (a pool or ring).
   result<zone> find_zone(std::string_view name) const;
-  /// Errors: invalid_name, no_such_zone, wrong_kind, read_only.
+  /// Waits, up to so long, until a zone of this name with a generation above after_generation can be found (0: any). Also in a
+  /// process that attached read-only. Whoever was to commit it may die: the next one's is waited for. Zero or less: looks once.
+  /// Errors: those of find_zone but for no_such_zone and not_committed; deadline_passed.
+  result<zone> wait_zone(std::string_view name, std::chrono::nanoseconds deadline, std::uint64_t after_generation = 0) const;
+  /// Whoever still uses it must have let go: its memory may be another block's at once. Its handle (zone::where) is stale from
+  /// then on, by which a reader that asks resolve() after it has read knows that what it read was all of this generation.
+  /// Errors: invalid_name, no_such_zone, wrong_kind, read_only, heap_in_use (another process, which lives, is filling it).
   result<void> release_zone(std::string_view name);
 
   // ---- observers -----------------------------------------------------------------------------------------------------

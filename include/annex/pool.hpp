@@ -13,6 +13,7 @@
 #include <utility>
 
 #include <annex/heap.hpp>
+#include <annex/ready_event.hpp>
 
 namespace annex {
 
@@ -45,6 +46,17 @@ class ANNEX_PUBLIC raw_pool {
   /// nullptr: every object is out, the pool has been released, or this thread can have no cache (heap_options::thread_limit,
   /// no metadata left).
   void* take() noexcept;
+  /// The same, but waits, up to so long, for an object that somebody gives back. Zero or less: looks once. Who gives wakes who
+  /// waits; if it dies first, or leaves what it had, waiters look again by themselves within a tenth of a second. Costs who gives
+  /// one load when nobody waits. Objects in the hands of dead members come back when those are reaped. Errors: deadline_passed,
+  /// others_gone (another process had this pool open while this one had, and now no other living process has the heap attached),
+  /// no_such_zone (released, or never opened), limit_reached (this thread can have no cache), corrupt, forked_away.
+  result<void*> take(std::chrono::nanoseconds deadline);
+  /// Waits as it does, and takes nothing: another one may be faster afterwards.
+  result<void> wait_for_object(std::chrono::nanoseconds deadline) const;
+  /// A descriptor for event loops that is readable when there is an object. Errors: os_failure, limit_reached (no thread),
+  /// no_such_zone (never opened).
+  result<ready_event> watch_objects() const;
   /// As many as there are, up to objects.size(); returns how many.
   std::size_t take_bulk(std::span<void*> objects) noexcept;
   /// Of this pool, from any thread or process. Anything else is a mistake (heap_options::on_misuse), found at once; so is giving
@@ -71,7 +83,8 @@ class ANNEX_PUBLIC raw_pool {
   std::uint64_t number_ = ~std::uint64_t{0};  // of this opening: no two of a process are alike
   std::uint64_t stride_ = 0, reciprocal_ = 0, bytes_ = 0;
   std::uint32_t count_ = 0, capacity_ = 0;
-  bool has_single_bit_ = false;
+  bool has_single_bit_ = false, had_others_ = false;
+  std::uint32_t changes_at_open_ = 0;
 };
 
 /// A pool of T: take constructs, give destroys.

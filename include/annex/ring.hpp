@@ -8,6 +8,7 @@
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD
 #include <annex/heap.hpp>
+#include <annex/ready_event.hpp>
 
 namespace annex {
 
@@ -32,6 +33,22 @@ class ANNEX_PUBLIC ring {
   handle take() noexcept;
   std::size_t take(std::span<handle>) noexcept;
 
+  /// The same, but waits, up to so long, for a handle or for room. Zero or less: looks once. However many wait and whoever is
+  /// killed, nobody sleeps on when there is something: who adds wakes them; if it dies before it has, they look again by
+  /// themselves within a tenth of a second. Costs who adds nothing but one load when nobody waits. Errors: deadline_passed,
+  /// others_gone (another process had this ring open while this one had, and now no other living process has the heap attached;
+  /// noticed within a tenth of a second. A ring that one process alone ever opened is waited on until the deadline: its own
+  /// threads may put), no_such_zone (released), corrupt, forked_away.
+  result<handle> take(std::chrono::nanoseconds deadline);
+  result<void> put(handle, std::chrono::nanoseconds deadline);
+  /// Waits as they do, and takes or puts nothing: another one may be faster afterwards.
+  result<void> wait_for_handle(std::chrono::nanoseconds deadline) const;
+  result<void> wait_for_room(std::chrono::nanoseconds deadline) const;
+  /// A descriptor for event loops that is readable when there is a handle, or room. Errors: os_failure, limit_reached (no
+  /// thread), no_such_zone (never opened).
+  result<ready_event> watch_handles() const;
+  result<ready_event> watch_room() const;
+
   /// Takes up to handles.size() (at most 64 in hand) and remembers them in the segment until settle(): if this process dies
   /// first, recover_in_hand() of another gives them out again. One thread per ring object. 0: empty, 64 are in hand, or released.
   std::size_t take_in_hand(std::span<handle> handles) noexcept;
@@ -51,10 +68,14 @@ class ANNEX_PUBLIC ring {
   std::size_t take_if_open(std::span<handle> values, std::size_t n) noexcept;
   std::uint64_t take_remembered() noexcept;
   bool claim_taker() noexcept;
+  bool has_handle() const noexcept;
+  bool has_room() const noexcept;
+  struct waits;
   detail::local_heap* heap_ = nullptr;
   void* table_ = nullptr;
   std::uint64_t capacity_ = 0, incarnation_ = 0;
-  std::uint32_t taker_ = 0;
+  std::uint32_t taker_ = 0, changes_at_open_ = 0;
+  bool had_others_ = false;
 };
 
 }  // namespace annex

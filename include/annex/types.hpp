@@ -98,6 +98,9 @@ struct location {
   std::size_t contiguous_bytes = 0;          ///< IOVAs go on without a break for so long; without IOVAs: to the region's end
 };
 
+/// When a zone that is reserved can be found: at once, or when heap::commit_zone() says that it has been filled.
+enum class visibility : std::uint8_t { at_once, on_commit };
+
 /// A named block.
 struct zone {
   void* address = nullptr;          ///< in this process
@@ -105,6 +108,9 @@ struct zone {
   handle where{};
   region_id region{};
   iova bus_address = no_iova;       ///< of the first byte
+  /// Tells it from earlier and later zones of the same name: each zone of a heap has a higher one than all before, also after
+  /// a repair.
+  std::uint64_t generation = 0;
 };
 
 struct heap_options {
@@ -191,7 +197,17 @@ struct member_summary {
   std::uint64_t held_blocks = 0, held_bytes = 0;
 };
 
-struct zone_summary { std::string name; handle where{}; std::uint64_t size_bytes = 0; std::string kind; };
+struct zone_summary {
+  std::string name;
+  handle where{};
+  std::uint64_t size_bytes = 0;
+  std::string kind;                      ///< zone, pool or ring
+  bool committed = true;                 ///< false: it is being filled, or was when its maker died
+  std::uint64_t generation = 0;          ///< of a zone (zone::generation)
+  member_id maker{};                     ///< who reserved it
+  int maker_process_id = 0;
+  bool maker_alive = false;
+};
 
 /// One stretch of a region, for maps: granules of one use.
 enum class map_use : std::uint8_t { free, large, zone, slab };

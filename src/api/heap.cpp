@@ -50,6 +50,9 @@ result<heap> heap::create_private(const heap_options& o) {
   }
   return made([](local_heap* h) { return heap(h); }, opened);
 }
+result<heap> heap::open(std::string_view name, const heap_options& o, bool* is_new) {
+  return made([](local_heap* h) { return heap(h); }, local_heap::open(name, o, is_new));
+}
 result<heap> heap::attach(std::string_view name, const attach_options& o) {
   return made([](local_heap* h) { return heap(h); }, local_heap::attach(name, o));
 }
@@ -129,7 +132,13 @@ void* heap::address_of(iova address) const noexcept { return impl_->address_of(a
 handle heap::handle_of(const void* p) const noexcept { return impl_->handle_of(p); }
 result<void*> heap::resolve(handle h) const { return impl_->resolve(h); }
 
-result<zone> heap::reserve_zone(std::string_view name, const placement& p) { return impl_->reserve_zone(name, p, {}, nullptr, {}); }
+result<zone> heap::reserve_zone(std::string_view name, const placement& p, visibility seen) {
+  return impl_->reserve_zone(name, p, {.seen = seen}, nullptr, {});
+}
+result<void> heap::commit_zone(std::string_view name, const zone& filled) { return impl_->commit_zone(name, filled.generation); }
+result<zone> heap::wait_zone(std::string_view name, std::chrono::nanoseconds deadline, std::uint64_t after_generation) const {
+  return impl_->wait_zone(name, deadline, after_generation);
+}
 result<zone> heap::find_zone(std::string_view name) const { return impl_->find_zone(name, zone_type::plain); }
 result<void> heap::release_zone(std::string_view name) { return impl_->release_zone(name, zone_type::plain); }
 

@@ -9,6 +9,7 @@
 //   M1  members and threads: states, counts and links are sane                      Z1  zones: linked, counted, backed
 //   M2  a member's record counts what it holds: large blocks, holdings, orphan slabs, and, when dead, objects of pools
 //   M3  a large block on its way is named by a thread's slot and its seal           Z2  pools: an object is in it or with a member
+//   Z6  zones: every generation was given out; the count of them is there twice
 //   Z3  what released pools and rings left belongs to no zone (docs/design/0011)
 //   Z4  zones, pools and rings: the seals fit                                       Z5  rings: slots are of one round, or the next
 //   C1  a still thread's magazines hold free blocks of its own slabs, each once
@@ -441,6 +442,8 @@ class inspector {
     u32 count = 0;
     for_each_zone_bucket(s_, [&](chunk_ref chain) { check_zone_chain(chain, &count); });
     if (count != h_.zone_count && locked_) broken("Z1: {} zones exist, the header counts {}", count, h_.zone_count);
+    if (locked_ && h_.zone_generations != h_.zone_generations_again)
+      broken("Z6: {} zones were ever reserved by one count, {} by the other", h_.zone_generations, h_.zone_generations_again);
     if (locked_ && !zones_backed_.empty()) broken("Z1: {} extents belong to zones that are not there", zones_backed_.size());
     if (locked_) check_spares();
   }
@@ -468,6 +471,8 @@ class inspector {
       if (!is_sane_zone(*z)) return broken("Z1: a zone record is impossible");
       if (locked_ && z->seal != seal_of_zone(*z))
         return broken("Z4: the record of zone \"{}\" does not fit its seal", z->name);
+      if (locked_ && (z->generation == 0 || z->generation > h_.zone_generations))
+        return broken("Z6: zone \"{}\" is of generation {}, and {} were reserved", z->name, z->generation, h_.zone_generations);
       if (locked_ && zone_chain(s_, zone_bucket_of(z->name)) != chain)
         return broken("Z1: zone \"{}\" is not in the chain of its name", z->name);
       if (z->region_slot != no_region) {

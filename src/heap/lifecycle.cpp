@@ -23,6 +23,9 @@
 namespace annex {
 
 namespace detail {
+
+bool local_heap::is_attaching(arrival how) noexcept { return how == arrival::attacher || how == arrival::opener; }
+
 namespace {
 
 constexpr u64 door_patience_ns = 10'000'000'000, door_look_again_ns = 1'000'000;
@@ -298,7 +301,7 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
       if (const auto where = files.open(); where) finish_destruction(*where, name);
     return fail(refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed{}", name, options.read_only ? ", but its file is left; `annex create` or `annex destroy` of this name removes it" : ""));
   }
-  if (how == arrival::attacher && (h.options & option_private) != 0) return fail(refuse(errc::corrupt, "the header of \"{}\" says that it is a private heap, which has no name", name));
+  if (is_attaching(how) && (h.options & option_private) != 0) return fail(refuse(errc::corrupt, "the header of \"{}\" says that it is a private heap, which has no name", name));
   const auto whole = os::map_file(fd, 0, h.reserve_bytes, !options.read_only, 0);
   if (whole.address == nullptr)
     return fail(refuse_os(errc::os_failure, whole.error,
@@ -330,7 +333,7 @@ result<local_heap*> local_heap::open_segment(int fd, std::string_view name, cons
     return heap;
   }
   if (auto joined = heap->join(how); !joined) return undo(std::unexpected(joined.error()));
-  if (how == arrival::attacher) {
+  if (is_attaching(how)) {
     heap->recover();
     heap->move_to_a_record_of_its_own();
     if (options.verify) {
@@ -436,11 +439,11 @@ result<void> local_heap::pass_the_door(void** door) {
 result<void> local_heap::join(arrival how) {
   if (!os::prepare_process_barrier()) segment_.header().no_barrier.store(1, std::memory_order_relaxed);
   void* door = nullptr;
-  if (how == arrival::attacher && segment_.has_life_file()) ANNEX_TRY(pass_the_door(&door));
+  if (is_attaching(how) && segment_.has_life_file()) ANNEX_TRY(pass_the_door(&door));
   membership claim;
   for (int tries = 0; claim.member == 0 && tries < claim_tries; ++tries) {
     if (tries != 0) os::sleep_ns(door_look_again_ns);
-    claim = claim_membership(segment_, how == arrival::attacher);
+    claim = claim_membership(segment_, is_attaching(how));
     if (claim.error != 0 || how == arrival::child) break;
   }
   if (claim.member == 0) {
@@ -475,7 +478,12 @@ result<void> local_heap::come_alive(transaction& t, arrival how) {
   segment_header& h = segment_.header();
   if (h.state.load(std::memory_order_acquire) != segment_ready) return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
   const bool is_vouched = how == arrival::creator || is_vouched_for(segment_, member_);
-  if (how == arrival::attacher && (!is_vouched || segment_.is_damaged() || h.damaged.load(std::memory_order_relaxed) != 0)) {
+  // The first of those who open it at once ends it, the others see that it has ended; then one of them creates it anew.
+  if (how == arrival::opener && !is_vouched && has_option(option_ephemeral)) {
+    h.state.store(segment_destroyed, std::memory_order_release);  // commit
+    return refuse(errc::no_such_heap, "the heap \"{}\" was ephemeral, and all its members are gone", name_);
+  }
+  if (is_attaching(how) && (!is_vouched || segment_.is_damaged() || h.damaged.load(std::memory_order_relaxed) != 0)) {
     segment_header now;
     std::memcpy(static_cast<void*>(&now), &h, sizeof now);
     ANNEX_TRY(check_header(now, segment_.file_bytes()));
@@ -552,7 +560,7 @@ std::unexpected<error> refuse_without_directory(std::string_view name, const err
 
 }  // namespace
 
-result<local_heap*> local_heap::attach(std::string_view name, const attach_options& options, bool as_another_member) {
+result<local_heap*> local_heap::attach(std::string_view name, const attach_options& options, bool as_another_member, worthless left) {
   ANNEX_TRY(check_heap_name(name));
   const auto where = open_annex_directory(false);
   if (!where) return refuse_without_directory(name, where.error());
@@ -573,7 +581,24 @@ result<local_heap*> local_heap::attach(std::string_view name, const attach_optio
       if (options.foreign_memory) ours->files_.trust_foreign_memory();
       return ours;
     }
-  return open_segment(*file, name, heap_files(name, *where), options, arrival::attacher);
+  return open_segment(*file, name, heap_files(name, *where), options, left == worthless::ended ? arrival::opener : arrival::attacher);
+}
+
+// Of those who come at once one gives its file the name (os::publish_in: the kernel decides), and the others find the name taken
+// and attach. Who finds neither a heap to attach to nor a free name has met one that is just ending, or one whose destroyer
+// died: attach and create both remove what is left of it (finish_destruction). So each round, somebody gets on.
+result<local_heap*> local_heap::open(std::string_view name, const heap_options& options, bool* is_new) {
+  if (is_new != nullptr) *is_new = false;
+  ANNEX_TRY(check_heap_name(name));
+  ANNEX_TRY(check_options(options));
+  for (const u64 until = os::now_ns() + door_patience_ns;;) {
+    auto attached = attach(name, {}, false, worthless::ended);
+    if (attached || attached.error().code != errc::no_such_heap) return attached;
+    auto created = create(name, options, false);
+    if (created && is_new != nullptr) *is_new = true;
+    if (created || created.error().code != errc::name_taken || os::now_ns() > until) return created;
+    os::sleep_ns(door_look_again_ns);
+  }
 }
 
 void local_heap::close() noexcept {

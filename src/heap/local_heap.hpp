@@ -40,6 +40,8 @@ struct registry_access;
 /// What a zone record says; pools and rings are zones with tables of their own. The record of a released pool is used for pools
 /// again and for nothing else: who has the pool open reads its incarnation there at any time (docs/design/0011).
 enum class zone_type : u32 { plain = 1, pool = 2, ring = 3 };
+/// Far apart: no damaged bit makes a zone that is being filled one that can be found.
+enum zone_state : u32 { zone_committed = 0x6c6c7566, zone_being_filled = 0x93706d65 };
 struct zone_record {
   chunk_ref next;
   zone_type type;
@@ -50,12 +52,19 @@ struct zone_record {
   u64 table_bytes;
   char name[limits::zone_name_bytes];
   shared_word<u64> incarnation;  // of a pool; 0: released, or no pool
+  shared_word<u32> state;        // zone_state; changes once, from being filled to committed
+  u32 maker;                     // the member that reserved it
+  u64 generation;                // of a plain zone: no two of the heap are alike, later ones are higher
+  u32 maker_process;
+  u32 padding;
+  u64 maker_start_time;          // of that process: another one with the maker's record is not the maker
 };
-static_assert(sizeof(zone_record) == 120);
+static_assert(sizeof(zone_record) == 152);
 inline u32 seal_of_zone(const zone_record& z) noexcept {
   return static_cast<u32>(
       seal_of({u64{z.region_slot} << 32 | z.granule, static_cast<u64>(z.type) << 32 | z.table,
                z.offset_bytes, z.size_bytes, z.table_bytes, z.incarnation.value,
+               u64{z.state.value} << 32 | z.maker, z.generation, u64{z.maker_process} << 32 | z.padding, z.maker_start_time,
                seal_of_bytes(z.name, sizeof z.name)}));
 }
 inline constexpr u32 no_region = ~u32{0};
@@ -68,7 +77,11 @@ class local_heap {
   // ---- lifecycle.cpp, listing.cpp
   static result<local_heap*> create(std::string_view name, const heap_options& options, bool is_private);
   /// Shares what this process has attached already, unless a member of its own is asked for.
-  static result<local_heap*> attach(std::string_view name, const attach_options& options, bool as_another_member = false);
+  /// worthless: what to do with an ephemeral heap that no living member vouches for.
+  enum class worthless { attached, ended };
+  static result<local_heap*> attach(std::string_view name, const attach_options& options, bool as_another_member = false, worthless left = worthless::attached);
+  /// Attaches, or creates what is not there; is_new says which.
+  static result<local_heap*> open(std::string_view name, const heap_options& options, bool* is_new);
   static result<void> destroy(std::string_view name, bool only_ephemeral = false);
   static result<std::vector<heap_summary>> list();
   static result<repair_report> repair(std::string_view name);
@@ -150,6 +163,8 @@ class local_heap {
 
   // ---- recovery.cpp
   bool is_claim_of_the_dead(u32 member) const noexcept;
+  /// Whether any other process that lives has the heap attached. Asks the kernel about each until one does.
+  bool has_living_others() noexcept;
   void recover_dead(transaction& t) noexcept;
   size_t recover() noexcept;
   void repair_frozen(transaction& t) noexcept;
@@ -222,17 +237,25 @@ class local_heap {
   result<region_id> bring_memory(const memory_source& source);
 
   // ---- zones.cpp
-  struct zone_table { zone_type type = zone_type::plain; u64 bytes = 0; };
+  struct zone_table { zone_type type = zone_type::plain; u64 bytes = 0; visibility seen = visibility::at_once; };
   result<zone> reserve_zone(std::string_view name, const placement& p, zone_table table, chunk_ref* table_ref,
                             const std::function<void(transaction&, zone_record&, void*)>& fill_table);
   result<zone_record*> find_zone_record(std::string_view name, zone_type type) noexcept;
   result<zone> find_zone(std::string_view name, zone_type type);
   result<void> release_zone(std::string_view name, zone_type type);
+  result<void> commit_zone(std::string_view name, u64 generation);
+  result<zone> wait_zone(std::string_view name, std::chrono::nanoseconds deadline, u64 after_generation);
+  /// Whether the process that reserved it lives, and is the same one still.
+  bool is_maker_alive(const zone_record& z) const noexcept;
   zone zone_of(const zone_record& z) noexcept;
   void release_pool_caches(transaction& t, const zone_record& z) noexcept;
   chunk_ref take_record(transaction& t, zone_type type) noexcept;
   chunk_ref take_table(transaction& t, zone_type type, u64 bytes) noexcept;
   void give_back_views(transaction& t, zone_record& z) noexcept;
+  void give_back_zone(transaction& t, zone_record& z) noexcept;
+  result<void> make_way_for(transaction& t, std::string_view name);
+  void tell_of_zone() noexcept;
+  result<zone> find_as_reader(std::string_view name, zone_type type, u32* slot) noexcept;
 
   // ---- addresses.cpp
   void* address_of(iova address) noexcept;
@@ -283,7 +306,8 @@ class local_heap {
   friend class locked;
   local_heap() = default;
   ~local_heap() = default;
-  enum class arrival { creator, attacher, child };
+  enum class arrival { creator, attacher, child, opener };  // opener: an attacher who ends a worthless heap
+  static bool is_attaching(arrival how) noexcept;
   static result<local_heap*> open_segment(int fd, std::string_view name, const heap_files& files, const attach_options& options, arrival how);
   result<void> open_life_file(arrival how, u32 file_mode);
   result<void> make_life_file_again(const open_directory& where, const std::string& name, u32 file_mode);

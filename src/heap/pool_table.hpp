@@ -15,6 +15,7 @@
 // A cache is its thread's while that thread's busy word is set (rule C1 of cache/thread_cache.hpp).
 #pragma once
 #include "cache/thread_cache.hpp"
+#include "shared/waiting.hpp"
 
 namespace annex {
 
@@ -37,7 +38,9 @@ struct pool_table {
   u16 only_member;     // who alone has ever taken an object; 0: nobody; several_members
   u16 padding0;
   chunk_ref generations;  // u32[object_count], once somebody asked a handle of one; then only_member is several_members
-  u32 padding[5];
+  shared_word<u32> object_signal;  // shared/waiting.hpp: of those who wait for an object
+  openers opened;
+  u32 padding[2];
   u64 seal;  // of what never changes (right_seal)
   u64 right_seal() const noexcept {
     return seal_of({object_bytes, u64{object_count} << 32 | words, cache_objects});

@@ -115,6 +115,7 @@ class rebuilder {
   bool restore_zone(chunk_ref ref);
   void rebuild_spares();
   void number_views();
+  void number_zones();
   void number_ring(ring_table& ring);
   void find_lost_rings();
   void keep_zones_without_records();

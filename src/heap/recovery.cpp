@@ -457,6 +457,18 @@ bool local_heap::is_claim_of_the_dead(u32 id) const noexcept {
   return is_claimed(segment_.member(id).state.load(std::memory_order_acquire)) && is_member_gone(segment_, id, member_);
 }
 
+bool local_heap::has_living_others() noexcept {
+  if (has_option(option_private)) return false;
+  std::vector<u32> own{member_};  // and the records of further attaches here
+  {
+    std::lock_guard guard(memory_mutex_);
+    for (const membership& share : shares_) own.push_back(share.member);
+  }
+  for (u32 id = 1; id <= segment_.members_used(); ++id)
+    if (std::find(own.begin(), own.end(), id) == own.end() && !is_member_gone(segment_, id, 0)) return true;
+  return false;
+}
+
 void local_heap::recover_dead(transaction& t) noexcept {
   bool any = false;
   for (u32 id = 1; id <= segment_.members_used(); ++id) {
@@ -504,6 +516,7 @@ void local_heap::take_pool_object_back(transaction& t, const known_pool& pool, u
   if (m.pool_objects_held > 0) t.put(m.pool_objects_held, m.pool_objects_held - 1);
   t.put(holder, 0);
   t.commit();
+  tell_waiters(table.object_signal);  // the waiter's process barrier, or the heap lock, orders it after the commit
 }
 
 }  // namespace annex::detail

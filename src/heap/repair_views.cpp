@@ -92,6 +92,7 @@ void rebuilder::rebuild_zones() {
     }
   }
   number_views();
+  number_zones();
   for (const chunk_ref ref : zones_)
     pages |= u64{1} << (zone_bucket_of(name_of(*s_.chunk<zone_record>(ref))) /
                         (limits::zone_buckets / 64));
@@ -128,6 +129,10 @@ bool rebuilder::restore_zone(chunk_ref ref) {
         "zone \"{}\": its record does not fit its seal: its name, its size or what it is may not "
         "be what they were",
         name_of(*z));
+    if (z->state.value != zone_committed) {  // nobody finds what may be half filled
+      z->state.value = zone_being_filled;
+      z->maker = 0;
+    }
     z->region_slot = p.slot;
     z->granule = p.granule;
     z->offset_bytes = offset;
@@ -153,6 +158,7 @@ bool rebuilder::restore_zone(chunk_ref ref) {
     z->table = 0;
     z->table_bytes = 0;
   }
+  if (z->type != zone_type::plain) z->state.value = zone_committed;
   z->seal = seal_of_zone(*z);
   zones_.push_back(ref);
   return true;
@@ -205,6 +211,24 @@ void rebuilder::number_views() {
     else
       number_ring(*s_.chunk<ring_table>(z->table));
   }
+}
+
+// Generations only grow. Two words keep the highest; the higher one is believed, if that many can ever have been reserved.
+void rebuilder::number_zones() {
+  constexpr u64 most = u64{1} << 56;
+  u64 highest = 0;
+  for (const u64 kept : {h_.zone_generations, h_.zone_generations_again})
+    if (kept <= most) highest = std::max(highest, kept);
+  for (const chunk_ref ref : zones_)
+    if (const auto* z = s_.chunk<zone_record>(ref); z->generation <= most) highest = std::max(highest, z->generation);
+  for (const chunk_ref ref : zones_) {
+    auto* z = s_.chunk<zone_record>(ref);
+    if (z->generation != 0 && z->generation <= most) continue;
+    fix(z->generation, ++highest, fmt::format("{}: its generation", name_of(*z)));
+    z->seal = seal_of_zone(*z);
+  }
+  fix(h_.zone_generations, highest, "the count of zones that were ever reserved");
+  fix(h_.zone_generations_again, highest, "the second count of zones that were ever reserved");
 }
 
 // What carries a ring's number: its seal and its takers.

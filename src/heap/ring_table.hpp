@@ -14,7 +14,7 @@
 // whether it was taken. Sources: the idea of helping lagging counters is Tsigas and Zhang's (2001); the record is annex's.
 #pragma once
 #include "base/seal.hpp"
-#include "shared/layout.hpp"
+#include "shared/waiting.hpp"
 
 namespace annex {
 
@@ -62,7 +62,10 @@ struct ring_table {
   u32 padding0;
   u64 seal;  // of a ring that is there: what it never changes (right_seal)
   u64 right_seal() const noexcept { return seal_of({capacity, incarnation.value, first_position}); }
-  u64 padding1[3];
+  // In the line that every put and take reads, and that is not written while nobody waits (shared/waiting.hpp).
+  shared_word<u32> handle_signal, room_signal;  // of those who wait for a handle, and for room
+  openers opened;
+  u64 padding1;
   alignas(64) shared_word<u64> head;
   alignas(64) shared_word<u64> tail;
   alignas(64) ring_taker takers[ring_takers];

@@ -39,7 +39,8 @@ bool is_sane_slab(const segment& s, const slab_record& slab, const region_record
 
 bool is_sane_zone(const zone_record& z) noexcept {
   return std::memchr(z.name, 0, sizeof z.name) != nullptr && z.type >= zone_type::plain && z.type <= zone_type::ring &&
-         (z.type != zone_type::plain || (z.table == 0 && z.table_bytes == 0));
+         (z.type != zone_type::plain || (z.table == 0 && z.table_bytes == 0)) &&
+         (z.state.load(std::memory_order_relaxed) == zone_committed || (z.state.load(std::memory_order_relaxed) == zone_being_filled && z.type == zone_type::plain));
 }
 
 known_pool sane_pool(const segment& s, const zone_record& z) noexcept {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "heap/local_heap.hpp"
 #include "heap/pool_table.hpp"
@@ -123,6 +124,7 @@ void local_heap::for_each_region(const std::function<void(const region_summary&)
 
 void local_heap::for_each_zone(const std::function<void(const zone_summary&)>& visit) {
   std::vector<zone_summary> found;
+  std::map<std::pair<u32, u64>, bool> alive;  // makers: each is asked about once
   {
     std::optional<locked> t;
     if (!is_read_only() && ensure_member()) t.emplace(*this);
@@ -132,7 +134,10 @@ void local_heap::for_each_zone(const std::function<void(const zone_summary&)>& v
       for (chunk_ref ref = chain; ref != 0 && found.size() < count && walk.goes_on(); ref = segment_.chunk<zone_record>(ref)->next) {
         const auto* z = segment_.chunk<zone_record>(ref);
         const char* kind = z->type == zone_type::pool ? "pool" : z->type == zone_type::ring ? "ring" : "zone";
-        found.push_back({std::string(z->name, ::strnlen(z->name, sizeof z->name)), zone_of(*z).where, z->size_bytes, kind});
+        const auto [maker, is_new] = alive.try_emplace({z->maker, z->maker_start_time});
+        if (is_new) maker->second = is_maker_alive(*z);
+        found.push_back({std::string(z->name, ::strnlen(z->name, sizeof z->name)), zone_of(*z).where, z->size_bytes, kind,
+                         z->state.load(std::memory_order_relaxed) == zone_committed, z->generation, member_id{z->maker}, static_cast<int>(z->maker_process), maker->second});
       }
     });
   }

@@ -4,6 +4,14 @@
 //                                                         it has happened or it has not, whoever dies
 // Zones belong to the heap, not to a member: they outlive their maker. Pools and rings are zones with a table in the segment.
 //
+// A zone may be reserved so that it is found only when it has been filled (docs/design/0016):
+//   reserve_zone(on_commit) ──▶ being filled ──commit_zone()──▶ committed      one transaction each
+//                                    └── its maker dies: it stays so; who reserves the name anew, or releases it, frees it
+// So a process that dies between any two stores leaves a zone that nobody finds, or one that is full. Waiting (wait_zone):
+//   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for look_again_ns at most
+//   committer  commit; ++zones_signal; wake          a look that missed the commit came before the increment: no sleep is entered
+//                                                    or it is woken; who dies between the two is made up for by the next look
+//
 // A pool or ring may be released while others have it open (docs/design/0011). Each has a number no other of the heap ever
 // had (incarnation), which who has it open compares before it touches anything:
 //   pool   in the zone record. Records of released pools become records of pools only. Its caches and its table are freed at
@@ -22,6 +30,8 @@
 namespace annex::detail {
 namespace {
 
+constexpr u64 look_again_ns = 100'000'000;  // of a waiter: whoever was to wake it may have died
+constexpr int reader_looks = 1000;  // at a record that others are changing
 constexpr u32 most_spare_looks = 10'000;  // for a ring's table: as many released rings of other capacities
 
 std::string_view kind_name(zone_type type) noexcept { return type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone"; }
@@ -32,16 +42,18 @@ zone local_heap::zone_of(const zone_record& z) noexcept {
   zone found;
   found.size_bytes = __atomic_load_n(&z.size_bytes, __ATOMIC_RELAXED);
   const u32 slot = __atomic_load_n(&z.region_slot, __ATOMIC_RELAXED);
+  found.generation = z.generation;
   if (slot == no_region) return found;
   local_region& view = views_.at(slot);
   const u64 offset = __atomic_load_n(&z.offset_bytes, __ATOMIC_RELAXED);
   const u64 last = view.base != nullptr ? view.length_bytes : view.region_bytes;
-  if (found.size_bytes > last || offset > last - found.size_bytes) {
+  const u32 granule = __atomic_load_n(&z.granule, __ATOMIC_RELAXED);
+  if (found.size_bytes > last || offset > last - found.size_bytes || granule >= view.granule_count) {
     segment_.mark_damaged("a zone lies outside its region");
     return found;
   }
   found.region = region_id{view.id};
-  found.where = handle_at(view, offset, count_in(view.extents[z.granule].name));
+  found.where = handle_at(view, offset, count_in(view.extents[granule].name));
   if (view.base != nullptr) found.address = view.base + offset;
   if (const auto bus = view.iovas.at(offset)) found.bus_address = iova{bus->address};
   return found;
@@ -89,6 +101,7 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
           return std::unexpected(no_metadata(segment_, name_, os::page_bytes(), "another zone"));
         t->put(h.zone_pages, pages | page);
       }
+      ANNEX_TRY(make_way_for(*t, name));
       for (const zone_type type : {zone_type::plain, zone_type::pool, zone_type::ring})
         if (find_zone_record(name, type)) return refuse(errc::zone_exists, "\"{}\" has a {} \"{}\" already", name_, kind_name(type), name);
       if (h.zone_count >= h.zone_limit)
@@ -120,6 +133,14 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         z->size_bytes = q.size_bytes;
         z->table = table_chunk;
         z->table_bytes = table.bytes;
+        const member_record& me = segment_.member(member_);
+        z->state.store(table.seen == visibility::on_commit ? zone_being_filled : zone_committed, std::memory_order_relaxed);
+        z->maker = member_;
+        z->maker_process = me.process_id;
+        z->maker_start_time = me.start_time;
+        t->put(h.zone_generations, std::max(h.zone_generations, h.zone_generations_again) + 1);
+        t->put(h.zone_generations_again, h.zone_generations);
+        z->generation = h.zone_generations;
         name.copy(z->name, sizeof z->name - 1);
         std::memset(z->name + name.size(), 0, sizeof z->name - name.size());  // of a record that was used before
         t->put(z->next, bucket);
@@ -143,6 +164,7 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         if (table_ref != nullptr) *table_ref = table_chunk;
         zone made = zone_of(*z);
         if (place && p.zeroed && largest) std::memset(view->base + place->offset_bytes, 0, std::min(place->dirty_bytes(), q.size_bytes));
+        if (table.type == zone_type::plain && table.seen == visibility::at_once) tell_of_zone();
         return made;
       }
     }
@@ -158,15 +180,100 @@ result<zone> local_heap::find_zone(std::string_view name, zone_type type) {
   for (int tries = 0; tries < 2; ++tries) {
     std::optional<locked> t;
     if (!is_read_only() && ensure_member()) t.emplace(*this);
-    auto found = find_zone_record(name, type);
-    if (!found) return std::unexpected(found.error());
-    const zone z = zone_of(**found);
-    slot = (*found)->region_slot;
-    if (slot == no_region || z.address != nullptr || tries == 1) return z;
+    auto found = find_as_reader(name, type, &slot);
+    if (!found || slot == no_region || found->address != nullptr || tries == 1) return found;
     t.reset();
     if (auto attached = ensure_attached(slot); !attached) return refuse(errc::cannot_attach, "zone \"{}\": {}", name, attached.error().message());
   }
   return refuse(errc::no_such_zone, "unreachable");
+}
+
+// With the lock nobody changes the record. Without it (read-only) a copy counts if its seal fits: it is of one moment.
+result<zone> local_heap::find_as_reader(std::string_view name, zone_type type, u32* slot) noexcept {
+  for (int looks = 0; looks < reader_looks; ++looks) {
+    auto found = find_zone_record(name, type);
+    if (!found) return std::unexpected(found.error());
+    zone_record z;
+    const u32 state = (*found)->state.load(std::memory_order_acquire);  // sync(committed): what the maker wrote is seen
+    std::memcpy(static_cast<void*>(&z), *found, sizeof z);
+    const bool is_of_one_moment = z.seal == seal_of_zone(z) && z.state.value == state && name == std::string_view(z.name, ::strnlen(z.name, sizeof z.name));
+    if (is_read_only() && !is_of_one_moment) {
+      os::yield();
+      continue;
+    }
+    if (state != zone_committed)
+      return refuse(errc::not_committed, "zone \"{}\" is not committed: process {} (member {}) {}", name, z.maker_process, z.maker,
+                    is_maker_alive(z) ? "is filling it" : "was filling it and is gone; reserve it anew, or release it");
+    *slot = z.region_slot;
+    return zone_of(z);
+  }
+  return refuse(errc::no_such_zone, "the record of zone \"{}\" is being changed, or damaged; look again", name);
+}
+
+bool local_heap::is_maker_alive(const zone_record& z) const noexcept {
+  if (z.maker == 0 || z.maker > segment_.member_limit()) return false;
+  const member_record& m = segment_.member(z.maker);
+  if (m.process_id != z.maker_process || m.start_time != z.maker_start_time) return false;
+  return z.maker == member_ || (is_claimed(m.state.load(std::memory_order_acquire)) && is_member_alive(segment_, z.maker));
+}
+
+// What a dead process was filling under this name goes, in a transaction of its own.
+result<void> local_heap::make_way_for(transaction& t, std::string_view name) {
+  auto found = find_zone_record(name, zone_type::plain);
+  if (!found || (*found)->state.load(std::memory_order_relaxed) == zone_committed) return {};
+  zone_record& z = **found;
+  if (is_maker_alive(z)) return refuse(errc::zone_exists, "\"{}\" has a zone \"{}\" already: process {} (member {}) is filling it", name_, name, z.maker_process, z.maker);
+  give_back_zone(t, z);
+  t.commit();
+  return refuse_if_damaged();
+}
+
+result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
+  ANNEX_TRY(check_zone_name(name));
+  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to commit zones", name_);
+  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  ANNEX_TRY(refuse_if_damaged());
+  {
+    locked t(*this);
+    auto found = find_zone_record(name, zone_type::plain);
+    if (!found) return std::unexpected(found.error());
+    zone_record& z = **found;
+    if (z.generation != generation)
+      return refuse(errc::no_such_zone, "zone \"{}\" is of generation {} by now, not {}: the one to commit was released", name, z.generation, generation);
+    if (z.state.load(std::memory_order_relaxed) == zone_committed) return {};
+    const bool is_mine = z.maker == member_ && is_maker_alive(z);
+    if (!is_mine)
+      return refuse(errc::heap_in_use, "process {} (member {}) {} zone \"{}\", and it alone may commit it", z.maker_process, z.maker, is_maker_alive(z) ? "is filling" : "was filling", name);
+    t->put(z.state, zone_committed);  // sync(committed): all that this thread wrote into it comes before
+    t->put(z.seal, seal_of_zone(z));
+    t->commit();
+    ANNEX_TRY(refuse_if_damaged());
+  }
+  tell_of_zone();
+  return {};
+}
+
+// Something can be found that could not before.
+void local_heap::tell_of_zone() noexcept {
+  segment_.header().zones_signal.fetch_add(1, std::memory_order_release);  // sync(zones): after the commit
+  os::wake_all(&segment_.header().zones_signal.value);
+}
+
+result<zone> local_heap::wait_zone(std::string_view name, std::chrono::nanoseconds deadline, u64 after_generation) {
+  const u64 begun_ns = os::now_ns(), longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
+  for (;;) {
+    const u32 signal = segment_.header().zones_signal.load(std::memory_order_acquire);  // sync(zones): before the look
+    auto found = find_zone(name, zone_type::plain);
+    if (found && found->generation > after_generation) return found;
+    if (!found && found.error().code != errc::no_such_zone && found.error().code != errc::not_committed) return found;
+    ANNEX_TRY(refuse_if_damaged());
+    if (segment_.header().state.load(std::memory_order_acquire) != segment_ready) return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
+    const u64 waited_ns = os::now_ns() - begun_ns;
+    if (waited_ns >= longest_ns && found)
+      return refuse(errc::deadline_passed, "zone \"{}\" is of generation {} still, and {} was to be passed", name, found->generation, after_generation);
+    if (waited_ns >= longest_ns) return refuse(errc::deadline_passed, "nothing to find in {} ms: {}", longest_ns / 1'000'000, found.error().message());
+    os::wait_on(&segment_.header().zones_signal.value, signal, std::min(longest_ns - waited_ns, look_again_ns));
+  }
 }
 
 result<void> local_heap::release_zone(std::string_view name, zone_type type) {
@@ -174,7 +281,6 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to release zones", name_);
   if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
-  segment_header& h = segment_.header();
   locked t(*this);
   struct still {  // until it has happened, or is refused
     local_heap& heap;
@@ -184,6 +290,8 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   auto found = find_zone_record(name, type);
   if (!found) return std::unexpected(found.error());
   zone_record* z = *found;
+  if (z->state.load(std::memory_order_relaxed) != zone_committed && z->maker != member_ && is_maker_alive(*z))
+    return refuse(errc::heap_in_use, "process {} (member {}) is filling zone \"{}\"; it commits or releases it, or end that process", z->maker_process, z->maker, name);
   if (type == zone_type::pool) {
     const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes);
     if (!pool) return refuse_if_damaged();
@@ -195,17 +303,31 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
     make_all_look();
     release_pool_caches(*t, *z);
   }
-  const chunk_ref ref = segment_.ref_of(z);
+  if (type == zone_type::pool)
+    if (const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes)) wake_waiters(pool.table->object_signal);  // they wait for the lock, and see that it is gone
+  auto* const ring = type == zone_type::ring ? segment_.chunk<ring_table>(z->table) : nullptr;
+  give_back_zone(*t, *z);
+  t->commit();
+  if (ring != nullptr) {
+    wake_waiters(ring->handle_signal);
+    wake_waiters(ring->room_signal);
+  }
+  return {};
+}
+
+// Out of its chain, with its memory, record and table.
+void local_heap::give_back_zone(transaction& t, zone_record& z) noexcept {
+  segment_header& h = segment_.header();
+  const chunk_ref ref = segment_.ref_of(&z);
+  const std::string_view name(z.name, ::strnlen(z.name, sizeof z.name));
   chunk_ref* link = &segment_.zone_buckets()[zone_bucket_of(name)];
   list_walk walk(segment_);
   while (*link != ref && walk.goes_on()) link = &segment_.chunk<zone_record>(*link)->next;
-  t->put(*link, z->next);
-  t->put(h.zone_count, h.zone_count - 1);
-  const u32 slot = z->region_slot, granule = z->granule;
-  if (slot != no_region) extents(views_.at(slot)).free(*t, granule);
-  give_back_views(*t, *z);
-  t->commit();
-  return {};
+  t.put(*link, z.next);
+  t.put(h.zone_count, h.zone_count - 1);
+  const u32 slot = z.region_slot, granule = z.granule;
+  if (slot != no_region) extents(views_.at(slot)).free(t, granule);
+  give_back_views(t, z);
 }
 
 // A fresh record, or one of a pool that was released.

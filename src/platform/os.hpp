@@ -150,5 +150,10 @@ bool process_barrier();
 void wait_on(const u32* word, u32 expected, u64 ns);
 void wake_all(const u32* word);
 void wake_one(const u32* word);
+/// A descriptor that is readable (poll, epoll) from signal_event() until clear_event().
+open_result open_event();
+void signal_event(int fd);
+void clear_event(int fd);
+void keep_signals_away();                                         // from this thread: others get them
 
 }  // namespace annex::os

@@ -24,7 +24,8 @@ namespace annex {
 
 inline constexpr u64 segment_magic = 0x676573'78656e6e61;  // "annexseg"
 // A newer minor version uses reserved room: it reads older segments, and older libraries leave its fields alone.
-inline constexpr u32 layout_major = 4, layout_minor = 0;
+// 5: zones that are committed, words to wait on (docs/design/0015, 0016).
+inline constexpr u32 layout_major = 5, layout_minor = 0;
 
 using chunk_ref = u32;
 inline constexpr u64 chunk_unit_bytes = 64;
@@ -88,7 +89,12 @@ struct segment_header {
   shared_word<u32> free_thread_slot;  // hint: slots below are probably taken
   u32 padding2;
   u64 seal;          // of what never changes (seal_of_header)
-  u64 reserved[26];  // room for later minor versions
+  // Zones that were ever reserved: each has the number of its own, its generation. Written twice, so
+  // that a repair never goes back (docs/design/0016).
+  u64 zone_generations, zone_generations_again;
+  shared_word<u32> zones_signal;  // rises when a zone can be found that could not; futex of wait_zone()
+  u32 padding3;
+  u64 reserved[23];  // room for later minor versions
 };
 static_assert(std::is_trivially_copyable_v<segment_header> && std::is_standard_layout_v<segment_header>);
 

@@ -5,6 +5,8 @@
 
 #include "heap/local_heap.hpp"
 #include "heap/pool_table.hpp"
+#include "platform/os.hpp"
+#include "views/waiting.hpp"
 
 namespace annex {
 
@@ -62,6 +64,32 @@ struct pool_access {
       const u64 offset = static_cast<u64>(static_cast<const char*>(object) - p.base_), index = offset / p.stride_;
       if (index < p.count_ && index * p.stride_ == offset) forget_object(p.heap_->seg(), *region, known(p), zone_generation, index);
     }
+  }
+  // W1 under the heap lock: nobody releases the pool then, and its table is a pool's still. W2: a process barrier, since who
+  // gives has none.
+  static detail::waiting_place waiting_at(const raw_pool& p, std::function<bool()> look) {
+    return {.heap = p.heap_, .signal = &table(p).object_signal, .changes = &table(p).opened.changes, .changes_at_open = p.changes_at_open_, .had_others = p.had_others_,
+            .begin = [p]() -> result<u32> {
+              u32 word = 0;
+              {
+                detail::local_heap::locked t(*p.heap_);
+                ANNEX_TRY(p.heap_->refuse_if_damaged());
+                if (!is_current(p)) return refuse(errc::no_such_zone, "the pool has been released");
+                word = begin_waiting(table(p).object_signal);
+              }
+              (void)os::process_barrier();  // sync(signal)
+              return word;
+            },
+            .look = std::move(look)};
+  }
+  // Under the lock, since the table is a pool's only as long as this one is not released.
+  [[gnu::noinline]] static void wake(const raw_pool& p) noexcept {
+    detail::local_heap::locked t(*p.heap_);
+    if (is_current(p)) wake_waiters(table(p).object_signal);
+  }
+  static result<void> check_opened(const raw_pool& p) {
+    if (p.heap_ != nullptr) return {};
+    return refuse(errc::no_such_zone, "the pool was never opened");
   }
   // While the caches are being recalled.
   [[gnu::noinline]] static void wait(const raw_pool& p) noexcept { detail::local_heap::locked wait_for_the_freezer(*p.heap_); }
@@ -143,6 +171,7 @@ result<raw_pool> raw_pool::open(heap& h, std::string_view name) {
   if (heap.is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a pool needs a writable attach", heap.name());
   if (!heap.ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   if (auto attached = heap.find_zone(name, zone_type::pool); !attached) return std::unexpected(attached.error());
+  const bool has_living_others = heap.has_living_others();
   detail::local_heap::locked t(heap);
   auto record = heap.find_zone_record(name, zone_type::pool);
   if (!record) return std::unexpected(record.error());
@@ -171,6 +200,8 @@ result<raw_pool> raw_pool::open(heap& h, std::string_view name) {
     return std::unexpected(heap.refuse_if_damaged().error());
   }
   p.has_single_bit_ = is_power_of_two(p.stride_);
+  p.had_others_ = pool.table->opened.enter(heap.self()) && has_living_others;
+  p.changes_at_open_ = pool.table->opened.changes.load(std::memory_order_relaxed);
   return p;
 }
 
@@ -227,7 +258,27 @@ void* raw_pool::take() noexcept {
   return take_bulk({&object, 1}) == 1 ? object : nullptr;
 }
 
+result<void*> raw_pool::take(std::chrono::nanoseconds deadline) {
+  ANNEX_TRY(pool_access::check_opened(*this));
+  void* taken = take();
+  if (taken != nullptr) return taken;
+  if (is_open() && pool_access::find(*this) == nullptr) return refuse(errc::limit_reached, "this thread can have no cache of the pool: every thread slot of heap \"{}\" is taken, or no metadata is left", heap_->name());
+  ANNEX_TRY(detail::wait_at(pool_access::waiting_at(*this, [this, &taken] { return (taken = take()) != nullptr; }), deadline, nullptr));
+  return taken;
+}
+
+result<void> raw_pool::wait_for_object(std::chrono::nanoseconds deadline) const {
+  ANNEX_TRY(pool_access::check_opened(*this));
+  return detail::wait_at(pool_access::waiting_at(*this, [this] { return free_count() != 0; }), deadline, nullptr);
+}
+
+result<ready_event> raw_pool::watch_objects() const {
+  ANNEX_TRY(pool_access::check_opened(*this));
+  return detail::watch_at(pool_access::waiting_at(*this, [own = *this] { return own.free_count() != 0; }));
+}
+
 void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
+  bool is_given = false;
   if (this_thread.pool_number == number_ && !objects.empty()) [[likely]] {
     thread_cache& thread = *this_thread.pool_thread;
     pool_cache& cache = *this_thread.pool;
@@ -241,9 +292,13 @@ void raw_pool::give_bulk(std::span<void* const> objects) noexcept {
     if (is_easy && put_all(top, objects.data(), objects.size(), base_, stride_, bytes_)) [[likely]] {
       compiler_fence();
       cache.count.store(n + static_cast<u32>(objects.size()), std::memory_order_relaxed);  // commit
-      return;
+      compiler_fence();
+      // sync(signal): relaxed: the waiter's process barrier orders it after the commit
+      if ((pool_access::table(*this).object_signal.load(std::memory_order_relaxed) & somebody_waits) == 0) [[likely]] return;
+      is_given = true;
     }
   }
+  if (is_given) [[unlikely]] return pool_access::wake(*this);
   give_each(objects);
 }
 
@@ -280,6 +335,8 @@ void raw_pool::give_each(std::span<void* const> objects) noexcept {
       }
       compiler_fence();
       cache.count.store(n + static_cast<u32>(given), std::memory_order_relaxed);  // commit
+      compiler_fence();
+      if (given != 0) tell_waiters(pool_access::table(*this).object_signal);  // sync(signal): as above
       is_full = n + given >= capacity_;
     }
     if (!entered) pool_access::wait(*this);

@@ -6,6 +6,7 @@
 #include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
 #include "heap/ring_table.hpp"
+#include "views/waiting.hpp"
 
 namespace annex {
 namespace {
@@ -72,6 +73,7 @@ result<ring> ring::create(heap& h, std::string_view name, std::uint64_t capacity
       taker.claim.store(of_ring(incarnation), std::memory_order_relaxed);
       taker.hand.store(hand_of(incarnation, 0, 0), std::memory_order_relaxed);
     }
+    table.opened = {};  // of the last ring here
     t.put(header.incarnations, incarnation);
     t.put(table.incarnation, incarnation);  // sync(incarnation)
     table.seal = table.right_seal();
@@ -85,6 +87,7 @@ result<ring> ring::open(heap& h, std::string_view name) {
   ANNEX_TRY(detail::check_zone_name(name));
   if (heap.is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a ring needs a writable attach", heap.name());
   if (!heap.ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  const bool has_living_others = heap.has_living_others();
   detail::local_heap::locked t(heap);
   auto record = heap.find_zone_record(name, zone_type::ring);
   if (!record) return std::unexpected(record.error());
@@ -99,6 +102,8 @@ result<ring> ring::open(heap& h, std::string_view name) {
   r.table_ = table;
   r.capacity_ = capacity;
   r.incarnation_ = table->incarnation.load(std::memory_order_relaxed);
+  r.had_others_ = table->opened.enter(heap.self()) && has_living_others;
+  r.changes_at_open_ = table->opened.changes.load(std::memory_order_relaxed);
   return r;
 }
 
@@ -125,7 +130,10 @@ std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept
     ring_slot& slot = slots[position & mask];
     const ring_slot seen = look(slot);
     const u64 at = seen.state >> position_shift;
-    if (is_gone(table, incarnation_)) [[unlikely]] return put_if_open({values, count}, n);
+    if (is_gone(table, incarnation_)) [[unlikely]] {
+      if (n != 0) tell_waiters(table.handle_signal);
+      return put_if_open({values, count}, n);
+    }
     if (at == position && (seen.state & is_full) == 0) {
       race_checker::passed_on(incarnation_, position);
       if (!change(slot, seen,
@@ -140,11 +148,12 @@ std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept
     } else {       // still full of the last round
       catch_up(table.tail, begun, position);
       begun = table.tail.load(std::memory_order_acquire);
-      if (begun == position) return n;
+      if (begun == position) break;
       position = begun;
     }
   }
   catch_up(table.tail, begun, position);
+  if (n != 0) tell_waiters(table.handle_signal);  // sync(signal): the last change() is a full barrier
   return n;
 }
 
@@ -183,6 +192,7 @@ std::uint64_t ring::take_remembered() noexcept {
       hand = perhaps;
       mine.hand.compare_exchange(hand, hand_of(incarnation_, n + 1, n + 1), std::memory_order_relaxed);
       catch_up(table.head, position, position + 1);
+      tell_waiters(table.room_signal);  // sync(signal): change() is a full barrier
       return seen.value;
     }
     if (at < position) {
@@ -203,7 +213,10 @@ std::uint64_t ring::take_remembered() noexcept {
     ring_slot& slot = slots[position & mask];
     const ring_slot seen = look(slot);
     const u64 at = seen.state >> position_shift;
-    if (is_gone(table, incarnation_)) [[unlikely]] return take_if_open({values, count}, n);
+    if (is_gone(table, incarnation_)) [[unlikely]] {
+      if (n != 0) tell_waiters(table.room_signal);
+      return take_if_open({values, count}, n);
+    }
     if (at == position) {
       if ((seen.state & is_full) == 0) break;  // nothing was put here yet: empty
       race_checker::passed_on(incarnation_, position);
@@ -222,6 +235,7 @@ std::uint64_t ring::take_remembered() noexcept {
     }
   }
   catch_up(table.head, begun, position);
+  if (n != 0) tell_waiters(table.room_signal);  // sync(signal): the last change() is a full barrier
   return n;
 }
 
@@ -229,6 +243,86 @@ std::size_t ring::take(std::span<handle> values) noexcept { return take_all(valu
 handle ring::take() noexcept {
   handle value{};
   return take_all(&value, 1) == 1 ? value : null_handle;
+}
+
+// ---- waiting ----------------------------------------------------------------------------------------------------------------
+
+// The slot where the counter leads says whether there is something; what lies before it has been put or taken already. Bounded,
+// whatever lies there.
+bool ring::has_handle() const noexcept {
+  ring_table& table = table_of(table_);
+  u64 position = table.head.load(std::memory_order_acquire);
+  for (u64 steps = 0; steps <= 2 * capacity_; ++steps) {
+    const ring_slot seen = look(table.slots()[position & (capacity_ - 1)]);
+    const u64 at = seen.state >> position_shift;
+    if (at <= position) return at == position && (seen.state & is_full) != 0;
+    position = walk_on(position, at, capacity_);
+  }
+  return true;  // it moves as fast as it is looked at
+}
+
+bool ring::has_room() const noexcept {
+  ring_table& table = table_of(table_);
+  u64 position = table.tail.load(std::memory_order_acquire);
+  for (u64 steps = 0; steps <= 2 * capacity_; ++steps) {
+    const ring_slot seen = look(table.slots()[position & (capacity_ - 1)]);
+    const u64 at = seen.state >> position_shift;
+    if (at < position) return false;  // full of the last round
+    if (at == position && (seen.state & is_full) == 0) return true;
+    position = walk_on(position, at, capacity_);
+  }
+  return true;
+}
+
+// The mark may be set in a ring that has been released meanwhile, or in the next one there: that wakes somebody once too often.
+struct ring::waits {
+  static detail::waiting_place at(const ring& r, shared_word<u32>& signal, std::function<bool()> look) {
+    return {.heap = r.heap_, .signal = &signal, .changes = &table_of(r.table_).opened.changes, .changes_at_open = r.changes_at_open_, .had_others = r.had_others_,
+            .begin = [own = r, &signal]() -> result<u32> {
+              const u32 word = begin_waiting(signal);
+              if (!own.is_open()) return refuse(errc::no_such_zone, "the ring has been released");
+              return word;
+            },
+            .look = std::move(look)};
+  }
+  static result<void> check(const ring& r) {
+    if (r.table_ != nullptr) return {};
+    return refuse(errc::no_such_zone, "the ring was never opened");
+  }
+};
+
+result<handle> ring::take(std::chrono::nanoseconds deadline) {
+  ANNEX_TRY(waits::check(*this));
+  handle taken = take();
+  if (taken != null_handle) return taken;
+  ANNEX_TRY(detail::wait_at(waits::at(*this, table_of(table_).handle_signal, [this, &taken] { return (taken = take()) != null_handle; }), deadline, nullptr));
+  return taken;
+}
+
+result<void> ring::put(handle value, std::chrono::nanoseconds deadline) {
+  ANNEX_TRY(waits::check(*this));
+  if (put(value)) return {};
+  return detail::wait_at(waits::at(*this, table_of(table_).room_signal, [this, value] { return put(value); }), deadline, nullptr);
+}
+
+result<void> ring::wait_for_handle(std::chrono::nanoseconds deadline) const {
+  ANNEX_TRY(waits::check(*this));
+  return detail::wait_at(waits::at(*this, table_of(table_).handle_signal, [this] { return has_handle(); }), deadline, nullptr);
+}
+
+result<void> ring::wait_for_room(std::chrono::nanoseconds deadline) const {
+  ANNEX_TRY(waits::check(*this));
+  return detail::wait_at(waits::at(*this, table_of(table_).room_signal, [this] { return has_room(); }), deadline, nullptr);
+}
+
+result<ready_event> ring::watch_handles() const {
+  ANNEX_TRY(waits::check(*this));
+  return detail::watch_at(waits::at(*this, table_of(table_).handle_signal, [own = *this] { return own.has_handle(); }));
+}
+
+result<ready_event> ring::watch_room() const {
+  ANNEX_TRY(waits::check(*this));
+  return detail::watch_at(waits::at(*this, table_of(table_).room_signal, [own = *this] { return own.has_room(); }));
 }
 
 bool ring::claim_taker() noexcept {

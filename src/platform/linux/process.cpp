@@ -3,6 +3,8 @@
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -94,5 +96,26 @@ void wait_on(const u32* word, u32 expected, u64 ns) {
 void wake_all(const u32* word) { ::syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
 
 void wake_one(const u32* word) { ::syscall(SYS_futex, word, FUTEX_WAKE, 1, nullptr, nullptr, 0); }
+
+open_result open_event() {
+  const int fd = ::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return {fd, fd < 0 ? errno : 0};
+}
+
+void signal_event(int fd) {
+  const u64 one = 1;
+  (void)!::write(fd, &one, sizeof one);  // EAGAIN: it is readable
+}
+
+void clear_event(int fd) {
+  u64 count = 0;
+  (void)!::read(fd, &count, sizeof count);  // EAGAIN: it is not readable
+}
+
+void keep_signals_away() {
+  sigset_t all;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
+}
 
 }  // namespace annex::os
