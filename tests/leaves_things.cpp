@@ -1,4 +1,5 @@
-// tests/leaves_things.cpp - for command_test: puts blocks and named things into a heap that is there, and is killed or stays.
+// tests/leaves_things.cpp - for command_test: puts blocks and named things into a heap that is
+// there, and is killed or stays.
 //
 //   leaves_things HEAP killed     ends by SIGKILL
 //   leaves_things HEAP stays      says "there" and waits for the end of its standard input
@@ -14,7 +15,8 @@ int main(int, char** argv) {
   if (h.allocate(std::size_t{2} << 20) == nullptr) return 1;
   h.reserve_zone("table", {.size_bytes = 100000}).value();
   h.reserve_zone("odd\x1b[31m", {.size_bytes = 100}).value();
-  auto objects = annex::raw_pool::create(h, "objects", {.object_bytes = 64, .object_count = 100}).value();
+  auto objects =
+      annex::raw_pool::create(h, "objects", {.object_bytes = 64, .object_count = 100}).value();
   if (objects.take() == nullptr) return 1;
   auto work = annex::ring::create(h, "work", 64).value();
   if (!work.put(annex::handle{5})) return 1;

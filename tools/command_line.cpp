@@ -16,7 +16,9 @@ namespace {
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
 // "-1" and "-.5" are values, though not good ones: no option begins with a digit.
-bool is_option(std::string_view word) { return word.size() > 1 && word[0] == '-' && !is_digit(word[1]) && word[1] != '.'; }
+bool is_option(std::string_view word) {
+  return word.size() > 1 && word[0] == '-' && !is_digit(word[1]) && word[1] != '.';
+}
 
 std::string capitals(std::string_view name) {
   std::string out(name);
@@ -26,15 +28,18 @@ std::string capitals(std::string_view name) {
 
 const option* find_option(const std::vector<option>& among, std::string_view name) {
   const auto found = std::find_if(among.begin(), among.end(), [&](const option& o) {
-    return !o.has_place() && (o.name == name || (name.size() == 2 && name[0] == '-' && o.letter == name[1] && o.letter != 0));
+    return !o.has_place() && (o.name == name || (name.size() == 2 && name[0] == '-' &&
+                                                 o.letter == name[1] && o.letter != 0));
   });
   return found != among.end() ? &*found : nullptr;
 }
 
 std::string what_is_wrong(const option& o, const std::string& value) {
-  if (!o.choices.empty() && std::find(o.choices.begin(), o.choices.end(), value) == o.choices.end()) {
+  if (!o.choices.empty() &&
+      std::find(o.choices.begin(), o.choices.end(), value) == o.choices.end()) {
     const auto meant = nearest(value, o.choices);
-    return fmt::format("{} is \"{}\"; it is one of {}{}", written(o), printable(value), fmt::join(o.choices, ", "),
+    return fmt::format("{} is \"{}\"; it is one of {}{}", written(o), printable(value),
+                       fmt::join(o.choices, ", "),
                        meant ? fmt::format(": do you mean {}?", *meant) : "");
   }
   const std::string wrong = o.take(value);
@@ -44,7 +49,8 @@ std::string what_is_wrong(const option& o, const std::string& value) {
 // Reads the words of one command line, one after the other.
 class reader {
  public:
-  reader(const command_line& line, const std::vector<std::string>& words) : line_(line), words_(words) {}
+  reader(const command_line& line, const std::vector<std::string>& words)
+      : line_(line), words_(words) {}
 
   std::optional<misunderstanding> read(understood* asked) {
     for (; at_ < words_.size(); ++at_) {
@@ -53,13 +59,15 @@ class reader {
         options_over_ = true;
         continue;
       }
-      const bool wrong = !options_over_ && is_option(word) ? !read_option(word) : !read_argument(word);
+      const bool wrong =
+          !options_over_ && is_option(word) ? !read_option(word) : !read_argument(word);
       if (wrong) return wrong_;
     }
     asked->of = command_;
     if (command_ == nullptr || asks_for_help_) return {};
     for (const option& o : command_->options)
-      if (o.is_required && !is_taken(o)) return misunderstanding{fmt::format("{} is missing", written(o)), command_};
+      if (o.is_required && !is_taken(o))
+        return misunderstanding{fmt::format("{} is missing", written(o)), command_};
     return {};
   }
 
@@ -69,10 +77,13 @@ class reader {
     return false;
   }
 
-  bool is_taken(const option& o) const { return std::find(taken_.begin(), taken_.end(), &o) != taken_.end(); }
+  bool is_taken(const option& o) const {
+    return std::find(taken_.begin(), taken_.end(), &o) != taken_.end();
+  }
 
   bool take(const option& o, const std::string& value) {
-    if (is_taken(o) && !o.repeats && !o.value.empty()) return fail(fmt::format("{} is given twice", written(o)));
+    if (is_taken(o) && !o.repeats && !o.value.empty())
+      return fail(fmt::format("{} is given twice", written(o)));
     taken_.push_back(&o);
     asks_for_help_ |= o.name == "--help";
     const std::string wrong = what_is_wrong(o, value);
@@ -85,9 +96,11 @@ class reader {
     const option* o = command_ != nullptr ? find_option(command_->options, name) : nullptr;
     if (o == nullptr) o = find_option(line_.global_options, name);
     if (o == nullptr) return fail_unknown(name);
-    if (o->value.empty()) return equals == word.npos ? take(*o, "") : fail(fmt::format("{} takes no value", name));
+    if (o->value.empty())
+      return equals == word.npos ? take(*o, "") : fail(fmt::format("{} takes no value", name));
     if (equals != word.npos) return take(*o, word.substr(equals + 1));
-    if (at_ + 1 == words_.size()) return fail(fmt::format("{} needs a value: {}", name, written(*o)));
+    if (at_ + 1 == words_.size())
+      return fail(fmt::format("{} needs a value: {}", name, written(*o)));
     return take(*o, words_[++at_]);
   }
 
@@ -99,7 +112,8 @@ class reader {
     for (const option& o : line_.global_options) known.push_back(o.name);
     const auto meant = nearest(name, known);
     const std::string of = command_ != nullptr ? "annex " + command_->name : "annex";
-    return fail(fmt::format("{} has no option {}{}", of, printable(name), meant ? fmt::format("; do you mean {}?", *meant) : ""));
+    return fail(fmt::format("{} has no option {}{}", of, printable(name),
+                            meant ? fmt::format("; do you mean {}?", *meant) : ""));
   }
 
   bool read_argument(const std::string& word) {
@@ -123,8 +137,9 @@ class reader {
     for (const command& c : line_.commands)
       if (!c.is_hidden) known.push_back(c.name);
     const auto meant = nearest(word, known);
-    return fail(fmt::format("\"{}\" is no annex command; {}", printable(word),
-                            meant ? fmt::format("do you mean \"{}\"?", *meant) : "annex help lists them"));
+    return fail(
+        fmt::format("\"{}\" is no annex command; {}", printable(word),
+                    meant ? fmt::format("do you mean \"{}\"?", *meant) : "annex help lists them"));
   }
 
   const command_line& line_;
@@ -145,7 +160,8 @@ std::size_t distance(std::string_view from, std::string_view to) {
     for (std::size_t j = 1; j <= to.size(); ++j) {
       const std::size_t other_letter = from[i - 1] == to[j - 1] ? 0 : 1;
       now[j] = std::min({last[j] + 1, now[j - 1] + 1, last[j - 1] + other_letter});
-      const bool is_swapped = i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1];
+      const bool is_swapped =
+          i > 1 && j > 1 && from[i - 1] == to[j - 2] && from[i - 2] == to[j - 1];
       if (is_swapped) now[j] = std::min(now[j], before_last[j - 2] + 1);
     }
     before_last = last;
@@ -160,11 +176,14 @@ void add_options(std::string& text, const std::vector<option>& options, unsigned
     if (o.is_hidden) continue;
     const std::string name = "  " + written(o);
     std::string said = o.help;
-    if (!o.choices.empty() && o.choices.size() <= 6) said += fmt::format(" ({})", fmt::join(o.choices, ", "));
+    if (!o.choices.empty() && o.choices.size() <= 6)
+      said += fmt::format(" ({})", fmt::join(o.choices, ", "));
     if (!o.otherwise.empty()) said += fmt::format(" (otherwise {})", o.otherwise);
     text += name;
-    if (name.size() + 2 > indent) text += '\n' + std::string(indent, ' ');
-    else text += std::string(indent - name.size(), ' ');
+    if (name.size() + 2 > indent)
+      text += '\n' + std::string(indent, ' ');
+    else
+      text += std::string(indent - name.size(), ' ');
     text += wrapped(said, columns, indent) + '\n';
   }
 }
@@ -176,29 +195,36 @@ option& command::flag(std::string option_name, bool* into, std::string help) {
     *into = true;
     return std::string();
   };
-  return options.emplace_back(option{std::move(option_name), 0, {}, std::move(help), std::move(take)});
+  return options.emplace_back(
+      option{std::move(option_name), 0, {}, std::move(help), std::move(take)});
 }
 
-option& command::text(std::string option_name, std::string value, std::string* into, std::string help) {
+option& command::text(std::string option_name, std::string value, std::string* into,
+                      std::string help) {
   auto take = [into](const std::string& given) {
     *into = given;
     return std::string();
   };
-  return options.emplace_back(option{std::move(option_name), 0, std::move(value), std::move(help), std::move(take)});
+  return options.emplace_back(
+      option{std::move(option_name), 0, std::move(value), std::move(help), std::move(take)});
 }
 
 option& command::bytes(std::string option_name, std::uint64_t* into, std::string help) {
   auto take = [into](const std::string& given) {
     const auto read = parse_bytes(given);
-    if (!read) return fmt::format("\"{}\" is no size; write for example 4096, 64K, 256M, 1.5G", printable(given));
+    if (!read)
+      return fmt::format("\"{}\" is no size; write for example 4096, 64K, 256M, 1.5G",
+                         printable(given));
     *into = *read;
     return std::string();
   };
-  return options.emplace_back(option{std::move(option_name), 0, "BYTES", std::move(help), std::move(take)});
+  return options.emplace_back(
+      option{std::move(option_name), 0, "BYTES", std::move(help), std::move(take)});
 }
 
-option& command::number(std::string option_name, std::string value, std::uint64_t low, std::uint64_t high,
-                        std::function<void(std::uint64_t)> into, std::string help) {
+option& command::number(std::string option_name, std::string value, std::uint64_t low,
+                        std::uint64_t high, std::function<void(std::uint64_t)> into,
+                        std::string help) {
   auto take = [low, high, into = std::move(into)](const std::string& given) {
     std::uint64_t read = 0;
     const char* const end = given.data() + given.size();
@@ -208,7 +234,8 @@ option& command::number(std::string option_name, std::string value, std::uint64_
     into(read);
     return std::string();
   };
-  return options.emplace_back(option{std::move(option_name), 0, std::move(value), std::move(help), std::move(take)});
+  return options.emplace_back(
+      option{std::move(option_name), 0, std::move(value), std::move(help), std::move(take)});
 }
 
 option& command::heap(std::string* into) {
@@ -218,12 +245,15 @@ option& command::heap(std::string* into) {
   return o;
 }
 
-std::optional<misunderstanding> understand(const command_line& line, const std::vector<std::string>& words, understood* asked) {
+std::optional<misunderstanding> understand(const command_line& line,
+                                           const std::vector<std::string>& words,
+                                           understood* asked) {
   return reader(line, words).read(asked);
 }
 
 const command* find_command(const command_line& line, std::string_view name) {
-  const auto found = std::find_if(line.commands.begin(), line.commands.end(), [&](const command& c) { return c.name == name; });
+  const auto found = std::find_if(line.commands.begin(), line.commands.end(),
+                                  [&](const command& c) { return c.name == name; });
   return found != line.commands.end() ? &*found : nullptr;
 }
 
@@ -244,7 +274,9 @@ std::string written(const option& o) {
 
 std::string usage(const command& c) {
   std::string text = "annex " + c.name;
-  const bool has_options = std::any_of(c.options.begin(), c.options.end(), [](const option& o) { return !o.has_place() && !o.is_hidden && !o.is_required; });
+  const bool has_options = std::any_of(c.options.begin(), c.options.end(), [](const option& o) {
+    return !o.has_place() && !o.is_hidden && !o.is_required;
+  });
   if (has_options) text += " [OPTIONS]";
   for (const option& o : c.options)
     if (!o.has_place() && o.is_required) text += " " + written(o);
@@ -293,10 +325,13 @@ std::string help(const command_line& line, const command& c, unsigned columns) {
 }
 
 std::string short_help(const command_line& line, unsigned columns) {
-  std::string text = "annex: named heaps over memory you bring, shared by any process.\n\nUsage: annex COMMAND [OPTIONS] ...\n\n";
+  std::string text =
+      "annex: named heaps over memory you bring, shared by any process.\n\nUsage: annex COMMAND "
+      "[OPTIONS] ...\n\n";
   constexpr unsigned indent = 14;
   for (const command& c : line.commands)
-    if (!c.is_hidden) text += fmt::format("  {:<{}}{}\n", c.name, indent - 2, wrapped(c.summary, columns, indent));
+    if (!c.is_hidden)
+      text += fmt::format("  {:<{}}{}\n", c.name, indent - 2, wrapped(c.summary, columns, indent));
   text += "\nOptions of every command:\n";
   add_options(text, line.global_options, columns);
   text += "\nannex help COMMAND says more. Exit status: 0 done, 1 refused, 2 not understood.\n";
@@ -306,12 +341,15 @@ std::string short_help(const command_line& line, unsigned columns) {
 std::optional<std::uint64_t> parse_bytes(std::string_view text) {
   const bool is_hex = text.starts_with("0x") || text.starts_with("0X");
   if (is_hex) text.remove_prefix(2);
-  if (text.empty() || (is_hex ? std::isxdigit(static_cast<unsigned char>(text[0])) == 0 : !is_digit(text[0]))) return {};
+  if (text.empty() ||
+      (is_hex ? std::isxdigit(static_cast<unsigned char>(text[0])) == 0 : !is_digit(text[0])))
+    return {};
   const char* const end = text.data() + text.size();
   std::uint64_t whole = 0;
   const auto [behind_whole, why_whole] = std::from_chars(text.data(), end, whole, is_hex ? 16 : 10);
   const char* behind = behind_whole;
-  const bool has_fraction = !is_hex && behind != end && (*behind == '.' || *behind == 'e' || *behind == 'E');
+  const bool has_fraction =
+      !is_hex && behind != end && (*behind == '.' || *behind == 'e' || *behind == 'E');
   if (why_whole != std::errc() && !has_fraction) return {};
   long double value = static_cast<long double>(whole);
   if (has_fraction) {
@@ -327,10 +365,12 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) {
   if (!unit.empty() && unit != "B") {
     const auto power = letters.find(unit[0]);
     const std::string rest = unit.substr(1);
-    if (power == letters.npos || (!rest.empty() && rest != "B" && rest != "I" && rest != "IB")) return {};
+    if (power == letters.npos || (!rest.empty() && rest != "B" && rest != "I" && rest != "IB"))
+      return {};
     shift = static_cast<unsigned>(power + 1) * 10;
   }
-  if (!has_fraction) return shift != 0 && whole >> (64 - shift) != 0 ? std::nullopt : std::optional(whole << shift);
+  if (!has_fraction)
+    return shift != 0 && whole >> (64 - shift) != 0 ? std::nullopt : std::optional(whole << shift);
   value = std::ldexp(value, static_cast<int>(shift));
   constexpr long double beyond = 18446744073709551616.0L;
   if (value >= beyond) return {};

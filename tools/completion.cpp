@@ -1,6 +1,8 @@
-// tools/completion.cpp - completion: what a shell needs to complete annex's commands, from their definitions.
+// tools/completion.cpp - completion: what a shell needs to complete annex's commands, from their
+// definitions.
 //
-// Both scripts know the commands and their options; names of heaps and zones are asked of annex itself, when they are wanted.
+// Both scripts know the commands and their options; names of heaps and zones are asked of annex
+// itself, when they are wanted.
 #include <algorithm>
 #include <memory>
 
@@ -9,7 +11,8 @@
 namespace annex::tool {
 namespace {
 
-constexpr const char* zone_names = "annex zones \"$heap\" --json 2>/dev/null | sed -n 's/^ *\"name\": \"\\(.*\\)\",$/\\1/p'";
+constexpr const char* zone_names =
+    "annex zones \"$heap\" --json 2>/dev/null | sed -n 's/^ *\"name\": \"\\(.*\\)\",$/\\1/p'";
 
 std::vector<const command*> shown_commands(const command_line& line) {
   std::vector<const command*> shown;
@@ -24,23 +27,33 @@ std::vector<std::string> names_of(const std::vector<const command*>& commands) {
   return names;
 }
 
-// ---- bash ------------------------------------------------------------------------------------------------------------------
+// ---- bash
+// ------------------------------------------------------------------------------------------------------------------
 
 std::string bash_words(const option& o, const std::vector<std::string>& commands) {
-  if (!o.choices.empty()) return fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$word\"))", fmt::join(o.choices, " "));
+  if (!o.choices.empty())
+    return fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$word\"))", fmt::join(o.choices, " "));
   switch (o.completes) {
-    case completion::heap: return "COMPREPLY=($(compgen -W \"$(annex ls --names 2>/dev/null)\" -- \"$word\"))";
-    case completion::zone: return fmt::format("COMPREPLY=($(compgen -W \"$({})\" -- \"$word\"))", zone_names);
-    case completion::file: return "compopt -o filenames; COMPREPLY=($(compgen -f -- \"$word\"))";
-    case completion::directory: return "compopt -o filenames; COMPREPLY=($(compgen -d -- \"$word\"))";
-    case completion::program: return "COMPREPLY=($(compgen -c -- \"$word\"))";
-    case completion::command: return fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$word\"))", fmt::join(commands, " "));
-    case completion::nothing: break;
+    case completion::heap:
+      return "COMPREPLY=($(compgen -W \"$(annex ls --names 2>/dev/null)\" -- \"$word\"))";
+    case completion::zone:
+      return fmt::format("COMPREPLY=($(compgen -W \"$({})\" -- \"$word\"))", zone_names);
+    case completion::file:
+      return "compopt -o filenames; COMPREPLY=($(compgen -f -- \"$word\"))";
+    case completion::directory:
+      return "compopt -o filenames; COMPREPLY=($(compgen -d -- \"$word\"))";
+    case completion::program:
+      return "COMPREPLY=($(compgen -c -- \"$word\"))";
+    case completion::command:
+      return fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$word\"))", fmt::join(commands, " "));
+    case completion::nothing:
+      break;
   }
   return "COMPREPLY=()";
 }
 
-std::string bash_command(const command& c, const command_line& line, const std::vector<std::string>& commands) {
+std::string bash_command(const command& c, const command_line& line,
+                         const std::vector<std::string>& commands) {
   std::vector<option> all = c.options;
   all.insert(all.end(), line.global_options.begin(), line.global_options.end());
   std::vector<std::string> names;
@@ -49,16 +62,20 @@ std::string bash_command(const command& c, const command_line& line, const std::
   for (const option& o : all) {
     if (o.is_hidden) continue;
     if (o.has_place()) {
-      places += fmt::format("        {}) {} ;;\n", o.repeats ? "*" : fmt::format("{}", place), bash_words(o, commands));
+      places += fmt::format("        {}) {} ;;\n", o.repeats ? "*" : fmt::format("{}", place),
+                            bash_words(o, commands));
       ++place;
       continue;
     }
     names.push_back(o.name);
-    if (!o.value.empty()) values += fmt::format("        {}) {}; return ;;\n", o.name, bash_words(o, commands));
+    if (!o.value.empty())
+      values += fmt::format("        {}) {}; return ;;\n", o.name, bash_words(o, commands));
   }
   std::string text = fmt::format("    {})\n", c.name);
   if (!values.empty()) text += fmt::format("      case $before in\n{}      esac\n", values);
-  text += fmt::format("      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '{}' -- \"$word\")); return; fi\n", fmt::join(names, " "));
+  text += fmt::format(
+      "      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '{}' -- \"$word\")); return; fi\n",
+      fmt::join(names, " "));
   if (!places.empty()) text += fmt::format("      case $place in\n{}      esac\n", places);
   return text + "      ;;\n";
 }
@@ -103,19 +120,25 @@ _annex() {{
     return
   fi
   case $called in
-)", fmt::join(options_with_values(line), "|"), fmt::join(names, " "), fmt::join(global, " "));
+)",
+                                 fmt::join(options_with_values(line), "|"), fmt::join(names, " "),
+                                 fmt::join(global, " "));
   for (const command* c : commands) text += bash_command(*c, line, names);
   return text + "  esac\n}\ncomplete -F _annex annex\n";
 }
 
-// ---- zsh -------------------------------------------------------------------------------------------------------------------
+// ---- zsh
+// -------------------------------------------------------------------------------------------------------------------
 
 std::string zsh_text(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '\'') out += "'\\''";
-    else if (c == '[' || c == ']' || c == ':' || c == '\\') out += std::string("\\") + c;
-    else out += c;
+    if (c == '\'')
+      out += "'\\''";
+    else if (c == '[' || c == ']' || c == ':' || c == '\\')
+      out += std::string("\\") + c;
+    else
+      out += c;
   }
   return out;
 }
@@ -123,20 +146,28 @@ std::string zsh_text(const std::string& text) {
 std::string zsh_action(const option& o, const std::vector<std::string>& commands) {
   if (!o.choices.empty()) return fmt::format("({})", fmt::join(o.choices, " "));
   switch (o.completes) {
-    case completion::heap: return "_annex_heaps";
-    case completion::zone: return "_annex_zones";
-    case completion::file: return "_files";
-    case completion::directory: return "_files -/";
-    case completion::program: return "_normal";
-    case completion::command: return fmt::format("({})", fmt::join(commands, " "));
-    case completion::nothing: break;
+    case completion::heap:
+      return "_annex_heaps";
+    case completion::zone:
+      return "_annex_zones";
+    case completion::file:
+      return "_files";
+    case completion::directory:
+      return "_files -/";
+    case completion::program:
+      return "_normal";
+    case completion::command:
+      return fmt::format("({})", fmt::join(commands, " "));
+    case completion::nothing:
+      break;
   }
   return " ";
 }
 
 std::string zsh_option(const option& o, const std::vector<std::string>& commands) {
   const std::string action = zsh_action(o, commands);
-  if (o.has_place()) return fmt::format("      '{}:{}:{}'", o.repeats ? "*" : "", zsh_text(written(o)), action);
+  if (o.has_place())
+    return fmt::format("      '{}:{}:{}'", o.repeats ? "*" : "", zsh_text(written(o)), action);
   const std::string value = o.value.empty() ? "" : fmt::format(":{}:{}", zsh_text(o.value), action);
   return fmt::format("      '{}[{}]{}'", o.name, zsh_text(o.help), value);
 }
@@ -161,11 +192,15 @@ _annex() {{
   local context state line
   local -a commands
   commands=(
-)zsh", zone_names);
-  for (const command* c : commands) text += fmt::format("    '{}:{}'\n", c->name, zsh_text(c->summary));
+)zsh",
+                                 zone_names);
+  for (const command* c : commands)
+    text += fmt::format("    '{}:{}'\n", c->name, zsh_text(c->summary));
   text += "  )\n  _arguments -C \\\n";
   for (const option& o : line.global_options) text += zsh_option(o, names) + " \\\n";
-  text += "      '1:command:->command' '*::argument:->argument'\n  case $state in\n    command) _describe command commands ;;\n    argument)\n      case $words[1] in\n";
+  text +=
+      "      '1:command:->command' '*::argument:->argument'\n  case $state in\n    command) "
+      "_describe command commands ;;\n    argument)\n      case $words[1] in\n";
   for (const command* c : commands) {
     text += fmt::format("        {}) _arguments", c->name);
     for (const option& o : c->options)
@@ -183,13 +218,17 @@ void add_completion_command(command_line& line, session&) {
   command c;
   c.name = "completion";
   c.summary = "Print a completion script for bash or zsh";
-  c.details = "An installed annex has put both where the shells look for them. Else: source <(annex completion bash), or write annex completion zsh to a file "
-              "_annex in a directory of $fpath.";
+  c.details =
+      "An installed annex has put both where the shells look for them. Else: source <(annex "
+      "completion bash), or write annex completion zsh to a file "
+      "_annex in a directory of $fpath.";
   c.examples = {"source <(annex completion bash)"};
   option& which = c.text("shell", "SHELL", shell.get(), "bash or zsh");
   which.choices = {"bash", "zsh"};
   which.is_required = true;
-  c.run = [&line, shell] { fmt::print("{}", *shell == "bash" ? bash_script(line) : zsh_script(line)); };
+  c.run = [&line, shell] {
+    fmt::print("{}", *shell == "bash" ? bash_script(line) : zsh_script(line));
+  };
   line.commands.push_back(std::move(c));
 }
 

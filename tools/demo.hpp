@@ -1,13 +1,14 @@
 // tools/demo.hpp - what the demo's processes share in zones, and what it reports.
 //
-//   reader ──handles──▶ ring "work" ──▶ parser 1, parser 2       blocks: one per packet, freed by whoever parsed it
+//   reader ──handles──▶ ring "work" ──▶ parser 1, parser 2       blocks: one per packet, freed by
+//   whoever parsed it
 //                                          │
 //   zone "demo"    counters, and per packet one word: which flow it was counted to
 //   zone "flows"   one slot per flow, found by fingerprint; a block with its key
 //
-// Every step of a parser can be repeated without harm, because it ends in one store: the slot's fingerprint (compare and
-// swap), the flow's block (compare and swap), the packet's word. So when a parser is killed, the packets it had in hand go
-// to the other one again, and the counts are exact.
+// Every step of a parser can be repeated without harm, because it ends in one store: the slot's
+// fingerprint (compare and swap), the flow's block (compare and swap), the packet's word. So when a
+// parser is killed, the packets it had in hand go to the other one again, and the counts are exact.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -22,10 +23,14 @@ namespace annex::tool {
 
 inline constexpr std::uint32_t flow_slots = 65536;
 inline constexpr std::uint32_t parser_count = 2;
-inline constexpr std::uint32_t no_flow = 0xffffffff;   // counted, but to no flow: not IP
+inline constexpr std::uint32_t no_flow = 0xffffffff;  // counted, but to no flow: not IP
 
-struct demo_packet { std::uint32_t number, length; };  // bytes follow
-struct flow_slot { std::atomic<std::uint64_t> fingerprint, block; };
+struct demo_packet {
+  std::uint32_t number, length;
+};  // bytes follow
+struct flow_slot {
+  std::atomic<std::uint64_t> fingerprint, block;
+};
 
 struct demo_control {
   std::uint32_t packet_count = 0, pace_us = 0;
@@ -33,10 +38,15 @@ struct demo_control {
   std::atomic<std::uint32_t> parsed[parser_count]{};
   std::atomic<std::uint64_t> base[parser_count + 1]{};  // where each process has the region
   // std::atomic<std::uint64_t> words[packet_count]: length << 32 | flow slot + 1
-  std::atomic<std::uint64_t>* words() { return reinterpret_cast<std::atomic<std::uint64_t>*>(this + 1); }
+  std::atomic<std::uint64_t>* words() {
+    return reinterpret_cast<std::atomic<std::uint64_t>*>(this + 1);
+  }
 };
 
-struct flow_count { flow_key key; std::uint64_t packets = 0, bytes = 0; };
+struct flow_count {
+  flow_key key;
+  std::uint64_t packets = 0, bytes = 0;
+};
 
 /// Everything the demo found out, for text, JSON and HTML.
 struct demo_report {
@@ -51,11 +61,16 @@ struct demo_report {
     std::uint32_t parsed = 0;
     std::uint64_t in_hand = 0, cached_bytes = 0, held_blocks = 0, held_bytes = 0, reaped_blocks = 0;
   } dead;
-  struct block_address { std::uint64_t handle, address, iova, contiguous; };
+  struct block_address {
+    std::uint64_t handle, address, iova, contiguous;
+  };
   std::vector<block_address> blocks;
-  std::vector<drawn_region> before, after;      // the moment of the kill; when what came back had come back
+  std::vector<drawn_region> before,
+      after;  // the moment of the kill; when what came back had come back
   std::vector<map_owner> owners, owners_after;
-  std::uint64_t checked = 0, left_blocks = 0;   // objects of the audit; live blocks when everything was freed and reaped
+  std::uint64_t checked = 0,
+                left_blocks =
+                    0;  // objects of the audit; live blocks when everything was freed and reaped
   bool sound = false;
   double seconds = 0;
 };

@@ -1,7 +1,8 @@
 // tools/demo_page.cpp - the demo's result as one HTML page without anything from outside.
 //
-// From 360 to 1600 pixels, light and dark. Figures that are in the JSON too carry its path (data-of="dead.process"), so that
-// a test compares them (tests/page). Pointing at a cell of a map, or tapping it, says below the map what it is.
+// From 360 to 1600 pixels, light and dark. Figures that are in the JSON too carry its path
+// (data-of="dead.process"), so that a test compares them (tests/page). Pointing at a cell of a map,
+// or tapping it, says below the map what it is.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -48,101 +49,174 @@ f.addEventListener('pointerover',say);f.addEventListener('click',say)});)";
 std::string escape(const std::string& text) {
   std::string out;
   for (const char c : printable(text)) {
-    if (c == '<') out += "&lt;";
-    else if (c == '>') out += "&gt;";
-    else if (c == '&') out += "&amp;";
-    else if (c == '"') out += "&quot;";
-    else if (c == '\'') out += "&#39;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '>')
+      out += "&gt;";
+    else if (c == '&')
+      out += "&amp;";
+    else if (c == '"')
+      out += "&quot;";
+    else if (c == '\'')
+      out += "&#39;";
+    else
+      out += c;
   }
   return out;
 }
 
 // A figure that the JSON has at this path.
-std::string figure(const char* path, std::uint64_t value) { return fmt::format("<span data-of='{}'>{}</span>", path, value); }
-std::string bytes_figure(const char* path, std::uint64_t value) { return fmt::format("<span data-of='{}' data-value='{}'>{}</span>", path, value, bytes_text(value)); }
+std::string figure(const char* path, std::uint64_t value) {
+  return fmt::format("<span data-of='{}'>{}</span>", path, value);
+}
+std::string bytes_figure(const char* path, std::uint64_t value) {
+  return fmt::format("<span data-of='{}' data-value='{}'>{}</span>", path, value,
+                     bytes_text(value));
+}
 
-std::string card(const std::string& value, const std::string& what) { return fmt::format("<div class='card'><b>{}</b><span>{}</span></div>", value, what); }
+std::string card(const std::string& value, const std::string& what) {
+  return fmt::format("<div class='card'><b>{}</b><span>{}</span></div>", value, what);
+}
 
 std::string cards(const demo_report& r) {
-  return "<div class='cards'>" + card(figure("packets", r.packets), "packets, each counted once") + card(figure("flow_count", r.flows.size()), "conversations") +
-         card("3", "processes, 1 of them killed") + card(figure("dead.packets_in_hand", r.dead.in_hand), "packets taken out of its hands") +
+  return "<div class='cards'>" + card(figure("packets", r.packets), "packets, each counted once") +
+         card(figure("flow_count", r.flows.size()), "conversations") +
+         card("3", "processes, 1 of them killed") +
+         card(figure("dead.packets_in_hand", r.dead.in_hand), "packets taken out of its hands") +
          card(bytes_figure("dead.cached_bytes", r.dead.cached_bytes), "came back from its caches") +
-         card(r.sound ? "sound" : "BROKEN", "audit of " + figure("checked", r.checked) + " objects") + "</div>";
+         card(r.sound ? "sound" : "BROKEN",
+              "audit of " + figure("checked", r.checked) + " objects") +
+         "</div>";
 }
 
 std::string legend(const demo_report& r) {
   std::string items;
-  for (const map_owner& o : r.owners) items += fmt::format("<li><i style='background:var(--p{})'></i>{}</li>", o.colour, o.label);
+  for (const map_owner& o : r.owners)
+    items += fmt::format("<li><i style='background:var(--p{})'></i>{}</li>", o.colour, o.label);
   items += "<li><i class='outlined' style='background:var(--p2)'></i>the dead one&#8217;s</li>";
-  for (const auto& [colour, what] : {std::pair("zone", "zones"), std::pair("cached", "cached, or free among small blocks"), std::pair("free", "free")})
+  for (const auto& [colour, what] :
+       {std::pair("zone", "zones"), std::pair("cached", "cached, or free among small blocks"),
+        std::pair("free", "free")})
     items += fmt::format("<li><i style='background:var(--{})'></i>{}</li>", colour, what);
   return "<ul class='legend'>" + items + "</ul>";
 }
 
 std::string one_map(const titled_map& map, const std::string& caption, std::size_t rows) {
-  return fmt::format("<figure><figcaption>{}</figcaption>{}<output>Point at a cell, or tap it.</output></figure>", caption, svg_map(map, rows));
+  return fmt::format(
+      "<figure><figcaption>{}</figcaption>{}<output>Point at a cell, or tap it.</output></figure>",
+      caption, svg_map(map, rows));
 }
 
 std::string maps(const demo_report& r) {
   if (r.before.empty() || r.after.empty()) return {};
-  const titled_map before{"The heap at the kill", &r.before[0], r.owners}, after{"The heap after it", &r.after[0], r.owners_after};
+  const titled_map before{"The heap at the kill", &r.before[0], r.owners},
+      after{"The heap after it", &r.after[0], r.owners_after};
   const std::size_t rows = std::max(used_rows(before), used_rows(after));
-  const std::uint64_t shown_bytes = std::min(rows * map_row * r.before[0].cell_bytes, r.memory_bytes);
-  return fmt::format("<h2>The heap, before and after</h2><p class='quiet'>Its first {} of {} in cells of {}, from left to right, then down; the rest is free.</p>", bytes_text(shown_bytes), bytes_text(r.memory_bytes),
-                     bytes_text(r.before[0].cell_bytes)) +
-         legend(r) + "<div class='maps'>" + one_map(before, "At the kill", rows) + one_map(after, "After what it left was recovered", rows) + "</div>";
+  const std::uint64_t shown_bytes =
+      std::min(rows * map_row * r.before[0].cell_bytes, r.memory_bytes);
+  return fmt::format(
+             "<h2>The heap, before and after</h2><p class='quiet'>Its first {} of {} in cells of "
+             "{}, from left to right, then down; the rest is free.</p>",
+             bytes_text(shown_bytes), bytes_text(r.memory_bytes),
+             bytes_text(r.before[0].cell_bytes)) +
+         legend(r) + "<div class='maps'>" + one_map(before, "At the kill", rows) +
+         one_map(after, "After what it left was recovered", rows) + "</div>";
 }
 
 std::string flow_rows(const demo_report& r, std::size_t from, std::size_t to) {
   std::string rows;
   for (std::size_t i = from; i < std::min(to, r.flows.size()); ++i) {
     const flow_count& f = r.flows[i];
-    rows += fmt::format("<tr class='flow'><td>{}</td><td><code>{}</code></td><td><code>{}</code></td><td class='n'>{}</td><td class='n'>{}</td></tr>", protocol_name(f.key.protocol), endpoint(f.key, false),
-                        endpoint(f.key, true), f.packets, f.bytes);
+    rows += fmt::format(
+        "<tr class='flow'><td>{}</td><td><code>{}</code></td><td><code>{}</code></td><td "
+        "class='n'>{}</td><td class='n'>{}</td></tr>",
+        protocol_name(f.key.protocol), endpoint(f.key, false), endpoint(f.key, true), f.packets,
+        f.bytes);
   }
-  return "<div class='scroll'><table><tr><th>Protocol</th><th>One end</th><th>Other end</th><th class='n'>Packets</th><th class='n'>Bytes</th></tr>" + rows + "</table></div>";
+  return "<div class='scroll'><table><tr><th>Protocol</th><th>One end</th><th>Other end</th><th "
+         "class='n'>Packets</th><th class='n'>Bytes</th></tr>" +
+         rows + "</table></div>";
 }
 
 std::string flows(const demo_report& r) {
   constexpr std::size_t shown = 5;
-  std::string text = fmt::format("<h2>{} conversations</h2>", r.flows.size()) + flow_rows(r, 0, shown);
-  if (r.flows.size() > shown) text += fmt::format("<details><summary>and {} more</summary>{}</details>", r.flows.size() - shown, flow_rows(r, shown, r.flows.size()));
+  std::string text =
+      fmt::format("<h2>{} conversations</h2>", r.flows.size()) + flow_rows(r, 0, shown);
+  if (r.flows.size() > shown)
+    text += fmt::format("<details><summary>and {} more</summary>{}</details>",
+                        r.flows.size() - shown, flow_rows(r, shown, r.flows.size()));
   return text;
 }
 
 std::string block_table(const demo_report& r) {
   std::string rows;
   for (const auto& b : r.blocks)
-    rows += fmt::format("<tr><td><code>{}</code></td><td><code>{}</code></td><td><code>{}</code></td><td>{}</td></tr>", hex(b.handle), hex(b.address), b.iova == ~std::uint64_t{0} ? "none" : hex(b.iova), bytes_text(b.contiguous));
-  return "<div class='scroll'><table><tr><th>Handle</th><th>Address in one process</th><th>IOVA</th><th>Contiguous for</th></tr>" + rows + "</table></div>";
+    rows += fmt::format(
+        "<tr><td><code>{}</code></td><td><code>{}</code></td><td><code>{}</code></td><td>{}</td></"
+        "tr>",
+        hex(b.handle), hex(b.address), b.iova == ~std::uint64_t{0} ? "none" : hex(b.iova),
+        bytes_text(b.contiguous));
+  return "<div class='scroll'><table><tr><th>Handle</th><th>Address in one "
+         "process</th><th>IOVA</th><th>Contiguous for</th></tr>" +
+         rows + "</table></div>";
 }
 
 std::string what_came_back(const demo_report& r) {
-  const auto item = [](const char* what, const std::string& text) { return fmt::format("<dt>{}</dt><dd>{}</dd>", what, text); };
-  return "<h2>What came back</h2><dl>" + item("Its caches", bytes_figure("dead.cached_bytes", r.dead.cached_bytes) + " were free again at once.") +
-         item("Its packets", figure("dead.packets_in_hand", r.dead.in_hand) + " in its hands went to parser 1: all " + figure("packets", r.packets) + " are counted, each once.") +
-         item("Its blocks", figure("dead.held_blocks", r.dead.held_blocks) + " of them stayed, listed under its name and outlined below, until they were reaped: " +
+  const auto item = [](const char* what, const std::string& text) {
+    return fmt::format("<dt>{}</dt><dd>{}</dd>", what, text);
+  };
+  return "<h2>What came back</h2><dl>" +
+         item("Its caches", bytes_figure("dead.cached_bytes", r.dead.cached_bytes) +
+                                " were free again at once.") +
+         item("Its packets", figure("dead.packets_in_hand", r.dead.in_hand) +
+                                 " in its hands went to parser 1: all " +
+                                 figure("packets", r.packets) + " are counted, each once.") +
+         item("Its blocks", figure("dead.held_blocks", r.dead.held_blocks) +
+                                " of them stayed, listed under its name and outlined below, until "
+                                "they were reaped: " +
                                 figure("dead.reaped_blocks", r.dead.reaped_blocks) + " freed.") +
-         item("The others", "went on. Parser 1 did " + figure("parsed_by_survivor", r.parsed[0]) + " packets; in the end " + figure("left_blocks", r.left_blocks) + " blocks were left.") + "</dl>";
+         item("The others", "went on. Parser 1 did " + figure("parsed_by_survivor", r.parsed[0]) +
+                                " packets; in the end " + figure("left_blocks", r.left_blocks) +
+                                " blocks were left.") +
+         "</dl>";
 }
 
 }  // namespace
 
 std::string html_page(const demo_report& r) {
-  std::string page = fmt::format("<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width,initial-scale=1'><title>annex demo</title><style>{}</style></head><body>", style);
+  std::string page = fmt::format(
+      "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' "
+      "content='width=device-width,initial-scale=1'><title>annex "
+      "demo</title><style>{}</style></head><body>",
+      style);
   page += "<h1>Three processes, one heap, one of them killed</h1>";
-  page += fmt::format("<p>One process read {} packets ({}) into blocks of a heap that three processes share, and passed their handles through a ring. Two parsers counted them by conversation, each with the "
-                      "memory at an address of its own. In the middle of it, one parser was killed.</p>",
-                      figure("packets", r.packets), bytes_figure("bytes", r.bytes));
-  page += fmt::format("<p class='quiet'>{} &#183; {} of {}</p>", escape(r.capture), bytes_figure("memory_bytes", r.memory_bytes), escape(r.memory)) + cards(r);
-  page += fmt::format("<h2>The kill</h2><p>Parser 2 (process {}) got SIGKILL after {} packets. It had {} packets in hand, {} in its caches, and {} blocks of its own ({}). Nobody was told.</p>",
-                      figure("dead.process", static_cast<std::uint64_t>(r.dead.process)), figure("dead.parsed", r.dead.parsed), figure("dead.packets_in_hand", r.dead.in_hand),
-                      bytes_figure("dead.cached_bytes", r.dead.cached_bytes), figure("dead.held_blocks", r.dead.held_blocks), bytes_figure("dead.held_bytes", r.dead.held_bytes));
+  page += fmt::format(
+      "<p>One process read {} packets ({}) into blocks of a heap that three processes share, and "
+      "passed their handles through a ring. Two parsers counted them by conversation, each with "
+      "the "
+      "memory at an address of its own. In the middle of it, one parser was killed.</p>",
+      figure("packets", r.packets), bytes_figure("bytes", r.bytes));
+  page += fmt::format("<p class='quiet'>{} &#183; {} of {}</p>", escape(r.capture),
+                      bytes_figure("memory_bytes", r.memory_bytes), escape(r.memory)) +
+          cards(r);
+  page += fmt::format(
+      "<h2>The kill</h2><p>Parser 2 (process {}) got SIGKILL after {} packets. It had {} packets "
+      "in hand, {} in its caches, and {} blocks of its own ({}). Nobody was told.</p>",
+      figure("dead.process", static_cast<std::uint64_t>(r.dead.process)),
+      figure("dead.parsed", r.dead.parsed), figure("dead.packets_in_hand", r.dead.in_hand),
+      bytes_figure("dead.cached_bytes", r.dead.cached_bytes),
+      figure("dead.held_blocks", r.dead.held_blocks),
+      bytes_figure("dead.held_bytes", r.dead.held_bytes));
   page += what_came_back(r) + maps(r);
-  page += "<h2>One heap, three addresses</h2><div class='scroll'><table><tr><th>Reader</th><th>Parser 1</th><th>Parser 2</th></tr>";
-  page += fmt::format("<tr><td><code>{}</code></td><td><code>{}</code></td><td><code>{}</code></td></tr></table></div>", hex(r.bases[parser_count]), hex(r.bases[0]), hex(r.bases[1]));
-  page += "<h2>DMA addresses of some blocks</h2>" + block_table(r) + flows(r) + fmt::format("<script>{}</script></body></html>\n", script);
+  page +=
+      "<h2>One heap, three addresses</h2><div class='scroll'><table><tr><th>Reader</th><th>Parser "
+      "1</th><th>Parser 2</th></tr>";
+  page += fmt::format(
+      "<tr><td><code>{}</code></td><td><code>{}</code></td><td><code>{}</code></td></tr></table></"
+      "div>",
+      hex(r.bases[parser_count]), hex(r.bases[0]), hex(r.bases[1]));
+  page += "<h2>DMA addresses of some blocks</h2>" + block_table(r) + flows(r) +
+          fmt::format("<script>{}</script></body></html>\n", script);
   return page;
 }
 

@@ -9,13 +9,21 @@ namespace annex::tool {
 namespace {
 
 // The character at `at`, and how many bytes it has; 0: these bytes are no UTF-8.
-struct character { std::uint32_t code = 0; std::size_t bytes = 0; };
+struct character {
+  std::uint32_t code = 0;
+  std::size_t bytes = 0;
+};
 
 character read_character(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i])); };
+  const auto byte = [&](std::size_t i) {
+    return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i]));
+  };
   const std::uint32_t first = byte(at);
   if (first < 0x80) return {first, 1};
-  const std::size_t bytes = first >= 0xf0 && first < 0xf5 ? 4 : first >= 0xe0 ? 3 : first >= 0xc2 ? 2 : 0;
+  const std::size_t bytes = first >= 0xf0 && first < 0xf5 ? 4
+                            : first >= 0xe0               ? 3
+                            : first >= 0xc2               ? 2
+                                                          : 0;
   if (bytes == 0 || first >= 0xf5 || at + bytes > text.size()) return {};
   std::uint32_t code = first & (0x7fu >> bytes);
   for (std::size_t i = 1; i < bytes; ++i) {
@@ -30,12 +38,23 @@ character read_character(std::string_view text, std::size_t at) {
 
 void write_escaped(std::string& out, std::uint32_t code) {
   switch (code) {
-    case '"': out += "\\\""; return;
-    case '\\': out += "\\\\"; return;
-    case '\n': out += "\\n"; return;
-    case '\r': out += "\\r"; return;
-    case '\t': out += "\\t"; return;
-    default: break;
+    case '"':
+      out += "\\\"";
+      return;
+    case '\\':
+      out += "\\\\";
+      return;
+    case '\n':
+      out += "\\n";
+      return;
+    case '\r':
+      out += "\\r";
+      return;
+    case '\t':
+      out += "\\t";
+      return;
+    default:
+      break;
   }
   if (code >= 0x20 && code < 0x7f) {
     out += static_cast<char>(code);
@@ -51,8 +70,10 @@ void write_text(std::string& out, std::string_view text) {
   out += '"';
   for (std::size_t at = 0; at < text.size();) {
     const character c = read_character(text, at);
-    if (c.bytes == 0) out += fmt::format("\\\\x{:02x}", static_cast<unsigned char>(text[at]));
-    else write_escaped(out, c.code);
+    if (c.bytes == 0)
+      out += fmt::format("\\\\x{:02x}", static_cast<unsigned char>(text[at]));
+    else
+      write_escaped(out, c.code);
     at += c.bytes != 0 ? c.bytes : 1;
   }
   out += '"';
@@ -65,7 +86,8 @@ void new_line(std::string& out, unsigned depth) {
 
 }  // namespace
 
-json::json(const std::vector<std::string>& texts) : value_(std::vector<json>(texts.begin(), texts.end())) {}
+json::json(const std::vector<std::string>& texts)
+    : value_(std::vector<json>(texts.begin(), texts.end())) {}
 
 json json::list() {
   json j;
@@ -93,11 +115,16 @@ std::string json::text() const {
 
 void json::write(std::string& out, unsigned depth) const {
   if (const auto* text = std::get_if<std::string>(&value_)) return write_text(out, *text);
-  if (const auto* yes = std::get_if<bool>(&value_)) out += *yes ? "true" : "false";
-  else if (const auto* number = std::get_if<std::int64_t>(&value_)) out += fmt::format("{}", *number);
-  else if (const auto* amount = std::get_if<std::uint64_t>(&value_)) out += fmt::format("{}", *amount);
-  else if (const auto* real = std::get_if<double>(&value_)) out += std::isfinite(*real) ? fmt::format("{}", *real) : "null";
-  else if (std::holds_alternative<std::monostate>(value_)) out += "null";
+  if (const auto* yes = std::get_if<bool>(&value_))
+    out += *yes ? "true" : "false";
+  else if (const auto* number = std::get_if<std::int64_t>(&value_))
+    out += fmt::format("{}", *number);
+  else if (const auto* amount = std::get_if<std::uint64_t>(&value_))
+    out += fmt::format("{}", *amount);
+  else if (const auto* real = std::get_if<double>(&value_))
+    out += std::isfinite(*real) ? fmt::format("{}", *real) : "null";
+  else if (std::holds_alternative<std::monostate>(value_))
+    out += "null";
   else if (const auto* all = std::get_if<std::vector<json>>(&value_)) {
     out += '[';
     for (const json& one : *all) {

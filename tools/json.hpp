@@ -1,10 +1,12 @@
-// tools/json.hpp - what is written under --json: values, lists and members in the order they were given.
+// tools/json.hpp - what is written under --json: values, lists and members in the order they were
+// given.
 //
 //   json all = json::list();
 //   all.add({{"name", "packets"}, {"regions", 1}});
 //
-// Only written, never read. Numbers of 64 bits that are no amount (ids, handles, addresses) are given as text by who
-// fills it in (see hex()), since readers whose numbers have 53 bits would change them.
+// Only written, never read. Numbers of 64 bits that are no amount (ids, handles, addresses) are
+// given as text by who fills it in (see hex()), since readers whose numbers have 53 bits would
+// change them.
 #pragma once
 #include <concepts>
 #include <cstdint>
@@ -21,20 +23,21 @@ class json {
  public:
   using member = std::pair<std::string, json>;
 
-  json() = default;                                        ///< null
+  json() = default;  ///< null
   json(bool value) : value_(value) {}
   json(double value) : value_(value) {}
   template <std::integral Number>
-    requires(!std::same_as<Number, bool>)
-  json(Number value) {
-    if constexpr (std::is_signed_v<Number>) value_ = static_cast<std::int64_t>(value);
-    else value_ = static_cast<std::uint64_t>(value);
+  requires(!std::same_as<Number, bool>) json(Number value) {
+    if constexpr (std::is_signed_v<Number>)
+      value_ = static_cast<std::int64_t>(value);
+    else
+      value_ = static_cast<std::uint64_t>(value);
   }
   json(std::string value) : value_(std::move(value)) {}
   json(std::string_view value) : value_(std::string(value)) {}
   json(const char* value) : value_(std::string(value)) {}
   json(std::initializer_list<member> members) : value_(std::vector<member>(members)) {}
-  json(const std::vector<std::string>& texts);             ///< a list
+  json(const std::vector<std::string>& texts);  ///< a list
 
   static json list();
   static json object();
@@ -44,12 +47,15 @@ class json {
   /// Adds a member to an object.
   void set(std::string name, json value);
 
-  /// The whole text, two blanks a step, ASCII only, so that no name moves a terminal's cursor. Bytes that are no text are \xNN.
+  /// The whole text, two blanks a step, ASCII only, so that no name moves a terminal's cursor.
+  /// Bytes that are no text are \xNN.
   std::string text() const;
 
  private:
   void write(std::string& out, unsigned depth) const;
-  std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string, std::vector<json>, std::vector<member>> value_;
+  std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string,
+               std::vector<json>, std::vector<member>>
+      value_;
 };
 
 }  // namespace annex::tool

@@ -14,7 +14,8 @@ using namespace annex::tool;
 void add_global_options(command_line& line, session& s) {
   command global;
   global.flag("--json", &s.json, "Print JSON instead of text");
-  option& place = global.text("--dir", "DIRECTORY", &s.directory, "Where the heaps lie, instead of $ANNEX_DIR or the usual place");
+  option& place = global.text("--dir", "DIRECTORY", &s.directory,
+                              "Where the heaps lie, instead of $ANNEX_DIR or the usual place");
   place.completes = completion::directory;
   global.flag("--help", &s.wants_help, "Say how it is used").letter = 'h';
   global.flag("--version", &s.wants_version, "Print the version");
@@ -24,8 +25,10 @@ void add_global_options(command_line& line, session& s) {
 void print_version(const session& s) {
   const annex::version v = annex::library_version();
   const std::string text = fmt::format("{}.{}.{}", v.major, v.minor, v.patch);
-  if (s.json) print({{"version", text}});
-  else fmt::print("annex {}\n", text);
+  if (s.json)
+    print({{"version", text}});
+  else
+    fmt::print("annex {}\n", text);
 }
 
 void add_help_commands(command_line& line, session& s) {
@@ -33,16 +36,21 @@ void add_help_commands(command_line& line, session& s) {
   command help_command;
   help_command.name = "help";
   help_command.summary = "Say how a command is used";
-  option& which = help_command.text("command", "COMMAND", &of, "The command; without one, all of them");
+  option& which =
+      help_command.text("command", "COMMAND", &of, "The command; without one, all of them");
   which.completes = completion::command;
   help_command.run = [&line, &s] {
     if (of.empty()) return fmt::print("{}", short_help(line, output_columns()));
-    if (const command* c = find_command(line, of)) return fmt::print("{}", help(line, *c, output_columns()));
+    if (const command* c = find_command(line, of))
+      return fmt::print("{}", help(line, *c, output_columns()));
     std::vector<std::string> names;
     for (const command& c : line.commands)
       if (!c.is_hidden) names.push_back(c.name);
     const auto meant = nearest(of, names);
-    refuse_usage(s, {fmt::format("\"{}\" is no annex command; {}", annex::printable(of), meant ? fmt::format("do you mean \"{}\"?", *meant) : "annex help lists them"), nullptr});
+    refuse_usage(s, {fmt::format("\"{}\" is no annex command; {}", annex::printable(of),
+                                 meant ? fmt::format("do you mean \"{}\"?", *meant)
+                                       : "annex help lists them"),
+                     nullptr});
   };
   line.commands.push_back(std::move(help_command));
   command version_command;

@@ -13,7 +13,8 @@ namespace {
 constexpr const char* no_colour = "\x1b[0m";
 constexpr const char* grey = "\x1b[90m";
 // Those that are told apart on light and dark terminals.
-constexpr const char* member_colours[] = {"\x1b[34m", "\x1b[32m", "\x1b[35m", "\x1b[36m", "\x1b[33m", "\x1b[31m"};
+constexpr const char* member_colours[] = {"\x1b[34m", "\x1b[32m", "\x1b[35m",
+                                          "\x1b[36m", "\x1b[33m", "\x1b[31m"};
 
 bool is_free(const map_cell& c) { return c.free >= (c.live + c.cached + c.free) * 0.999; }
 
@@ -21,7 +22,8 @@ bool is_free(const map_cell& c) { return c.free >= (c.live + c.cached + c.free) 
 char mark_of(const map_cell& c) {
   const double total = c.live + c.cached + c.free;
   if (total == 0 || is_free(c)) return '.';
-  if (c.live >= total * 0.75) return c.use == map_use::zone ? 'Z' : c.use == map_use::large ? 'L' : '#';
+  if (c.live >= total * 0.75)
+    return c.use == map_use::zone ? 'Z' : c.use == map_use::large ? 'L' : '#';
   if (c.live > 0) return '+';
   return c.cached > 0 ? 'c' : '.';
 }
@@ -30,14 +32,16 @@ const char* colour_of(const map_cell& c, char mark, const std::vector<member_sum
   if (mark == '.') return grey;
   if (mark == 'Z') return no_colour;
   if (mark == 'c') return "\x1b[33m";
-  const auto m = std::find_if(members.begin(), members.end(), [&](const member_summary& x) { return x.id == c.holder; });
+  const auto m = std::find_if(members.begin(), members.end(),
+                              [&](const member_summary& x) { return x.id == c.holder; });
   if (m == members.end()) return no_colour;
   return member_colours[static_cast<std::size_t>(m - members.begin()) % std::size(member_colours)];
 }
 
 void add_bytes(map_cell& c, const map_piece& p, double bytes) {
   const double length = static_cast<double>(p.length_bytes);
-  const double live = static_cast<double>(p.live_bytes) / length, cached = static_cast<double>(p.cached_bytes) / length;
+  const double live = static_cast<double>(p.live_bytes) / length,
+               cached = static_cast<double>(p.cached_bytes) / length;
   if (p.use == map_use::free) {
     c.free += bytes;
     return;
@@ -47,16 +51,21 @@ void add_bytes(map_cell& c, const map_piece& p, double bytes) {
   c.free += bytes * std::max(0.0, 1 - live - cached);
   if (c.use == map_use::free || p.live_bytes != 0) c.use = p.use;
   if (p.use == map_use::zone || p.live_bytes == 0) return;
-  const auto known = std::find_if(c.holders.begin(), c.holders.end(), [&](const auto& h) { return h.first == p.holder; });
-  if (known != c.holders.end()) known->second += bytes * live;
-  else c.holders.emplace_back(p.holder, bytes * live);
+  const auto known = std::find_if(c.holders.begin(), c.holders.end(),
+                                  [&](const auto& h) { return h.first == p.holder; });
+  if (known != c.holders.end())
+    known->second += bytes * live;
+  else
+    c.holders.emplace_back(p.holder, bytes * live);
 }
 
 // Whose a cell of a pair is.
 const map_owner* owner_of(const map_cell& c, const std::vector<map_owner>& owners) {
   for (const map_owner& o : owners)
     if (o.comes_first && c.held_by(o.who) > 0) return &o;
-  const auto found = std::find_if(owners.begin(), owners.end(), [&](const map_owner& o) { return c.live > 0 && o.who == c.holder; });
+  const auto found = std::find_if(owners.begin(), owners.end(), [&](const map_owner& o) {
+    return c.live > 0 && o.who == c.holder;
+  });
   return found != owners.end() ? &*found : nullptr;
 }
 
@@ -64,22 +73,28 @@ std::string pair_mark(const map_cell& c, const std::vector<map_owner>& owners, b
   const map_owner* const o = owner_of(c, owners);
   const char mark = o != nullptr ? o->mark : c.live > 0 ? 'Z' : c.cached > 0 ? 'c' : '.';
   if (!colour) return std::string(1, mark);
-  const char* const shown = o != nullptr ? member_colours[o->colour % std::size(member_colours)] : mark == '.' ? grey : mark == 'c' ? "\x1b[33m" : no_colour;
+  const char* const shown = o != nullptr  ? member_colours[o->colour % std::size(member_colours)]
+                            : mark == '.' ? grey
+                            : mark == 'c' ? "\x1b[33m"
+                                          : no_colour;
   constexpr const char* reversed = "\x1b[7m";
-  return fmt::format("{}{}{}{}", shown, o != nullptr && o->is_dead ? reversed : "", mark, no_colour);
+  return fmt::format("{}{}{}{}", shown, o != nullptr && o->is_dead ? reversed : "", mark,
+                     no_colour);
 }
 
 std::string row_of(const titled_map& map, std::size_t row, bool colour) {
   std::string text;
   const auto& cells = map.drawn->cells;
-  for (std::size_t i = row; i < row + map_row; ++i) text += i < cells.size() ? pair_mark(cells[i], map.owners, colour) : " ";
+  for (std::size_t i = row; i < row + map_row; ++i)
+    text += i < cells.size() ? pair_mark(cells[i], map.owners, colour) : " ";
   return text;
 }
 
 std::string legend_of(const titled_map& left, const titled_map& right, bool colour) {
   std::string text;
   for (const map_owner& o : left.owners) {
-    const auto then = std::find_if(right.owners.begin(), right.owners.end(), [&](const map_owner& x) { return x.who == o.who; });
+    const auto then = std::find_if(right.owners.begin(), right.owners.end(),
+                                   [&](const map_owner& x) { return x.who == o.who; });
     map_cell shown;
     shown.live = 1;
     shown.holder = o.who;
@@ -95,17 +110,22 @@ std::string legend_of(const titled_map& left, const titled_map& right, bool colo
 std::string describe(const map_cell& c, const titled_map& map, std::size_t index) {
   const auto bytes = [](double b) { return bytes_text(static_cast<std::uint64_t>(b + 0.5)); };
   const std::uint64_t begin = index * map.drawn->cell_bytes;
-  std::string text = fmt::format("{} to {}: ", bytes_text(begin), bytes_text(begin + map.drawn->cell_bytes));
+  std::string text =
+      fmt::format("{} to {}: ", bytes_text(begin), bytes_text(begin + map.drawn->cell_bytes));
   if (is_free(c)) return text + "free";
   std::string parts;
   double of_members = 0;
   for (const auto& [who, held] : c.holders) {
-    const auto o = std::find_if(map.owners.begin(), map.owners.end(), [who = who](const map_owner& x) { return x.who == who; });
-    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", bytes(held), o != map.owners.end() ? o->label : "others");
+    const auto o = std::find_if(map.owners.begin(), map.owners.end(),
+                                [who = who](const map_owner& x) { return x.who == who; });
+    parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", bytes(held),
+                         o != map.owners.end() ? o->label : "others");
     of_members += held;
   }
-  if (c.live - of_members >= 1) parts += fmt::format("{}{} zones", parts.empty() ? "" : ", ", bytes(c.live - of_members));
-  if (c.cached >= 1) parts += fmt::format("{}{} cached", parts.empty() ? "" : ", ", bytes(c.cached));
+  if (c.live - of_members >= 1)
+    parts += fmt::format("{}{} zones", parts.empty() ? "" : ", ", bytes(c.live - of_members));
+  if (c.cached >= 1)
+    parts += fmt::format("{}{} cached", parts.empty() ? "" : ", ", bytes(c.cached));
   if (c.free >= 1) parts += fmt::format("{}{} free", parts.empty() ? "" : ", ", bytes(c.free));
   return text + parts;
 }
@@ -121,26 +141,34 @@ double map_cell::held_by(member_id who) const {
 std::vector<drawn_region> draw(const heap& h, std::size_t cells) {
   std::vector<drawn_region> drawn;
   h.for_each_region([&](const region_summary& r) {
-    drawn_region d{r, {}, std::max<std::uint64_t>(r.granule_bytes, (r.length_bytes + cells - 1) / cells), 0, 0};
+    drawn_region d{r,
+                   {},
+                   std::max<std::uint64_t>(r.granule_bytes, (r.length_bytes + cells - 1) / cells),
+                   0,
+                   0};
     d.cells.resize((r.length_bytes + d.cell_bytes - 1) / d.cell_bytes);
     drawn.push_back(std::move(d));
   });
   h.for_each_map_piece([&](const map_piece& p) {
-    const auto d = std::find_if(drawn.begin(), drawn.end(), [&](const drawn_region& x) { return x.region.id == p.region; });
+    const auto d = std::find_if(drawn.begin(), drawn.end(),
+                                [&](const drawn_region& x) { return x.region.id == p.region; });
     if (d == drawn.end() || p.length_bytes == 0) return;
     d->live_bytes += p.live_bytes;
     d->cached_bytes += p.cached_bytes;
     for (std::uint64_t at = p.offset_bytes; at < p.offset_bytes + p.length_bytes;) {
       const std::size_t index = at / d->cell_bytes;
       if (index >= d->cells.size()) break;
-      const std::uint64_t end = std::min(p.offset_bytes + p.length_bytes, (index + 1) * d->cell_bytes);
+      const std::uint64_t end =
+          std::min(p.offset_bytes + p.length_bytes, (index + 1) * d->cell_bytes);
       add_bytes(d->cells[index], p, static_cast<double>(end - at));
       at = end;
     }
   });
   for (drawn_region& d : drawn)
     for (map_cell& c : d.cells) {
-      const auto most = std::max_element(c.holders.begin(), c.holders.end(), [](const auto& x, const auto& y) { return x.second < y.second; });
+      const auto most =
+          std::max_element(c.holders.begin(), c.holders.end(),
+                           [](const auto& x, const auto& y) { return x.second < y.second; });
       if (most != c.holders.end()) c.holder = most->first;
     }
   return drawn;
@@ -148,19 +176,25 @@ std::vector<drawn_region> draw(const heap& h, std::size_t cells) {
 
 std::size_t marks_per_row(unsigned columns) {
   constexpr std::size_t beside = 14, step = 16, most = 160;
-  return std::clamp<std::size_t>(columns > beside ? (columns - beside) / step * step : step, step, most);
+  return std::clamp<std::size_t>(columns > beside ? (columns - beside) / step * step : step, step,
+                                 most);
 }
 
-std::string text_map(const std::vector<drawn_region>& regions, const std::vector<member_summary>& members, const map_style& style) {
+std::string text_map(const std::vector<drawn_region>& regions,
+                     const std::vector<member_summary>& members, const map_style& style) {
   const std::size_t per_row = marks_per_row(style.columns);
   std::string text = "  # small blocks  + partly live  L large block  Z zone  c cached  . free\n";
   for (const drawn_region& d : regions) {
-    text += fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}\n", static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes), bytes_text(d.cell_bytes), bytes_text(d.live_bytes),
+    text += fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}\n",
+                        static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes),
+                        bytes_text(d.cell_bytes), bytes_text(d.live_bytes),
                         bytes_text(d.cached_bytes), d.region.draining ? "; draining" : "");
     bool skipping = false;
     for (std::size_t row = 0; row < d.cells.size(); row += per_row) {
       const std::size_t end = std::min(d.cells.size(), row + per_row);
-      const bool all_free = std::all_of(d.cells.begin() + static_cast<std::ptrdiff_t>(row), d.cells.begin() + static_cast<std::ptrdiff_t>(end), [](const map_cell& c) { return mark_of(c) == '.'; });
+      const bool all_free = std::all_of(d.cells.begin() + static_cast<std::ptrdiff_t>(row),
+                                        d.cells.begin() + static_cast<std::ptrdiff_t>(end),
+                                        [](const map_cell& c) { return mark_of(c) == '.'; });
       if (all_free && skipping) continue;
       if (all_free && row != 0) {
         text += "              ... free\n";
@@ -180,14 +214,19 @@ std::string text_map(const std::vector<drawn_region>& regions, const std::vector
   }
   for (std::size_t i = 0; i < members.size(); ++i) {
     const member_summary& m = members[i];
-    text += fmt::format("  {}member {}{} {} (process {}{}): holds {} in {}, caches {}\n", style.colour ? member_colours[i % std::size(member_colours)] : "", static_cast<unsigned>(m.id),
-                        style.colour ? no_colour : "", printable(m.program), m.process_id, m.alive ? "" : ", dead", bytes_text(m.held_bytes), counted(m.held_blocks, "block"), bytes_text(m.cached_bytes));
+    text += fmt::format("  {}member {}{} {} (process {}{}): holds {} in {}, caches {}\n",
+                        style.colour ? member_colours[i % std::size(member_colours)] : "",
+                        static_cast<unsigned>(m.id), style.colour ? no_colour : "",
+                        printable(m.program), m.process_id, m.alive ? "" : ", dead",
+                        bytes_text(m.held_bytes), counted(m.held_blocks, "block"),
+                        bytes_text(m.cached_bytes));
   }
   return text;
 }
 
 std::string text_pair(const titled_map& left, const titled_map& right, bool colour) {
-  std::string text = fmt::format("  {}\n\n  {:<9} {:<{}}  {}\n", legend_of(left, right, colour), "", left.title, map_row, right.title);
+  std::string text = fmt::format("  {}\n\n  {:<9} {:<{}}  {}\n", legend_of(left, right, colour), "",
+                                 left.title, map_row, right.title);
   const std::size_t count = std::max(left.drawn->cells.size(), right.drawn->cells.size());
   const auto all_free = [&](const titled_map& map, std::size_t row) {
     for (std::size_t i = row; i < std::min(row + map_row, map.drawn->cells.size()); ++i)
@@ -200,9 +239,11 @@ std::string text_pair(const titled_map& left, const titled_map& right, bool colo
       ++left_out;
       continue;
     }
-    text += fmt::format("  {:>9} {}  {}\n", bytes_text(row * left.drawn->cell_bytes), row_of(left, row, colour), row_of(right, row, colour));
+    text += fmt::format("  {:>9} {}  {}\n", bytes_text(row * left.drawn->cell_bytes),
+                        row_of(left, row, colour), row_of(right, row, colour));
   }
-  if (left_out != 0) text += fmt::format("  {:>9} {} more, all free\n", "", counted(left_out, "row"));
+  if (left_out != 0)
+    text += fmt::format("  {:>9} {} more, all free\n", "", counted(left_out, "row"));
   return text;
 }
 
@@ -219,17 +260,32 @@ std::string svg_map(const titled_map& map, std::size_t rows) {
   const auto& cells = map.drawn->cells;
   for (std::size_t i = 0; i < std::min(cells.size(), rows * map_row); ++i) {
     const map_cell& c = cells[i];
-    const double x = static_cast<double>(i % map_row) * cell, top = static_cast<double>(i / map_row) * cell, total = std::max(1.0, c.live + c.cached + c.free);
+    const double x = static_cast<double>(i % map_row) * cell,
+                 top = static_cast<double>(i / map_row) * cell,
+                 total = std::max(1.0, c.live + c.cached + c.free);
     const map_owner* const o = owner_of(c, map.owners);
     const std::string live = o != nullptr ? fmt::format("p{}", o->colour) : "zone";
-    const double live_height = c.live > 0 ? std::max(2.0, inside * c.live / total) : 0, cached_height = inside * c.cached / total;
-    body += fmt::format("<g><title>{}</title><rect x='{:.0f}' y='{:.0f}' width='11' height='11' class='free'/>", describe(c, map, i), x, top);
-    if (cached_height > 0) body += fmt::format("<rect x='{:.0f}' y='{:.1f}' width='11' height='{:.1f}' class='cached'/>", x, top + std::max(0.0, inside - live_height - cached_height), cached_height);
-    if (live_height > 0) body += fmt::format("<rect x='{:.0f}' y='{:.1f}' width='11' height='{:.1f}' class='{}'/>", x, top + inside - live_height, live_height, live);
+    const double live_height = c.live > 0 ? std::max(2.0, inside * c.live / total) : 0,
+                 cached_height = inside * c.cached / total;
+    body += fmt::format(
+        "<g><title>{}</title><rect x='{:.0f}' y='{:.0f}' width='11' height='11' class='free'/>",
+        describe(c, map, i), x, top);
+    if (cached_height > 0)
+      body +=
+          fmt::format("<rect x='{:.0f}' y='{:.1f}' width='11' height='{:.1f}' class='cached'/>", x,
+                      top + std::max(0.0, inside - live_height - cached_height), cached_height);
+    if (live_height > 0)
+      body += fmt::format("<rect x='{:.0f}' y='{:.1f}' width='11' height='{:.1f}' class='{}'/>", x,
+                          top + inside - live_height, live_height, live);
     body += "</g>";
-    if (o != nullptr && o->is_dead) outlines += fmt::format("<rect x='{:.1f}' y='{:.1f}' width='12' height='12' class='dead'/>", x - 0.5, top - 0.5);
+    if (o != nullptr && o->is_dead)
+      outlines += fmt::format("<rect x='{:.1f}' y='{:.1f}' width='12' height='12' class='dead'/>",
+                              x - 0.5, top - 0.5);
   }
-  return fmt::format("<svg xmlns='http://www.w3.org/2000/svg' viewBox='-1 -1 {} {}' role='img' aria-label='{}'>{}{}</svg>", map_row * 12 + 1, rows * 12 + 1, map.title, body, outlines);
+  return fmt::format(
+      "<svg xmlns='http://www.w3.org/2000/svg' viewBox='-1 -1 {} {}' role='img' "
+      "aria-label='{}'>{}{}</svg>",
+      map_row * 12 + 1, rows * 12 + 1, map.title, body, outlines);
 }
 
 }  // namespace annex::tool

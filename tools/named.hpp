@@ -10,13 +10,16 @@
 namespace annex::tool {
 
 struct named_thing {
-  std::string name, kind;               ///< kind: "zone", "pool", "ring"
-  std::uint64_t size_bytes = 0;         ///< in the heap's memory; rings have none, their handles lie in the segment
+  std::string name, kind;  ///< kind: "zone", "pool", "ring"
+  std::uint64_t size_bytes =
+      0;  ///< in the heap's memory; rings have none, their handles lie in the segment
   std::optional<handle> where{};
-  std::optional<std::uint64_t> free_count{}, count{};  ///< objects of a pool; handles in a ring, and how many fit
+  std::optional<std::uint64_t> free_count{},
+      count{};  ///< objects of a pool; handles in a ring, and how many fit
 };
 
-/// As far as can be seen through this heap: what pools and rings hold only where it is attached for writing.
+/// As far as can be seen through this heap: what pools and rings hold only where it is attached for
+/// writing.
 std::vector<named_thing> named_things(const heap& h);
 /// Looks into pools and rings, too.
 std::vector<named_thing> named_things_within(heap& h);

@@ -11,13 +11,17 @@ constexpr const char* not_understood_name = "not_understood";
 
 void say(session& s, const json& as_json, const std::string& as_text) {
   std::fflush(stdout);
-  if (s.json) print({{"error", as_json}});
-  else fmt::print(stderr, "{}\n", as_text);
+  if (s.json)
+    print({{"error", as_json}});
+  else
+    fmt::print(stderr, "{}\n", as_text);
 }
 
 // Columns that a text takes on a terminal: its characters, not its bytes.
 std::size_t width_of(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
 }
 
 }  // namespace
@@ -37,7 +41,8 @@ void refuse_usage(session& s, const misunderstanding& m) {
   const std::string more = m.of != nullptr ? "annex help " + m.of->name : "annex help";
   const std::string how = m.of != nullptr ? usage(*m.of) : "annex COMMAND [OPTIONS] ...";
   say(s, {{"name", not_understood_name}, {"message", m.sentence}, {"usage", how}, {"help", more}},
-      fmt::format("annex: {}{}\nUsage: {}\n{} says more.", m.sentence, m.sentence.ends_with('?') ? "" : ".", how, more));
+      fmt::format("annex: {}{}\nUsage: {}\n{} says more.", m.sentence,
+                  m.sentence.ends_with('?') ? "" : ".", how, more));
 }
 
 void refuse_usage(session& s, const std::string& command_name, const std::string& sentence) {
@@ -50,7 +55,10 @@ void refuse_usage(session& s, const std::string& command_name, const std::string
 void print(const json& j) { fmt::print("{}\n", j.text()); }
 
 json json_of(const error& e) {
-  return {{"code", static_cast<int>(e.code)}, {"name", name_of(e.code)}, {"message", e.message()}, {"errno", e.os_errno}};
+  return {{"code", static_cast<int>(e.code)},
+          {"name", name_of(e.code)},
+          {"message", e.message()},
+          {"errno", e.os_errno}};
 }
 
 std::string bytes_text(std::uint64_t bytes) {
@@ -59,14 +67,17 @@ std::string bytes_text(std::uint64_t bytes) {
   double value = static_cast<double>(bytes);
   for (; value >= 1024 && unit + 1 < std::size(units); ++unit) value /= 1024;
   const bool is_whole = value == static_cast<double>(static_cast<std::uint64_t>(value));
-  return is_whole ? fmt::format("{} {}", static_cast<std::uint64_t>(value), units[unit]) : fmt::format("{:.1f} {}", value, units[unit]);
+  return is_whole ? fmt::format("{} {}", static_cast<std::uint64_t>(value), units[unit])
+                  : fmt::format("{:.1f} {}", value, units[unit]);
 }
 
 std::string hex(std::uint64_t value) { return fmt::format("{:#x}", value); }
 
 std::string id_text(heap_id id) { return fmt::format("{:016x}", static_cast<std::uint64_t>(id)); }
 
-std::string counted(std::uint64_t count, std::string_view noun) { return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s"); }
+std::string counted(std::uint64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
 
 std::string shortened(const std::string& text, std::size_t columns) {
   if (text.size() <= columns || columns < 8) return text;

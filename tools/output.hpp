@@ -1,7 +1,8 @@
-// tools/output.hpp - how the command speaks: tables for people, JSON for programs, errors as sentences, exit codes.
+// tools/output.hpp - how the command speaks: tables for people, JSON for programs, errors as
+// sentences, exit codes.
 //
-// Under --json standard output has one JSON document, whatever happens: the answer, or {"error": …}. Without it, answers go
-// to standard output and refusals to standard error.
+// Under --json standard output has one JSON document, whatever happens: the answer, or {"error":
+// …}. Without it, answers go to standard output and refusals to standard error.
 #pragma once
 #include <fmt/format.h>
 
@@ -13,13 +14,19 @@
 
 namespace annex::tool {
 
-enum exit_code { exit_ok = 0, exit_refused = 1, exit_usage = 2, exit_not_executable = 126, exit_not_found = 127 };
+enum exit_code {
+  exit_ok = 0,
+  exit_refused = 1,
+  exit_usage = 2,
+  exit_not_executable = 126,
+  exit_not_found = 127
+};
 
 /// What every command is given; a command sets exit when it was refused.
 struct session {
   bool json = false;
   bool wants_help = false, wants_version = false;
-  std::string directory{};     ///< --dir
+  std::string directory{};  ///< --dir
   int exit = exit_ok;
 };
 
@@ -44,9 +51,13 @@ std::string id_text(heap_id id);
 std::string counted(std::uint64_t count, std::string_view noun);
 /// At most `columns` wide, shortened in the middle.
 std::string shortened(const std::string& text, std::size_t columns);
-/// Rows below one another, columns as wide as their widest text; right: columns of figures. Without a last column's blanks.
+/// Rows below one another, columns as wide as their widest text; right: columns of figures. Without
+/// a last column's blanks.
 struct table {
-  struct column { std::string head; bool right = false; };
+  struct column {
+    std::string head;
+    bool right = false;
+  };
   std::vector<column> columns;
   std::vector<std::vector<std::string>> rows;
   std::string text(std::string_view indent = "") const;

@@ -13,9 +13,13 @@ namespace {
 
 constexpr std::uint8_t tcp = 6, udp = 17;
 
-std::uint16_t word_at(std::span<const std::uint8_t> b, std::size_t i) { return static_cast<std::uint16_t>(b[i] << 8 | b[i + 1]); }
+std::uint16_t word_at(std::span<const std::uint8_t> b, std::size_t i) {
+  return static_cast<std::uint16_t>(b[i] << 8 | b[i + 1]);
+}
 
-std::optional<flow_key> make_key(std::uint8_t version, std::span<const std::uint8_t> source, std::span<const std::uint8_t> destination, std::uint8_t protocol, std::span<const std::uint8_t> payload, bool first) {
+std::optional<flow_key> make_key(std::uint8_t version, std::span<const std::uint8_t> source,
+                                 std::span<const std::uint8_t> destination, std::uint8_t protocol,
+                                 std::span<const std::uint8_t> payload, bool first) {
   flow_key k;
   k.version = version;
   k.protocol = protocol;
@@ -47,11 +51,14 @@ std::optional<flow_key> parse_ipv6(std::span<const std::uint8_t> b) {
   std::size_t at = 40;
   bool first = true;
   for (int extensions = 0; extensions < 16; ++extensions) {
-    const bool options = next == 0 || next == 43 || next == 60, fragment = next == 44, authentication = next == 51;
+    const bool options = next == 0 || next == 43 || next == 60, fragment = next == 44,
+               authentication = next == 51;
     if (!options && !fragment && !authentication) break;
     if (b.size() < at + 8) return {};
     if (fragment) first = (word_at(b, at + 2) & 0xfff8) == 0;
-    const std::size_t length = fragment ? 8 : authentication ? (std::size_t{b[at + 1]} + 2) * 4 : (std::size_t{b[at + 1]} + 1) * 8;
+    const std::size_t length = fragment         ? 8
+                               : authentication ? (std::size_t{b[at + 1]} + 2) * 4
+                                                : (std::size_t{b[at + 1]} + 1) * 8;
     next = b[at];
     at += length;
     if (b.size() < at) return {};
@@ -81,7 +88,8 @@ std::uint64_t fingerprint(const flow_key& k) {
   auto mix = [&](std::uint8_t byte) { hash = (hash ^ byte) * 0x100000001b3; };
   for (const std::uint8_t byte : k.low_address) mix(byte);
   for (const std::uint8_t byte : k.high_address) mix(byte);
-  for (const std::uint16_t port : {k.low_port, k.high_port}) mix(static_cast<std::uint8_t>(port >> 8)), mix(static_cast<std::uint8_t>(port));
+  for (const std::uint16_t port : {k.low_port, k.high_port})
+    mix(static_cast<std::uint8_t>(port >> 8)), mix(static_cast<std::uint8_t>(port));
   mix(k.protocol);
   mix(k.version);
   hash ^= hash >> 31;
@@ -90,12 +98,18 @@ std::uint64_t fingerprint(const flow_key& k) {
 
 std::string protocol_name(std::uint8_t protocol) {
   switch (protocol) {
-    case 1: return "ICMP";
-    case tcp: return "TCP";
-    case udp: return "UDP";
-    case 58: return "ICMPv6";
-    case 0: return "other";
-    default: return fmt::format("IP {}", protocol);
+    case 1:
+      return "ICMP";
+    case tcp:
+      return "TCP";
+    case udp:
+      return "UDP";
+    case 58:
+      return "ICMPv6";
+    case 0:
+      return "other";
+    default:
+      return fmt::format("IP {}", protocol);
   }
 }
 

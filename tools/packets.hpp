@@ -1,4 +1,5 @@
-// tools/packets.hpp - which conversation a packet belongs to: Ethernet (with VLAN tags), IPv4, IPv6, TCP, UDP.
+// tools/packets.hpp - which conversation a packet belongs to: Ethernet (with VLAN tags), IPv4,
+// IPv6, TCP, UDP.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -8,12 +9,14 @@
 
 namespace annex::tool {
 
-/// Both directions of a conversation have the same key: the lower end comes first. Plain data, lies in shared memory.
+/// Both directions of a conversation have the same key: the lower end comes first. Plain data, lies
+/// in shared memory.
 struct flow_key {
   std::array<std::uint8_t, 16> low_address{}, high_address{};
-  std::uint16_t low_port = 0, high_port = 0;   // 0 for what has no ports, and for fragments after the first
-  std::uint8_t protocol = 0;                   // of IP: 6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6 …
-  std::uint8_t version = 0;                    // 4 or 6
+  std::uint16_t low_port = 0,
+                high_port = 0;  // 0 for what has no ports, and for fragments after the first
+  std::uint8_t protocol = 0;    // of IP: 6 TCP, 17 UDP, 1 ICMP, 58 ICMPv6 …
+  std::uint8_t version = 0;     // 4 or 6
   bool operator==(const flow_key&) const = default;
 };
 

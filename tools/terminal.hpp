@@ -1,7 +1,9 @@
-// tools/terminal.hpp - who reads what the command prints: a person at a terminal of some width, or a file.
+// tools/terminal.hpp - who reads what the command prints: a person at a terminal of some width, or
+// a file.
 //
-//   a terminal     as wide as it is, colours unless NO_COLOR or TERM=dumb say no, bars that are written over
-//   anything else  80 columns (COLUMNS says otherwise), no colour, one line for each tenth of long work
+//   a terminal     as wide as it is, colours unless NO_COLOR or TERM=dumb say no, bars that are
+//   written over anything else  80 columns (COLUMNS says otherwise), no colour, one line for each
+//   tenth of long work
 #pragma once
 #include <chrono>
 #include <cstdint>
@@ -15,7 +17,8 @@ unsigned output_columns();
 bool shows_colour();
 
 /// A bar on standard error for work that takes longer than a second:
-/// "touched  42% [########            ] 430 MiB of 1 GiB, 512 MiB/s, 1 s left". Not for several threads at once.
+/// "touched  42% [########            ] 430 MiB of 1 GiB, 512 MiB/s, 1 s left". Not for several
+/// threads at once.
 class progress_bar {
  public:
   explicit progress_bar(std::string verb);
