@@ -267,8 +267,9 @@ enum {
   ANNEX_PHYSICAL_IOVAS = 1u << 8,  /**< source: from /proc/self/pagemap; needs privilege, and pinned
                                       or hugetlb pages */
   ANNEX_RESERVE = 1u << 9,         /**< source: take every page from its file system, or refuse */
-  ANNEX_OVERCOMMIT = 1u << 10      /**< source: more than there is; a write that finds no page ends
+  ANNEX_OVERCOMMIT = 1u << 10,     /**< source: more than there is; a write that finds no page ends
                                       the program */
+  ANNEX_ON_COMMIT = 1u << 11       /**< placement of a zone: found only from annex_zone_commit on */
 };
 /** How far it is; called by any of the threads that work, one call at a time. */
 typedef void (*annex_progress)(void* context, uint64_t done_bytes, uint64_t total_bytes);
@@ -435,13 +436,27 @@ struct annex_zone {
   uint64_t iova; /**< of the first byte; UINT64_MAX: none */
   uint32_t region;
   uint32_t padding;
+  uint64_t generation; /**< higher than of every zone before */
 };
 /** Allocates a block under a name (1 to 63 bytes); size_bytes 0: the largest there is. out may be
  * null. Errors: invalid_name, zone_exists, out_of_memory, limit_reached, read_only. */
 ANNEX_PUBLIC int annex_zone_reserve(annex_heap* heap, const char* name,
                                     const struct annex_placement* placement,
                                     struct annex_zone* out);
-/** Errors: invalid_name, no_such_zone, cannot_attach, wrong_kind (a pool or ring). */
+/** From now on it is found, with everything that this thread wrote into it before. filled is what
+ * annex_zone_reserve gave. Only its maker's process may. Errors: invalid_name, no_such_zone
+ * (released, or another generation), wrong_kind, heap_in_use (another process fills it),
+ * read_only. */
+ANNEX_PUBLIC int annex_zone_commit(annex_heap* heap, const char* name,
+                                   const struct annex_zone* filled);
+/** Waits up to deadline_ns from now (0: looks once; at most a year) until a zone of this name with
+ * a generation above after_generation (0: any) can be found; whoever was to commit it may die, the
+ * next one's is waited for. Errors: those of annex_zone_find but for no_such_zone and
+ * not_committed; deadline_passed. */
+ANNEX_PUBLIC int annex_zone_wait(annex_heap* heap, const char* name, uint64_t deadline_ns,
+                                 uint64_t after_generation, struct annex_zone* out);
+/** Errors: invalid_name, no_such_zone, not_committed, cannot_attach, wrong_kind (a pool or
+ * ring). */
 ANNEX_PUBLIC int annex_zone_find(annex_heap* heap, const char* name, struct annex_zone* out);
 /** Errors: invalid_name, no_such_zone, wrong_kind, read_only. */
 ANNEX_PUBLIC int annex_zone_release(annex_heap* heap, const char* name);
@@ -544,6 +559,11 @@ struct annex_zone_summary {
   const char* name;
   const char* kind; /**< "zone", "pool", "ring" */
   uint64_t handle, size_bytes;
+  uint64_t generation;      /**< of a zone (annex_zone.generation) */
+  uint32_t committed;       /**< 0: it is being filled, or was when its maker died */
+  uint32_t maker;           /**< the member that reserved it */
+  int32_t maker_process_id;
+  uint32_t maker_alive;     /**< 0 or 1 */
 };
 /** annex_block_summary.kind */
 enum annex_block_kind {
@@ -698,6 +718,18 @@ ANNEX_PUBLIC const struct annex_member_summary* annex_snapshot_member(
 ANNEX_PUBLIC const struct annex_map_piece* annex_snapshot_map_piece(
     const annex_snapshot* snapshot, uint64_t index);
 
+/** A descriptor for event loops that becomes readable once when a pool or ring has something, or
+ * when waiting would be refused; a thread of annex's waits for it. One thread at a time may use it;
+ * in a forked child it is dead. */
+typedef struct annex_ready_event annex_ready_event;
+/** For poll and its like alone: don't read, write or close it. -1: the event is null. */
+ANNEX_PUBLIC int annex_ready_event_fd(const annex_ready_event* event);
+/** Not readable from now on, until there is something. After the last look at what it is about. */
+ANNEX_PUBLIC void annex_ready_event_rearm(annex_ready_event* event);
+/** Ends its thread, which may take a tenth of a second, and closes the descriptor, before its pool
+ * or ring and its heap are closed. Null is ignored. */
+ANNEX_PUBLIC void annex_ready_event_end(annex_ready_event* event);
+
 /* ---- pools: objects of one size under a name, with a cache per thread --------------------- */
 
 /** annex_pool_options.flags, beside ANNEX_IOVA_CONTIGUOUS */
@@ -743,6 +775,14 @@ ANNEX_PUBLIC uint32_t annex_pool_object_count(const annex_pool* pool);
 ANNEX_PUBLIC size_t annex_pool_object_bytes(const annex_pool* pool);
 /** In the pool or in caches; waits for the heap lock. */
 ANNEX_PUBLIC uint32_t annex_pool_free_count(const annex_pool* pool);
+/** Takes one, and waits for one up to deadline_ns from now (0: looks once; at most a year). Errors:
+ * deadline_passed, others_gone (nobody else who lives has the heap any more), no_such_zone
+ * (released), limit_reached, corrupt, forked_away. */
+ANNEX_PUBLIC int annex_pool_take_before(annex_pool* pool, uint64_t deadline_ns, void** out);
+/** Waits as it does, and takes nothing: another one may be faster afterwards. */
+ANNEX_PUBLIC int annex_pool_wait_for_object(const annex_pool* pool, uint64_t deadline_ns);
+/** Readable when there is an object. Errors: os_failure, limit_reached, no_such_zone. */
+ANNEX_PUBLIC int annex_pool_watch_objects(const annex_pool* pool, annex_ready_event** out);
 
 /* ---- rings: a bounded queue of handles, any number of producers and consumers ------------- */
 
@@ -779,6 +819,20 @@ ANNEX_PUBLIC size_t annex_ring_recover_in_hand(annex_ring* ring, uint64_t* handl
 ANNEX_PUBLIC uint64_t annex_ring_capacity(const annex_ring* ring);
 /** Handles in it; moves while it is in use. */
 ANNEX_PUBLIC uint64_t annex_ring_count(const annex_ring* ring);
+/** Takes a handle, and waits for one up to deadline_ns from now (0: looks once; at most a year).
+ * Errors: deadline_passed, others_gone (nobody else who lives has the heap any more), no_such_zone
+ * (released), corrupt, forked_away. */
+ANNEX_PUBLIC int annex_ring_take_before(annex_ring* ring, uint64_t deadline_ns, uint64_t* out);
+/** The same for room. */
+ANNEX_PUBLIC int annex_ring_put_before(annex_ring* ring, uint64_t handle, uint64_t deadline_ns);
+/** Wait as they do, and take or put nothing: another one may be faster afterwards. */
+ANNEX_PUBLIC int annex_ring_wait_for_handle(const annex_ring* ring, uint64_t deadline_ns);
+/** The same for room. */
+ANNEX_PUBLIC int annex_ring_wait_for_room(const annex_ring* ring, uint64_t deadline_ns);
+/** Readable when there is a handle. Errors: os_failure, limit_reached, no_such_zone. */
+ANNEX_PUBLIC int annex_ring_watch_handles(const annex_ring* ring, annex_ready_event** out);
+/** Readable when there is room. Errors: the same. */
+ANNEX_PUBLIC int annex_ring_watch_room(const annex_ring* ring, annex_ready_event** out);
 
 #ifdef __cplusplus
 }

@@ -45,6 +45,8 @@ ANNEX_E_not_supported = -(38),
 ANNEX_E_forked_away = -(39),
 ANNEX_E_wrong_kind = -(40),
 ANNEX_E_misuse = -(41),
+ANNEX_E_not_committed = -(42),
+ANNEX_E_others_gone = -(43),
   ANNEX_E_last_ = -10000
 };
 struct annex_error {
@@ -171,7 +173,8 @@ enum {
   ANNEX_PREFAULT = 1u << 7,
   ANNEX_PHYSICAL_IOVAS = 1u << 8,
   ANNEX_RESERVE = 1u << 9,
-  ANNEX_OVERCOMMIT = 1u << 10
+  ANNEX_OVERCOMMIT = 1u << 10,
+  ANNEX_ON_COMMIT = 1u << 11
 };
 typedef void (*annex_progress)(void* context, uint64_t done_bytes, uint64_t total_bytes);
 struct annex_memory_range {
@@ -270,10 +273,15 @@ struct annex_zone {
   uint64_t iova;
   uint32_t region;
   uint32_t padding;
+  uint64_t generation;
 };
  int annex_zone_reserve(annex_heap* heap, const char* name,
                                     const struct annex_placement* placement,
                                     struct annex_zone* out);
+ int annex_zone_commit(annex_heap* heap, const char* name,
+                                   const struct annex_zone* filled);
+ int annex_zone_wait(annex_heap* heap, const char* name, uint64_t deadline_ns,
+                                 uint64_t after_generation, struct annex_zone* out);
  int annex_zone_find(annex_heap* heap, const char* name, struct annex_zone* out);
  int annex_zone_release(annex_heap* heap, const char* name);
 struct annex_iova_run {
@@ -343,6 +351,11 @@ struct annex_zone_summary {
   const char* name;
   const char* kind;
   uint64_t handle, size_bytes;
+  uint64_t generation;
+  uint32_t committed;
+  uint32_t maker;
+  int32_t maker_process_id;
+  uint32_t maker_alive;
 };
 enum annex_block_kind {
   ANNEX_BLOCK_slab_block = 0,
@@ -443,6 +456,10 @@ typedef struct annex_snapshot annex_snapshot;
     const annex_snapshot* snapshot, uint64_t index);
  const struct annex_map_piece* annex_snapshot_map_piece(
     const annex_snapshot* snapshot, uint64_t index);
+typedef struct annex_ready_event annex_ready_event;
+ int annex_ready_event_fd(const annex_ready_event* event);
+ void annex_ready_event_rearm(annex_ready_event* event);
+ void annex_ready_event_end(annex_ready_event* event);
 enum {
   ANNEX_POOL_NO_CACHE = 1u << 0
 };
@@ -469,6 +486,9 @@ typedef struct annex_pool annex_pool;
  uint32_t annex_pool_object_count(const annex_pool* pool);
  size_t annex_pool_object_bytes(const annex_pool* pool);
  uint32_t annex_pool_free_count(const annex_pool* pool);
+ int annex_pool_take_before(annex_pool* pool, uint64_t deadline_ns, void** out);
+ int annex_pool_wait_for_object(const annex_pool* pool, uint64_t deadline_ns);
+ int annex_pool_watch_objects(const annex_pool* pool, annex_ready_event** out);
 typedef struct annex_ring annex_ring;
  int annex_ring_create(annex_heap* heap, const char* name, uint64_t capacity,
                                    annex_ring** out);
@@ -485,3 +505,9 @@ typedef struct annex_ring annex_ring;
  size_t annex_ring_recover_in_hand(annex_ring* ring, uint64_t* handles, size_t count);
  uint64_t annex_ring_capacity(const annex_ring* ring);
  uint64_t annex_ring_count(const annex_ring* ring);
+ int annex_ring_take_before(annex_ring* ring, uint64_t deadline_ns, uint64_t* out);
+ int annex_ring_put_before(annex_ring* ring, uint64_t handle, uint64_t deadline_ns);
+ int annex_ring_wait_for_handle(const annex_ring* ring, uint64_t deadline_ns);
+ int annex_ring_wait_for_room(const annex_ring* ring, uint64_t deadline_ns);
+ int annex_ring_watch_handles(const annex_ring* ring, annex_ready_event** out);
+ int annex_ring_watch_room(const annex_ring* ring, annex_ready_event** out);

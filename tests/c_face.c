@@ -108,6 +108,18 @@ static void check_heaps_and_blocks(void) {
   struct annex_zone found = {.struct_bytes = sizeof found};
   CHECK(annex_zone_find(heap, "z", &found) == 0 && found.address == zone.address && found.handle == zone.handle);
   CHECK(found.region == region);
+  CHECK(annex_zone_release(heap, "z") == 0);
+  placed.flags |= ANNEX_ON_COMMIT;
+  CHECK(annex_allocate_placed(heap, &placed) == NULL && annex_zone_reserve(heap, "z", &placed, &zone) == 0);
+  CHECK(annex_zone_find(heap, "z", &found) == ANNEX_E_not_committed && annex_zone_wait(heap, "z", 1000, 0, &found) == ANNEX_E_deadline_passed);
+  const uint64_t right = zone.generation;
+  zone.generation += 1;
+  CHECK(annex_zone_commit(heap, "z", &zone) == ANNEX_E_no_such_zone && annex_zone_commit(heap, "z", NULL) == ANNEX_E_invalid_argument);
+  zone.generation = right;
+  CHECK(annex_zone_commit(heap, "z", &zone) == 0 && annex_zone_wait(heap, "z", UINT64_MAX, 0, &found) == 0);
+  CHECK(found.generation == right && found.address == zone.address);
+  CHECK(annex_zone_wait(heap, "z", 1000, right, &found) == ANNEX_E_deadline_passed && annex_zone_wait(NULL, "z", 0, 0, &found) == ANNEX_E_invalid_argument);
+  placed.flags &= ~(uint32_t)ANNEX_ON_COMMIT;
   CHECK(annex_zone_find(heap, "y", &found) == ANNEX_E_no_such_zone);
   CHECK(annex_heap_remove_memory(heap, region) == ANNEX_E_blocks_live);
   CHECK(annex_zone_release(heap, "z") == 0 && annex_zone_release(heap, "z") == ANNEX_E_no_such_zone);

@@ -1,11 +1,18 @@
 /* tests/c_face_views.c - the C face from C: pools and rings. */
 #include "c_face.h"
 
+#include <poll.h>
+
 static annex_heap* a_heap(void) {
   annex_heap* heap = NULL;
   struct annex_memory_source source = {.struct_bytes = sizeof source, .length_bytes = 4u << 20};
   CHECK(annex_heap_create("views", NULL, &heap) == 0 && annex_bring_memory(heap, &source, NULL) == 0);
   return heap;
+}
+
+static int is_readable(annex_ready_event* event, int wait_ms) {
+  struct pollfd p = {.fd = annex_ready_event_fd(event), .events = POLLIN};
+  return poll(&p, 1, wait_ms);
 }
 
 void check_pools(void) {
@@ -26,7 +33,17 @@ void check_pools(void) {
   void* others[200];
   CHECK(annex_pool_take_bulk(pool, others, 200) == 99 && annex_pool_take(pool) == NULL && annex_pool_free_count(pool) == 0);
   CHECK(annex_pool_release(heap, "p") == ANNEX_E_blocks_live);
+  void* waited = NULL;
+  CHECK(annex_pool_take_before(pool, 1000, &waited) == ANNEX_E_deadline_passed && annex_pool_wait_for_object(pool, 0) == ANNEX_E_deadline_passed);
+  annex_ready_event* event = NULL;
+  CHECK(annex_pool_watch_objects(pool, &event) == 0 && is_readable(event, 0) == 0);
   annex_pool_give(pool, one);
+  CHECK(is_readable(event, 60000) == 1 && annex_pool_wait_for_object(pool, 0) == 0);
+  annex_ready_event_end(event);
+  CHECK(annex_pool_take_before(pool, UINT64_MAX, &waited) == 0 && waited == one);
+  annex_pool_give(pool, waited);
+  CHECK(annex_pool_take_before(NULL, 0, &waited) == ANNEX_E_invalid_argument && annex_pool_wait_for_object(NULL, 0) == ANNEX_E_invalid_argument);
+  CHECK(annex_pool_watch_objects(NULL, &event) == ANNEX_E_invalid_argument);
   annex_pool_give_bulk(pool, others, 99);
   CHECK(annex_pool_free_count(pool) == 100);
   CHECK(annex_pool_open(heap, "p", &again) == 0 && annex_pool_open(heap, "q", &(annex_pool*){NULL}) == ANNEX_E_no_such_zone);
@@ -54,6 +71,25 @@ void check_rings(void) {
   CHECK(annex_ring_take_bulk(again, taken, 3) == 3 && taken[0] == 1 && taken[2] == 3);
   CHECK(annex_ring_take_in_hand(ring, taken, 16) == 4 && taken[0] == 4 && taken[3] == 7);
   annex_ring_settle(ring);
+  uint64_t waited = 0;
+  CHECK(annex_ring_take_before(ring, 1000, &waited) == ANNEX_E_deadline_passed && annex_ring_wait_for_handle(ring, 0) == ANNEX_E_deadline_passed);
+  annex_ready_event *handles_there = NULL, *room_there = NULL;
+  CHECK(annex_ring_watch_handles(ring, &handles_there) == 0 && annex_ring_watch_room(ring, &room_there) == 0);
+  CHECK(is_readable(handles_there, 0) == 0 && is_readable(room_there, 60000) == 1 && annex_ring_wait_for_room(ring, 0) == 0);
+  CHECK(annex_ring_put_before(ring, 77, UINT64_MAX) == 0 && is_readable(handles_there, 60000) == 1 && annex_ring_wait_for_handle(ring, 0) == 0);
+  CHECK(annex_ring_take_before(ring, UINT64_MAX, &waited) == 0 && waited == 77);
+  annex_ready_event_rearm(handles_there);
+  CHECK(is_readable(handles_there, 0) == 0);
+  annex_ready_event_rearm(NULL);
+  annex_ready_event_end(handles_there);
+  annex_ready_event_end(room_there);
+  annex_ready_event_end(NULL);
+  CHECK(annex_ready_event_fd(NULL) == -1);
+  CHECK(annex_ring_put_bulk(ring, handles, 8) == 8 && annex_ring_put_before(ring, 9, 1000) == ANNEX_E_deadline_passed && annex_ring_wait_for_room(ring, 0) == ANNEX_E_deadline_passed);
+  CHECK(annex_ring_take_bulk(ring, taken, 8) == 8);
+  CHECK(annex_ring_take_before(NULL, 0, &waited) == ANNEX_E_invalid_argument && annex_ring_put_before(NULL, 1, 0) == ANNEX_E_invalid_argument);
+  CHECK(annex_ring_wait_for_handle(NULL, 0) == ANNEX_E_invalid_argument && annex_ring_wait_for_room(NULL, 0) == ANNEX_E_invalid_argument);
+  CHECK(annex_ring_watch_handles(NULL, &room_there) == ANNEX_E_invalid_argument && annex_ring_watch_room(NULL, &room_there) == ANNEX_E_invalid_argument);
   CHECK(annex_ring_recover_in_hand(ring, taken, 16) == 0 && annex_ring_take(ring) == 0);
   CHECK(annex_ring_release(heap, "s") == ANNEX_E_no_such_zone && annex_ring_release(NULL, "r") == ANNEX_E_invalid_argument);
   CHECK(annex_pool_release(heap, "r") == ANNEX_E_wrong_kind && annex_ring_release(heap, "r") == 0);

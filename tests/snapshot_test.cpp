@@ -36,6 +36,7 @@ void fill(heap& h, std::vector<void*>* kept) {
   for (int i = 0; i < 20; ++i) kept->push_back(h.allocate(200));  // out of what the thread left, or beside it
   must(h.reserve_zone("zone", {.size_bytes = 100'000}));
   must(h.reserve_zone("another", {.size_bytes = 1}));
+  must(h.reserve_zone("being filled", {.size_bytes = 1}, visibility::on_commit));
   raw_pool pool = must(raw_pool::create(h, "pool", {.object_bytes = 256, .object_count = 500}));
   for (int i = 0; i < 30; ++i) (void)pool.take();
   must(ring::create(h, "ring", 64));
@@ -103,6 +104,11 @@ void expect_snapshot_is_exact(const heap& h) {
     EXPECT_EQ(seen.where, z.where);
     EXPECT_EQ(seen.size_bytes, z.size_bytes);
     EXPECT_EQ(seen.kind, z.kind);
+    EXPECT_EQ(seen.committed, z.committed);
+    EXPECT_EQ(seen.generation, z.generation);
+    EXPECT_EQ(seen.maker, z.maker);
+    EXPECT_EQ(seen.maker_process_id, z.maker_process_id);
+    EXPECT_EQ(seen.maker_alive, z.maker_alive);
   });
   EXPECT_EQ(i, s.zones.size());
 
@@ -200,7 +206,7 @@ TEST_F(snapshots, are_the_same_in_a_process_that_may_only_read) {
   ASSERT_EQ(s.members.size(), writable.members.size());
   EXPECT_EQ(s.members[0].held_blocks, writable.members[0].held_blocks);
   EXPECT_EQ(s.members[0].held_bytes, writable.members[0].held_bytes);
-  EXPECT_EQ(s.zones.size(), 4u);
+  EXPECT_EQ(s.zones.size(), 5u);
   EXPECT_EQ(s.map_pieces.size(), writable.map_pieces.size());
 }
 

@@ -5,11 +5,11 @@ using namespace annex::c_face;
 
 namespace annex::c_face {
 
-int take_placement(const annex_placement* in, placement* out) noexcept {
+int take_placement(const annex_placement* in, placement* out, std::uint32_t flags) noexcept {
   annex_placement p;
   if (in == nullptr) return refuse_argument("placement is null");
   if (const int why = take(in, &p); why != 0) return why;
-  if (const int why = check_flags(p.flags, ANNEX_ZEROED | ANNEX_IOVA_CONTIGUOUS, "annex_placement"); why != 0) return why;
+  if (const int why = check_flags(p.flags, flags, "annex_placement"); why != 0) return why;
   out->size_bytes = p.size_bytes;
   if (p.align_bytes != 0) out->align_bytes = p.align_bytes;
   out->boundary_bytes = p.boundary_bytes;

@@ -79,7 +79,15 @@ inline int check_flags(std::uint32_t flags, std::uint32_t known, const char* of)
   return refuse(make_error(errc::invalid_argument, 0, "flags {:#x} of {} are unknown; {:#x} are known", flags & ~known, of, known));
 }
 
-int take_placement(const annex_placement* in, placement* out) noexcept;
+/// How long to wait, from now: no longer than a year.
+inline std::chrono::nanoseconds as_wait(std::uint64_t deadline_ns) noexcept {
+  constexpr std::chrono::nanoseconds longest = std::chrono::hours(24 * 365);
+  const auto most = static_cast<std::uint64_t>(longest.count());
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(deadline_ns < most ? deadline_ns : most));
+}
+
+/// flags: those of this placement that it may have.
+int take_placement(const annex_placement* in, placement* out, std::uint32_t flags = ANNEX_ZEROED | ANNEX_IOVA_CONTIGUOUS) noexcept;
 /// One IOVA per page, or none.
 int take_iovas(const std::uint64_t* page_iovas, std::size_t count, std::span<const iova>* out) noexcept;
 

@@ -38,23 +38,6 @@ int take_attach_options(const annex_attach_options* in, attach_options* full) no
   return 0;
 }
 
-// heap::open() where the C++ face has it; else the same by attaching and creating in turns.
-template <class Heap>
-result<Heap> open_or_create(std::string_view name, const heap_options& options, bool* is_new) {
-  if constexpr (requires { Heap::open(name, options, is_new); }) {
-    return Heap::open(name, options, is_new);
-  } else {
-    constexpr int most_turns = 100;  // each is lost to somebody who made or ended the heap in between
-    for (int turn = 1;; ++turn) {
-      auto there = Heap::attach(name);
-      if (there || there.error().code != errc::no_such_heap || turn > most_turns) return there;
-      auto made = Heap::create(name, options);
-      *is_new = made.has_value();
-      if (made || made.error().code != errc::name_taken) return made;
-    }
-  }
-}
-
 }  // namespace
 }  // namespace annex::c_face
 
@@ -77,7 +60,7 @@ int annex_open(const char* name, const annex_heap_options* options, annex_heap**
   if (out == nullptr || name == nullptr) return refuse_argument("name or out is null");
   if (const int why = take_options(options, &full); why != 0) return why;
   bool made_here = false;
-  const int code = give_new(open_or_create<annex::heap>(name, full, &made_here), out);
+  const int code = give_new(annex::heap::open(name, full, &made_here), out);
   if (is_new != nullptr) *is_new = made_here ? 1 : 0;
   return code;
 }

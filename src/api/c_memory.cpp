@@ -1,6 +1,4 @@
 // api/c_memory.cpp - the C face: memory that is brought, drained, attached here and let go.
-#include <algorithm>
-
 #include "api/c_face.hpp"
 
 using namespace annex::c_face;
@@ -107,11 +105,7 @@ int annex_heap_remove_memory(annex_heap* heap, uint32_t region) {
   return in_heap(heap, [&](annex::heap& h) { return h.remove_memory(annex::region_id{region}); });
 }
 int annex_heap_drain_memory(annex_heap* heap, uint32_t region, uint64_t deadline_ns) {
-  constexpr std::chrono::nanoseconds longest = std::chrono::hours(24 * 365);
-  const uint64_t wait_ns = std::min(deadline_ns, static_cast<uint64_t>(longest.count()));
-  return in_heap(heap, [&](annex::heap& h) {
-    return h.drain_memory(annex::region_id{region}, std::chrono::nanoseconds(static_cast<int64_t>(wait_ns)));
-  });
+  return in_heap(heap, [&](annex::heap& h) { return h.drain_memory(annex::region_id{region}, as_wait(deadline_ns)); });
 }
 int annex_cancel_drain(annex_heap* heap, uint32_t region) {
   return in_heap(heap, [&](annex::heap& h) { return h.cancel_drain(annex::region_id{region}); });

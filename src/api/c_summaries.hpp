@@ -54,6 +54,11 @@ inline annex_zone_summary as_c(const zone_summary& s) noexcept {
   c.kind = s.kind.c_str();
   c.handle = static_cast<std::uint64_t>(s.where);
   c.size_bytes = s.size_bytes;
+  c.generation = s.generation;
+  c.committed = as_number(s.committed);
+  c.maker = static_cast<std::uint32_t>(s.maker);
+  c.maker_process_id = s.maker_process_id;
+  c.maker_alive = as_number(s.maker_alive);
   return c;
 }
 

@@ -1,4 +1,4 @@
-// api/c_views.cpp - the C face: pools and rings. A null one answers as one that was released.
+// api/c_views.cpp - the C face: pools and rings, and waiting for them. A null one answers as one that was released.
 #include "api/c_face.hpp"
 
 using namespace annex::c_face;
@@ -8,6 +8,9 @@ struct annex_pool {
 };
 struct annex_ring {
   annex::ring ring;
+};
+struct annex_ready_event {
+  annex::ready_event event;
 };
 
 namespace annex::c_face {
@@ -70,6 +73,21 @@ uint32_t annex_pool_object_count(const annex_pool* pool) { return pool != nullpt
 size_t annex_pool_object_bytes(const annex_pool* pool) { return pool != nullptr ? pool->pool.object_bytes() : 0; }
 uint32_t annex_pool_free_count(const annex_pool* pool) { return pool != nullptr ? pool->pool.free_count() : 0; }
 
+int annex_pool_take_before(annex_pool* pool, uint64_t deadline_ns, void** out) {
+  if (pool == nullptr || out == nullptr) return refuse_argument("pool or out is null");
+  const auto object = pool->pool.take(as_wait(deadline_ns));
+  if (!object) return refuse(object.error());
+  *out = *object;
+  return 0;
+}
+int annex_pool_wait_for_object(const annex_pool* pool, uint64_t deadline_ns) {
+  return pool != nullptr ? done(pool->pool.wait_for_object(as_wait(deadline_ns))) : refuse_argument("pool is null");
+}
+int annex_pool_watch_objects(const annex_pool* pool, annex_ready_event** out) {
+  if (pool == nullptr || out == nullptr) return refuse_argument("pool or out is null");
+  return give_new(pool->pool.watch_objects(), out);
+}
+
 int annex_ring_create(annex_heap* heap, const char* name, uint64_t capacity, annex_ring** out) {
   if (const int why = check_opening(heap, name, out); why != 0) return why;
   return give_new(annex::ring::create(heap->heap, name, capacity), out);
@@ -108,3 +126,33 @@ size_t annex_ring_recover_in_hand(annex_ring* ring, uint64_t* handles, size_t co
 }
 uint64_t annex_ring_capacity(const annex_ring* ring) { return ring != nullptr ? ring->ring.capacity() : 0; }
 uint64_t annex_ring_count(const annex_ring* ring) { return ring != nullptr ? ring->ring.count() : 0; }
+int annex_ring_take_before(annex_ring* ring, uint64_t deadline_ns, uint64_t* out) {
+  if (ring == nullptr || out == nullptr) return refuse_argument("ring or out is null");
+  const auto taken = ring->ring.take(as_wait(deadline_ns));
+  if (!taken) return refuse(taken.error());
+  *out = static_cast<uint64_t>(*taken);
+  return 0;
+}
+int annex_ring_put_before(annex_ring* ring, uint64_t handle, uint64_t deadline_ns) {
+  return ring != nullptr ? done(ring->ring.put(annex::handle{handle}, as_wait(deadline_ns))) : refuse_argument("ring is null");
+}
+int annex_ring_wait_for_handle(const annex_ring* ring, uint64_t deadline_ns) {
+  return ring != nullptr ? done(ring->ring.wait_for_handle(as_wait(deadline_ns))) : refuse_argument("ring is null");
+}
+int annex_ring_wait_for_room(const annex_ring* ring, uint64_t deadline_ns) {
+  return ring != nullptr ? done(ring->ring.wait_for_room(as_wait(deadline_ns))) : refuse_argument("ring is null");
+}
+int annex_ring_watch_handles(const annex_ring* ring, annex_ready_event** out) {
+  if (ring == nullptr || out == nullptr) return refuse_argument("ring or out is null");
+  return give_new(ring->ring.watch_handles(), out);
+}
+int annex_ring_watch_room(const annex_ring* ring, annex_ready_event** out) {
+  if (ring == nullptr || out == nullptr) return refuse_argument("ring or out is null");
+  return give_new(ring->ring.watch_room(), out);
+}
+
+int annex_ready_event_fd(const annex_ready_event* event) { return event != nullptr ? event->event.fd() : -1; }
+void annex_ready_event_rearm(annex_ready_event* event) {
+  if (event != nullptr) event->event.rearm();
+}
+void annex_ready_event_end(annex_ready_event* event) { delete event; }

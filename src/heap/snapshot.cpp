@@ -318,6 +318,14 @@ class look {
     const zone_type type = seen(z.type);
     s.kind = type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone";
     if (type == zone_type::pool) count_pool(z);
+    s.committed = z.state.load(std::memory_order_acquire) == zone_committed;
+    s.generation = seen(z.generation);
+    const u32 maker = seen(z.maker);
+    s.maker = member_id{maker};
+    s.maker_process_id = static_cast<int>(seen(z.maker_process));
+    // A record that has another process by now is not the maker's.
+    const member_summary* const member = of(maker);
+    s.maker_alive = member != nullptr && member->alive && member->process_id == s.maker_process_id && seen(segment_.member(maker).start_time) == seen(z.maker_start_time);
     const u32 slot = seen(z.region_slot);
     if (slot == no_region) return;
     const local_region* const region = slot < by_slot_.size() ? by_slot_[slot] : nullptr;
