@@ -7,8 +7,7 @@
 #include <cstring>
 
 int main() {
-  auto heap = annex::heap::attach("packets");         // one that is there: heaps stay when their processes end
-  if (!heap) heap = annex::heap::create("packets");   // or a new one, which has no memory yet
+  auto heap = annex::heap::open("packets");           // joins it, or makes it: heaps stay when their processes end
   if (!heap) return std::puts(heap.error().text), 1;  // a refusal says the value, the limit and the remedy
 
   if (heap->stats().region_count == 0)  // or add_memory(): what you have mapped already
