@@ -16,6 +16,7 @@
 
 #include <annex/annex.hpp>
 #include <atomic>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -36,6 +37,13 @@ annex::heap a_heap(const annex::heap_options& options = {}) {
   auto heap = must(annex::heap::create("packets", options));
   must(heap.bring_memory({.length_bytes = MiB}));
   return heap;
+}
+
+// What the kernel was asked for has been done.
+void must_do(std::int64_t answer) {
+  if (answer >= 0) return;
+  std::perror("examples/errors");
+  std::abort();
 }
 
 // Memory of this process, as a program may have it from anywhere.
@@ -258,7 +266,7 @@ annex::error cannot_attach() {
 annex::error wrong_memory() {
   auto heap = must(annex::heap::create("packets"));
   const int file = ::memfd_create("short", MFD_CLOEXEC);
-  (void)::ftruncate(file, 4096);
+  must_do(::ftruncate(file, 4096));
   return heap.bring_memory({.from = annex::memory_source::kind::descriptor, .length_bytes = MiB, .fd = file})
       .error();
 }
@@ -317,7 +325,7 @@ annex::error incompatible_layout() {
   const std::string file = annex::directory() + "/packets.annex";
   const std::uint32_t another_version = 1;
   const int segment = ::open(file.c_str(), O_WRONLY | O_CLOEXEC);
-  (void)::pwrite(segment, &another_version, sizeof another_version, 8);
+  must_do(::pwrite(segment, &another_version, sizeof another_version, 8));
   ::close(segment);
   return annex::heap::attach("packets").error();
 }
@@ -327,7 +335,7 @@ annex::error incompatible_layout() {
 annex::error corrupt() {
   in_another_process([] { (void)a_heap(); });
   const std::string file = annex::directory() + "/packets.annex";
-  (void)::truncate(file.c_str(), 4096);  // as after a copy that was cut short
+  must_do(::truncate(file.c_str(), 4096));  // as after a copy that was cut short
   return annex::heap::attach("packets").error();
 }
 // end
@@ -455,16 +463,16 @@ annex::error others_gone() {
   auto heap = a_heap();
   auto work = must(annex::ring::create(heap, "work", 64));
   int step[2];
-  (void)::pipe(step);
+  must_do(::pipe(step));
   const pid_t another = ::fork();
   if (another == 0) {
     auto here = must(annex::heap::attach("packets"));
     [[maybe_unused]] const auto same = must(annex::ring::open(here, "work"));
-    (void)::write(step[1], "", 1);
+    must_do(::write(step[1], "", 1));
     ::pause();
   }
   char byte;
-  (void)::read(step[0], &byte, 1);
+  must_do(::read(step[0], &byte, 1));
   std::thread killer([another] {
     std::this_thread::sleep_for(100ms);
     ::kill(another, SIGKILL);
