@@ -1,4 +1,4 @@
-// tools/command_line.cpp - see command_line.hpp.
+// tools/command_line.cpp - see command_line.hpp; understand() is in command_line_reader.cpp.
 #include "command_line.hpp"
 
 #include <fmt/format.h>
@@ -15,141 +15,11 @@ namespace {
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-// "-1" and "-.5" are values, though not good ones: no option begins with a digit.
-bool is_option(std::string_view word) {
-  return word.size() > 1 && word[0] == '-' && !is_digit(word[1]) && word[1] != '.';
-}
-
 std::string capitals(std::string_view name) {
   std::string out(name);
   for (char& c : out) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return out;
 }
-
-const option* find_option(const std::vector<option>& among, std::string_view name) {
-  const auto found = std::find_if(among.begin(), among.end(), [&](const option& o) {
-    return !o.has_place() && (o.name == name || (name.size() == 2 && name[0] == '-' &&
-                                                 o.letter == name[1] && o.letter != 0));
-  });
-  return found != among.end() ? &*found : nullptr;
-}
-
-std::string what_is_wrong(const option& o, const std::string& value) {
-  if (!o.choices.empty() &&
-      std::find(o.choices.begin(), o.choices.end(), value) == o.choices.end()) {
-    const auto meant = nearest(value, o.choices);
-    return fmt::format("{} is \"{}\"; it is one of {}{}", written(o), printable(value),
-                       fmt::join(o.choices, ", "),
-                       meant ? fmt::format(": do you mean {}?", *meant) : "");
-  }
-  const std::string wrong = o.take(value);
-  return wrong.empty() ? wrong : fmt::format("{}: {}", written(o), wrong);
-}
-
-// Reads the words of one command line, one after the other.
-class reader {
- public:
-  reader(const command_line& line, const std::vector<std::string>& words)
-      : line_(line), words_(words) {}
-
-  std::optional<misunderstanding> read(understood* asked) {
-    for (; at_ < words_.size(); ++at_) {
-      const std::string& word = words_[at_];
-      if (!options_over_ && word == "--") {
-        options_over_ = true;
-        continue;
-      }
-      const bool wrong =
-          !options_over_ && is_option(word) ? !read_option(word) : !read_argument(word);
-      if (wrong) return wrong_;
-    }
-    asked->of = command_;
-    if (command_ == nullptr || asks_for_help_) return {};
-    for (const option& o : command_->options)
-      if (o.is_required && !is_taken(o))
-        return misunderstanding{fmt::format("{} is missing", written(o)), command_};
-    return {};
-  }
-
- private:
-  bool fail(std::string sentence) {
-    wrong_ = misunderstanding{std::move(sentence), command_};
-    return false;
-  }
-
-  bool is_taken(const option& o) const {
-    return std::find(taken_.begin(), taken_.end(), &o) != taken_.end();
-  }
-
-  bool take(const option& o, const std::string& value) {
-    if (is_taken(o) && !o.repeats && !o.value.empty())
-      return fail(fmt::format("{} is given twice", written(o)));
-    taken_.push_back(&o);
-    asks_for_help_ |= o.name == "--help";
-    const std::string wrong = what_is_wrong(o, value);
-    return wrong.empty() || fail(wrong);
-  }
-
-  bool read_option(const std::string& word) {
-    const std::size_t equals = word.starts_with("--") ? word.find('=') : word.npos;
-    const std::string name = word.substr(0, equals);
-    const option* o = command_ != nullptr ? find_option(command_->options, name) : nullptr;
-    if (o == nullptr) o = find_option(line_.global_options, name);
-    if (o == nullptr) return fail_unknown(name);
-    if (o->value.empty())
-      return equals == word.npos ? take(*o, "") : fail(fmt::format("{} takes no value", name));
-    if (equals != word.npos) return take(*o, word.substr(equals + 1));
-    if (at_ + 1 == words_.size())
-      return fail(fmt::format("{} needs a value: {}", name, written(*o)));
-    return take(*o, words_[++at_]);
-  }
-
-  bool fail_unknown(const std::string& name) {
-    std::vector<std::string> known;
-    if (command_ != nullptr)
-      for (const option& o : command_->options)
-        if (!o.has_place() && !o.is_hidden) known.push_back(o.name);
-    for (const option& o : line_.global_options) known.push_back(o.name);
-    const auto meant = nearest(name, known);
-    const std::string of = command_ != nullptr ? "annex " + command_->name : "annex";
-    return fail(fmt::format("{} has no option {}{}", of, printable(name),
-                            meant ? fmt::format("; do you mean {}?", *meant) : ""));
-  }
-
-  bool read_argument(const std::string& word) {
-    if (command_ == nullptr) return read_command(word);
-    while (place_ < command_->options.size() && !command_->options[place_].has_place()) ++place_;
-    if (place_ == command_->options.size())
-      return fail(fmt::format("annex {} does not expect \"{}\"", command_->name, printable(word)));
-    const option& o = command_->options[place_];
-    if (!o.repeats) ++place_;
-    options_over_ |= command_->ends_at_program;
-    return take(o, word);
-  }
-
-  bool read_command(const std::string& word) {
-    command_ = find_command(line_, word);
-    if (command_ != nullptr) {
-      options_over_ = false;
-      return true;
-    }
-    std::vector<std::string> known;
-    for (const command& c : line_.commands)
-      if (!c.is_hidden) known.push_back(c.name);
-    const auto meant = nearest(word, known);
-    return fail(
-        fmt::format("\"{}\" is no annex command; {}", printable(word),
-                    meant ? fmt::format("do you mean \"{}\"?", *meant) : "annex help lists them"));
-  }
-
-  const command_line& line_;
-  const std::vector<std::string>& words_;
-  const command* command_ = nullptr;
-  std::size_t at_ = 0, place_ = 0;
-  bool options_over_ = false, asks_for_help_ = false;
-  std::vector<const option*> taken_;
-  std::optional<misunderstanding> wrong_;
-};
 
 // How many letters must be changed, added, left out or swapped to make one word of the other.
 std::size_t distance(std::string_view from, std::string_view to) {
@@ -243,12 +113,6 @@ option& command::heap(std::string* into) {
   o.is_required = true;
   o.completes = completion::heap;
   return o;
-}
-
-std::optional<misunderstanding> understand(const command_line& line,
-                                           const std::vector<std::string>& words,
-                                           understood* asked) {
-  return reader(line, words).read(asked);
 }
 
 const command* find_command(const command_line& line, std::string_view name) {

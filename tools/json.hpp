@@ -52,7 +52,7 @@ class json {
   std::string text() const;
 
  private:
-  void write(std::string& out, unsigned depth) const;
+  struct as_tree;  ///< the library's tree, in json.cpp
   std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string,
                std::vector<json>, std::vector<member>>
       value_;
