@@ -8,7 +8,7 @@
 //   reserve_zone(on_commit) ──▶ being filled ──commit_zone()──▶ committed      one transaction each
 //                                    └── its maker dies: it stays so; who reserves the name anew, or releases it, frees it
 // So a process that dies between any two stores leaves a zone that nobody finds, or one that is full. Waiting (wait_zone):
-//   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for look_again_ns at most
+//   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for waiter_looks_again_ns at most
 //   committer  commit; ++zones_signal; wake          a look that missed the commit came before the increment: no sleep is entered
 //                                                    or it is woken; who dies between the two is made up for by the next look
 //
@@ -26,11 +26,11 @@
 #include "heap/room.hpp"
 #include "heap/sanity.hpp"
 #include "platform/os.hpp"
+#include "shared/waiting.hpp"
 
 namespace annex::detail {
 namespace {
 
-constexpr u64 look_again_ns = 100'000'000;  // of a waiter: whoever was to wake it may have died
 constexpr int reader_looks = 1000;  // at a record that others are changing
 constexpr u32 most_spare_looks = 10'000;  // for a ring's table: as many released rings of other capacities
 
@@ -272,7 +272,7 @@ result<zone> local_heap::wait_zone(std::string_view name, std::chrono::nanosecon
     if (waited_ns >= longest_ns && found)
       return refuse(errc::deadline_passed, "zone \"{}\" is of generation {} still, and {} was to be passed", name, found->generation, after_generation);
     if (waited_ns >= longest_ns) return refuse(errc::deadline_passed, "nothing to find in {} ms: {}", longest_ns / 1'000'000, found.error().message());
-    os::wait_on(&segment_.header().zones_signal.value, signal, std::min(longest_ns - waited_ns, look_again_ns));
+    os::wait_on(&segment_.header().zones_signal.value, signal, std::min(longest_ns - waited_ns, waiter_looks_again_ns));
   }
 }
 

@@ -32,6 +32,9 @@
 
 namespace annex {
 
+/// Whoever was to wake a waiter may have died before it did: a waiter looks again by itself after so long.
+inline constexpr u64 waiter_looks_again_ns = 100'000'000;
+
 inline constexpr u32 somebody_waits = 1;
 
 /// W1. What to sleep on: signal as it is with the mark.

@@ -13,8 +13,6 @@ namespace annex {
 namespace detail {
 namespace {
 
-// Whoever was to wake a waiter may have died before it did: the longest that such a death, or everybody's, goes unnoticed.
-constexpr u64 look_again_ns = 100'000'000;
 constexpr u64 look_again_without_barrier_ns = 10'000'000;
 constexpr auto for_ever = std::chrono::nanoseconds::max();
 
@@ -39,7 +37,7 @@ result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline, 
     if (stop != nullptr && stop->load()) return refuse(errc::canceled, "the event was closed");
     const u64 now_ns = os::now_ns(), waited_ns = now_ns - begun_ns;
     const bool is_late = waited_ns >= longest_ns;
-    if (is_late || now_ns - looked_for_others_ns >= look_again_ns) {
+    if (is_late || now_ns - looked_for_others_ns >= waiter_looks_again_ns) {
       looked_for_others_ns = now_ns;
       if (is_nobody_left(p)) {
         if (p.look()) return {};  // the last one's last
@@ -47,7 +45,7 @@ result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline, 
       }
     }
     if (is_late) return refuse(errc::deadline_passed, "nothing came in {} ms", longest_ns / 1'000'000);
-    os::wait_on(&p.signal->value, *signal, std::min(longest_ns - waited_ns, has_barrier ? look_again_ns : look_again_without_barrier_ns));  // W4
+    os::wait_on(&p.signal->value, *signal, std::min(longest_ns - waited_ns, has_barrier ? waiter_looks_again_ns : look_again_without_barrier_ns));  // W4
   }
 }
 
