@@ -54,7 +54,7 @@ void expect_sentence(std::string_view text, int os_errno, std::size_t longest = 
 }
 
 // Something of everything. Returns how much of it was refused; each refusal has to say why.
-int use_everything(const mapped_memory& plain) {
+int use_everything(const mapped_memory& plain, std::chrono::milliseconds patience = std::chrono::seconds(1)) {
   int refusals = 0;
   auto check = [&](const auto& r) {
     if (r) return true;
@@ -107,7 +107,7 @@ int use_everything(const mapped_memory& plain) {
   for (const char* name : {"pool"}) (void)raw_pool::release(h, name);
   (void)ring::release(h, "ring");
   (void)h.release_zone("zone");
-  if (brought) check(h.drain_memory(*brought, std::chrono::seconds(1)));
+  if (brought) check(h.drain_memory(*brought, patience));
   if (added) check(h.remove_memory(*added));
   h = heap{};
   other = heap{};
@@ -168,7 +168,8 @@ outcome with_failing_call(unsigned n, faults::kind how, bool lasting, const std:
   const int descriptors = open_descriptors();
   const mapped_memory plain(1 << 20);
   faults::fail_call(n, how, lasting);
-  const int refusals = use_everything(plain);
+  // Where every wait is refused, a drain ends at its deadline.
+  const int refusals = lasting ? use_everything(plain, std::chrono::milliseconds(100)) : use_everything(plain);
   const bool reached = faults::calls() >= n;
   const char* const call = faults::failed();
   faults::fail_call(0, how, false);

@@ -15,7 +15,6 @@
 // that nobody noticed. Only the caches of the dead (magazines, of threads and pools) have no
 // witness: where an image as it was killed is damaged just there, the run is told apart. So it is
 // where handles of live blocks are others afterwards: generations in tables have none.
-#include <CLI/CLI.hpp>
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 #include <fcntl.h>
@@ -40,6 +39,7 @@
 #include <thread>
 #include <vector>
 
+#include "arguments.hpp"
 #include "heap/local_heap.hpp"
 #include "heap/pool_table.hpp"
 
@@ -615,16 +615,17 @@ int run(unsigned runs, unsigned first_seed, const std::string& only_image, bool 
 }  // namespace annex::torture
 
 int main(int argc, char** argv) {
-  CLI::App app{
+  annex::torture::arguments arguments(
       "Damages a heap at rest, repairs it, and looks whether anything that was live is handed out "
-      "again or lost without a word"};
-  unsigned runs = 400, seed = 1;
+      "again or lost without a word");
+  std::uint64_t runs = 400;
+  unsigned seed = 1;
   std::string image;
   bool shows = false;
-  app.add_option("--runs", runs, "How many damages");
-  app.add_option("--seed", seed, "Of the first");
-  app.add_option("--image", image, "Only this one: killed, rest, checked-killed, checked-rest");
-  app.add_flag("--show", shows, "Prints what each repair said");
-  CLI11_PARSE(app, argc, argv);
-  return annex::torture::run(runs, seed, image, shows);
+  arguments.number("--runs", &runs, "How many damages", 0, UINT32_MAX);
+  arguments.seed(&seed, "Of the first");
+  arguments.text("--image", &image, "Only this one: killed, rest, checked-killed, checked-rest");
+  arguments.flag("--show", &shows, "Prints what each repair said");
+  arguments.read(argc, argv);
+  return annex::torture::run(static_cast<unsigned>(runs), seed, image, shows);
 }

@@ -18,7 +18,6 @@
 // exactly; every block in a book is live and unharmed, and no others are. Nobody was told that the heap is damaged, full, or
 // gone (unless somebody destroyed it), and nobody was late. When all have left and the dead are reaped, the heap is empty, can
 // be destroyed, and leaves no file.
-#include <CLI/CLI.hpp>
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 #include <fmt/format.h>
@@ -43,6 +42,7 @@
 #include <set>
 #include <sstream>
 
+#include "arguments.hpp"
 #include "heap/local_heap.hpp"
 #include "stepper.hpp"
 #include "survivor.hpp"
@@ -795,19 +795,19 @@ play drawn(std::mt19937& random) {
 
 int main(int argc, char** argv) {
   using namespace annex::torture;
-  CLI::App app("Holds a process between two instructions while others go on", "torture_holds");
+  arguments options("Holds a process between two instructions while others go on");
   std::uint64_t holds = 200, each = 10;
   unsigned seed = 1;
   double seconds = 1e9;
   std::string one;
-  app.add_option("--holds", holds, "Plays drawn by seed")->capture_default_str();
-  app.add_option("--seed", seed, "Of the plays")->capture_default_str();
-  app.add_option("--triangles", each, "Plays of each attach triangle; 0: at every instruction that others can see the effect of")->capture_default_str();
-  app.add_option("--seconds", seconds, "Draw plays for so long at most");
+  options.number("--holds", &holds, "Plays drawn by seed");
+  options.seed(&seed, "Of the plays");
+  options.number("--triangles", &each, "Plays of each attach triangle; 0: at every instruction that others can see the effect of");
+  options.seconds(&seconds, "Draw plays for so long at most");
   bool each_one = false;
-  app.add_flag("--verbose", each_one, "Say each play before it begins");
-  app.add_option("--play", one, "Only this one, as a failure has named it");
-  CLI11_PARSE(app, argc, argv);
+  options.flag("--verbose", &each_one, "Say each play before it begins");
+  options.text("--play", &one, "Only this one, as a failure has named it");
+  options.read(argc, argv);
   const auto begin = clock::now();
   director d;
   if (!one.empty()) {

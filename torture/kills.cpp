@@ -7,7 +7,6 @@
 // everybody is killed at once: the books must agree with the heap exactly, then it is repaired and used again. At the end
 // everybody is killed, everything reaped and drained, and the heap must be empty. No refusal may say that something is damaged,
 // gone or full, and no operation may sleep for ever that was not asked to wait.
-#include <CLI/CLI.hpp>
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 #include <fmt/format.h>
@@ -26,6 +25,7 @@
 #include <random>
 #include <vector>
 
+#include "arguments.hpp"
 #include "crowd.hpp"
 
 namespace annex::torture {
@@ -270,10 +270,10 @@ class watcher {
 
 int main(int argc, char** argv) {
   annex::torture::options o;
-  CLI::App app("Kills workers of one heap at random", "torture_kills");
-  app.add_option("--seconds", o.seconds, "Stop after so long")->capture_default_str();
-  app.add_option("--kills", o.kills, "Stop after so many deaths");
-  app.add_option("--seed", o.seed, "Of the moments and the work")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
+  annex::torture::arguments arguments("Kills workers of one heap at random");
+  arguments.seconds(&o.seconds, "Stop after so long");
+  arguments.number("--kills", &o.kills, "Stop after so many deaths");
+  arguments.seed(&o.seed, "Of the moments and the work");
+  arguments.read(argc, argv);
   annex::torture::watcher(o).run();
 }

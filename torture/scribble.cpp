@@ -13,7 +13,6 @@
 // lands outside regions and segment (watched pages lie beside them), on a block outside of the regions, and on a hang, unless
 // the lock word was forged: a lock that names a living holder is waited for. SIGBUS is right only where the file is cut short,
 // which this never does.
-#include <CLI/CLI.hpp>
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 #include <fcntl.h>
@@ -35,6 +34,7 @@
 #include <random>
 #include <vector>
 
+#include "arguments.hpp"
 #include "cache/thread_cache.hpp"
 #include "heap/local_heap.hpp"
 #include "heap/pool_table.hpp"
@@ -453,13 +453,14 @@ int run_all(unsigned runs, unsigned first_seed, int table) {
 }  // namespace annex::torture
 
 int main(int argc, char** argv) {
-  CLI::App app("An honest process works while a hostile member overwrites the segment.");
-  unsigned runs = 150, seed = 1;
+  annex::torture::arguments arguments("An honest process works while a hostile member overwrites the segment.");
+  std::uint64_t runs = 150;
+  unsigned seed = 1;
   std::string table;
-  app.add_option("--runs", runs, "how many runs");
-  app.add_option("--seed", seed, "of the first run");
-  app.add_option("--table", table, "only this table");
-  CLI11_PARSE(app, argc, argv);
+  arguments.number("--runs", &runs, "how many runs", 0, UINT32_MAX);
+  arguments.seed(&seed, "of the first run");
+  arguments.text("--table", &table, "only this table");
+  arguments.read(argc, argv);
   int chosen = -1;
   for (std::size_t i = 0; i < annex::torture::table_names.size(); ++i)
     if (table == annex::torture::table_names[i]) chosen = static_cast<int>(i);
@@ -467,5 +468,5 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "no table is called %s\n", table.c_str());
     return 2;
   }
-  return annex::torture::run_all(runs, seed, chosen);
+  return annex::torture::run_all(static_cast<unsigned>(runs), seed, chosen);
 }

@@ -8,7 +8,6 @@
 //
 // Three depths: an operation; the one who takes over from a process killed in the middle of an operation; and the one who
 // takes over from that one. See survivor.hpp for what is checked after each death.
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <sched.h>
 #include <unistd.h>
@@ -20,6 +19,7 @@
 #include <memory>
 #include <thread>
 
+#include "arguments.hpp"
 #include "heap/local_heap.hpp"
 #include "operations.hpp"
 #include "stepper.hpp"
@@ -227,22 +227,20 @@ void run(std::size_t most_kills, int depth, const std::string& only, std::size_t
 }  // namespace annex::torture
 
 int main(int argc, char** argv) {
-  CLI::App app("Kills every operation after every machine instruction", "torture_steps");
-  std::size_t kills = 0;
-  int depth = 3;
+  annex::torture::arguments arguments("Kills every operation after every machine instruction");
+  std::uint64_t kills = 0, depth = 3, every = 1;
   std::string only;
-  app.add_option("--kills", kills, "Deaths per operation, spread over it; 0: at every moment");
-  app.add_option("--depth", depth, "1: operations; 2: also who takes over; 3: also who takes over from that one")->capture_default_str()->check(CLI::Range(1, 3));
-  app.add_option("--only", only, "Only operations whose name contains this");
-  std::size_t every = 1;
-  app.add_option("--every", every, "Only each so manieth operation")->capture_default_str()->check(CLI::PositiveNumber);
+  arguments.number("--kills", &kills, "Deaths per operation, spread over it; 0: at every moment");
+  arguments.number("--depth", &depth, "1: operations; 2: also who takes over; 3: also who takes over from that one", 1, 3);
+  arguments.text("--only", &only, "Only operations whose name contains this");
+  arguments.number("--every", &every, "Only each so manieth operation", 1);
   bool invisible = false;
-  app.add_flag("--invisible", invisible, "Also after instructions that change only what dies with the process");
-  CLI11_PARSE(app, argc, argv);
+  arguments.flag("--invisible", &invisible, "Also after instructions that change only what dies with the process");
+  arguments.read(argc, argv);
   // The tracer and the traced on one CPU: a step costs a fifth.
   cpu_set_t here;
   CPU_ZERO(&here);
   CPU_SET(static_cast<std::size_t>(::sched_getcpu()), &here);
   ::sched_setaffinity(0, sizeof here, &here);
-  annex::torture::run(kills, depth, only, every, invisible);
+  annex::torture::run(kills, static_cast<int>(depth), only, every, invisible);
 }

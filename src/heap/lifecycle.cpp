@@ -159,7 +159,8 @@ void finish_destruction(const open_directory& where, std::string_view name) {
   os::close_file(*old);
 }
 
-// Files of lives of heaps that had this name: their destroyers died before the last step. Whose members live is left alone.
+// Files of lives that lead to no heap: their destroyers died before the last step, or their creators before the name. Whose
+// members live is left alone, and a creator holds his byte from before his file has a name.
 void remove_stray_lives(const open_directory& where, std::string_view name, const std::string& own) {
   const std::string begin = fmt::format(".{}.", name);
   constexpr size_t digits_and_end = 16 + std::string_view(".alive").size();
@@ -761,7 +762,9 @@ result<void> local_heap::destroy(std::string_view name, bool only_ephemeral) {
       remove_names(*where, name, heap->files_.segment_file(), life_name(name, h.heap_id), heap->life_.get());
     }
   }
+  const std::string own = life_name(name, h.heap_id);
   heap->close();
+  if (done) remove_stray_lives(*where, name, own);
   return done;
 }
 

@@ -146,7 +146,7 @@ bool prepare_process_barrier();
 bool process_barrier();
 
 // ---- waiting -----------------------------------------------------------------------------------------------------------------
-/// Sleeps while *word == expected, at most ns; true when woken or changed.
+/// Sleeps while *word == expected, until it is woken, at most ns. May return sooner: callers look at the word again.
 void wait_on(const u32* word, u32 expected, u64 ns);
 void wake_all(const u32* word);
 void wake_one(const u32* word);
