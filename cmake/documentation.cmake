@@ -27,7 +27,7 @@ if(ANNEX_DOCS AND has_docs AND ANNEX_INSTALL)
   endif()
   install(FILES ${PROJECT_SOURCE_DIR}/docs/man/annex.7 DESTINATION ${CMAKE_INSTALL_MANDIR}/man7 COMPONENT development)
   # As they lie in the tree, so that README's links work there too.
-  foreach(page IN ITEMS README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE)
+  foreach(page IN ITEMS ARCHITECTURE.md CONTRIBUTING.md SECURITY.md)
     install(FILES ${PROJECT_SOURCE_DIR}/${page} DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT development)
   endforeach()
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/docs DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT development

@@ -599,8 +599,7 @@ struct annex_member_summary {
   uint32_t id;
   int process_id;
   const char* program;
-  uint32_t alive, read_only, self; /**< 0 or 1 */
-  uint32_t padding;
+  uint32_t alive, self; /**< 0 or 1 */
   uint64_t threads, cached_bytes, held_blocks, held_bytes;
 };
 /** What an audit found. */

@@ -386,8 +386,7 @@ struct annex_member_summary {
   uint32_t id;
   int process_id;
   const char* program;
-  uint32_t alive, read_only, self;
-  uint32_t padding;
+  uint32_t alive, self;
   uint64_t threads, cached_bytes, held_blocks, held_bytes;
 };
 struct annex_audit_report {

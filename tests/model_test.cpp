@@ -1,6 +1,6 @@
 // tests/model_test.cpp - random operations against the model, audit after each thousand; the seed is printed.
 //
-// ANNEX_MODEL_OPERATIONS and ANNEX_MODEL_SEED choose; 5 million operations by default in `make test`.
+// ANNEX_MODEL_OPERATIONS and ANNEX_MODEL_SEED choose; 3 million operations by default in `make test`.
 #include <cstdlib>
 #include <iostream>
 #include <random>
@@ -41,8 +41,8 @@ void run_model(u64 operations, u64 seed, heap_options options) {
 
 using model = in_own_directory;
 
-TEST_F(model, agrees_with_the_heap) { run_model(setting("ANNEX_MODEL_OPERATIONS", 5'000'000), setting("ANNEX_MODEL_SEED", std::random_device{}()), {}); }
-TEST_F(model, agrees_with_a_checked_heap) { run_model(setting("ANNEX_MODEL_OPERATIONS", 5'000'000) / 10, setting("ANNEX_MODEL_SEED", std::random_device{}()), {.checked = true}); }
+TEST_F(model, agrees_with_the_heap) { run_model(setting("ANNEX_MODEL_OPERATIONS", 3'000'000), setting("ANNEX_MODEL_SEED", std::random_device{}()), {}); }
+TEST_F(model, agrees_with_a_checked_heap) { run_model(setting("ANNEX_MODEL_OPERATIONS", 3'000'000) / 10, setting("ANNEX_MODEL_SEED", std::random_device{}()), {.checked = true}); }
 
 }  // namespace
 }  // namespace annex

@@ -1,6 +1,8 @@
 // tools/memory.cpp - add, rm, drain.
+#include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <future>
 #include <memory>
 
 #include "output.hpp"
@@ -58,12 +60,29 @@ struct remove_arguments {
   double deadline_seconds = 10;
 };
 
+/// Waits until the region is empty and shows how much of what was in it has gone.
+result<void> drain(session& s, heap& h, region_id region, std::chrono::nanoseconds deadline) {
+  auto done = std::async(std::launch::async, [&] { return h.drain_memory(region, deadline); });
+  progress_bar bar("drained");
+  std::uint64_t most = 0;
+  while (done.wait_for(std::chrono::milliseconds(100)) != std::future_status::ready) {
+    if (s.json) continue;
+    h.for_each_region([&](const region_summary& r) {
+      if (r.id != region) return;
+      const std::uint64_t used = r.length_bytes - r.free_bytes;
+      most = std::max(most, used);
+      bar.show(most - used, most);
+    });
+  }
+  return done.get();
+}
+
 void remove(session& s, const remove_arguments& a, bool drains) {
   auto opened = heap::attach(a.name, {.regions = attach_policy::manual});
   if (!opened) return refuse(s, opened.error());
   const auto deadline =
       std::chrono::nanoseconds(static_cast<std::int64_t>(a.deadline_seconds * 1e9));
-  const auto done = drains ? opened->drain_memory(region_id{a.region}, deadline)
+  const auto done = drains ? drain(s, *opened, region_id{a.region}, deadline)
                            : opened->remove_memory(region_id{a.region});
   if (!done) return refuse(s, done.error());
   if (s.json)

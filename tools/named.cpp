@@ -66,7 +66,7 @@ void release(session& s, const release_arguments& a) {
   }
   std::vector<std::string> users;
   for (const member_summary& m : opened->members())
-    if (m.alive && !m.self && !m.read_only)
+    if (m.alive && !m.self)
       users.push_back(fmt::format("{} ({})", m.process_id, printable(m.program)));
   if (!users.empty() && !a.force)
     return refuse(s,

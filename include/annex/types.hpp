@@ -214,7 +214,6 @@ struct member_summary {
   int process_id = 0;                    ///< as it sees itself: of its own PID namespace
   std::string program;                   ///< its name as the kernel has it; printable() before it is shown
   bool alive = false;                    ///< as the kernel says
-  bool read_only = false;                ///< it can only look
   bool self = false;                     ///< the one that asks
   std::uint64_t threads = 0;             ///< that have a cache
   std::uint64_t cached_bytes = 0;        ///< free blocks that they keep

@@ -98,7 +98,6 @@ inline annex_member_summary as_c(const member_summary& s) noexcept {
   c.process_id = s.process_id;
   c.program = s.program.c_str();
   c.alive = as_number(s.alive);
-  c.read_only = as_number(s.read_only);
   c.self = as_number(s.self);
   c.threads = s.threads;
   c.cached_bytes = s.cached_bytes;
