@@ -16,7 +16,8 @@
 //   the thread itself, with busy set and frozen clear, or holding the heap lock; or
 //   a holder of the heap lock, after the thread is dead, or frozen and not busy.
 //
-//   thread:   busy = 1; fence; frozen? → busy = 0, wait for the heap lock
+//   thread:   busy = 1; fence; frozen? → busy = 0, wait for the heap lock; then read what a freezer may change: the count,
+//             the entries, whose slab it is. What was read sooner may be from before a freezer came and went.
 //   freezer:  frozen = asked; process barrier; wait until not busy; frozen = held; …; frozen = no
 //
 // The barrier is the kernel's (membarrier), so the thread pays two plain stores and a load. Frozen is set and cleared
@@ -144,10 +145,14 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 [[gnu::always_inline]] inline bool take_entry(thread_cache* c, char* const* bases, u64 size_bytes, u64* taken) noexcept {
   c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
   compiler_fence();
+  if (!is_zero(c->frozen.value)) [[unlikely]] {  // sync(frozen): before anything that a freezer changes is read
+    c->busy.store(0, std::memory_order_release);
+    return false;
+  }
   magazine* m = magazine_for(c, size_bytes);
   asm("" : "+r"(m));  // one register for it
   const u32 n = count_for_a_hit(m->count);
-  if (n == 0 || !is_zero(c->frozen.value)) [[unlikely]] {  // sync(frozen): what the freezer did is seen
+  if (n == 0) [[unlikely]] {
     c->busy.store(0, std::memory_order_release);
     return false;
   }
@@ -180,20 +185,24 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 }
 
 /// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also finds out what is wrong.
-[[gnu::always_inline]] inline bool put_cached(thread_cache* c, const local_region& region, u64 offset, granule_entry g) noexcept {
-  const u64 word = std::bit_cast<u64>(g);  // fields by shifts: the compiler takes the struct apart through memory
-  if ((static_cast<u32>(word) & 0xffffff) != c->key) [[unlikely]] return false;
+[[gnu::always_inline]] inline bool put_cached(thread_cache* c, const local_region& region, u64 offset) noexcept {
   c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  const u64 size_class = word >> 24 & largest_class_number;
-  magazine* m = c->magazines + size_class;
-  asm("" : "+r"(m));  // one register for it, not one for each of its fields
-  const u32 n = count_for_a_hit(m->count);
-  if (n < m->capacity.value && begins_block(region, offset, word, m->divisor)) [[likely]] {
+  // sync(frozen): before anything that a freezer changes is read. Whose slab it is belongs to that: a freezer makes orphans.
+  if (!is_zero(c->frozen.value)) [[unlikely]] {
+    c->busy.store(0, std::memory_order_release);
+    return false;
+  }
+  const u64 word = std::bit_cast<u64>(load_granule(region.granule_base + (offset >> region.granule_shift)));  // fields by shifts: the compiler takes the struct apart through memory
+  if ((static_cast<u32>(word) & 0xffffff) == c->key) [[likely]] {
+    const u64 size_class = word >> 24 & largest_class_number;
+    magazine* m = c->magazines + size_class;
+    asm("" : "+r"(m));  // one register for it, not one for each of its fields
+    const u32 n = count_for_a_hit(m->count);
     u64* const top = m->entries + n;
     const u64 entry = region.entry_base | offset;
     // Before an empty magazine's first entry lie zeros: the first block of slot 0's region takes the slow path then.
-    if (top[-1] != entry && is_zero(c->frozen.value)) [[likely]] {  // sync(frozen)
+    if (n < m->capacity.value && begins_block(region, offset, word, m->divisor) && top[-1] != entry) [[likely]] {
       *top = entry;
       compiler_fence();
       m->count.store(n + 1, std::memory_order_relaxed);  // commit

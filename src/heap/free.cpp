@@ -110,9 +110,8 @@ bool local_heap::free_anywhere(void* block) noexcept {
   if (region == nullptr || region->heap == nullptr) return false;
   this_thread.last_region = region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  const granule_entry g = load_granule(region->granule_base + (offset >> region->granule_shift));
   thread_cache* c = this_thread.heap_number == region->heap_number ? this_thread.cache : turn_to(region->heap_index, region->heap_number);
-  if (c == nullptr || !put_cached(c, *region, offset, g)) region->heap->free_in(*region, block);
+  if (c == nullptr || !put_cached(c, *region, offset)) region->heap->free_in(*region, block);
   return true;
 }
 
@@ -120,16 +119,14 @@ ANNEX_NO_JUMP_MARK void local_heap::free(void* block) noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_elsewhere(block);
-  const granule_entry g = load_granule(region->granule_base + (offset >> region->granule_shift));
-  if (!put_cached(this_thread.cache, *region, offset, g)) [[unlikely]] return free_elsewhere(block);
+  if (!put_cached(this_thread.cache, *region, offset)) [[unlikely]] return free_elsewhere(block);
 }
 
 bool local_heap::free_if_known(void* block) noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_anywhere(block);
-  const granule_entry g = load_granule(region->granule_base + (offset >> region->granule_shift));
-  return put_cached(this_thread.cache, *region, offset, g) || free_anywhere(block);
+  return put_cached(this_thread.cache, *region, offset) || free_anywhere(block);
 }
 
 // Not a member: a reader, whose program is mistaken; a forked child of a private heap, whose blocks are the parent's, so that
@@ -172,12 +169,15 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
   if (c == nullptr || g.owner != c->slot) return free_to_other(region, slab, index, block);
 
   u32 doubles = 0;
-  bool freed = false, freed_twice = false, held_empty = false;
+  bool freed = false, freed_twice = false, held_empty = false, is_others = false;
   const u32 size_class = slab->size_class;
   while (!freed) {
     {
       busy_scope busy(*c);
       if (busy.entered()) {
+        // A freezer may have come and gone since we looked: who makes orphans of the slabs of a cache holds it still.
+        is_others = load_granule(region.granule_base + (offset >> region.granule_shift)).owner != c->slot;
+        if (is_others) break;
         magazine& m = c->magazines[size_class];
         const u64 bit = u64{1} << (index % 64);
         const u64 entry = u64{region.slot} << region_shift | offset;
@@ -211,9 +211,9 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
       }
     }
     if (freed) break;
-    { locked wait_for_the_freezer(*this); }
-    if (load_granule(region.granule_base + (offset >> region.granule_shift)).owner != c->slot) return free_to_other(region, slab, index, block);
+    locked wait_for_the_freezer(*this);
   }
+  if (is_others) return free_to_other(region, slab, index, block);
   if (freed_twice) return report_misuse("a block was freed twice", block, &region);
   if (c->magazines[size_class].empties > 1 || held_empty) {
     locked t(*this);

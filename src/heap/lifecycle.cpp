@@ -159,8 +159,23 @@ void finish_destruction(const open_directory& where, std::string_view name) {
   os::close_file(*old);
 }
 
-// Files of lives that lead to no heap: their destroyers died before the last step, or their creators before the name. Whose
-// members live is left alone, and a creator holds his byte from before his file has a name.
+// The number of the heap that has this name now, 0: there is none. Nothing: it can't be told.
+std::optional<u64> heap_of_name(const open_directory& where, std::string_view name) {
+  const auto file = open_segment_file(where, name, false);
+  if (!file) return file.error().code == errc::no_such_heap ? std::optional<u64>(0) : std::nullopt;
+  std::optional<u64> id;
+  os::file_identity identity;
+  const auto head = os::map_file(*file, 0, sizeof(segment_header), false, 0);
+  if (head.address != nullptr && os::identify(*file, &identity) == 0 && identity.length_bytes >= sizeof(segment_header))
+    id = static_cast<const segment_header*>(head.address)->heap_id;
+  if (head.address != nullptr) os::unmap(head.address, sizeof(segment_header));
+  os::close_file(*file);
+  return id;
+}
+
+// Files of lives that lead to no heap: their destroyers died before the last step, or their creators before the name. A creator
+// holds his byte from before his file has a name. So where no byte is held, the heap of the file has got the name already or never
+// will; and then it is asked which heap has the name.
 void remove_stray_lives(const open_directory& where, std::string_view name, const std::string& own) {
   const std::string begin = fmt::format(".{}.", name);
   constexpr size_t digits_and_end = 16 + std::string_view(".alive").size();
@@ -170,8 +185,11 @@ void remove_stray_lives(const open_directory& where, std::string_view name, cons
     if (!file.starts_with(begin) || !file.ends_with(".alive") || file.size() != begin.size() + digits_and_end || file == own) continue;
     const os::open_result lives = os::open_in(where.fd(), file.c_str(), true);
     os::file_identity identity;
-    if (lives.fd >= 0 && os::identify(lives.fd, &identity) == 0 && !os::is_any_byte_locked(lives.fd, door_position - 1, u64{limits::largest_member_limit} + 3))
-      (void)os::remove_in(where.fd(), file.c_str(), identity.device, identity.inode);
+    const bool is_nobodys = lives.fd >= 0 && os::identify(lives.fd, &identity) == 0 &&
+                            !os::is_any_byte_locked(lives.fd, door_position - 1, u64{limits::largest_member_limit} + 3);
+    if (is_nobodys)
+      if (const auto heap = heap_of_name(where, name); heap && life_name(name, *heap) != file)
+        (void)os::remove_in(where.fd(), file.c_str(), identity.device, identity.inode);
     os::close_file(lives.fd);
   }
 }

@@ -8,6 +8,7 @@
  * Checked in every state: the block is never in two hands, never free and in a hand, and never nowhere.
  *
  *   NO_BARRIER   without the process barrier  -> must fail
+ *   READS_FIRST  the owner reads the count before it asks whether it is frozen -> must fail
  *   BUSY_DECIDES who takes over asks `busy` instead of `frozen == held` whether to repair -> must fail
  */
 #define NO 0
@@ -46,12 +47,18 @@ end:
 
 inline drain() { do :: nempty(stores) -> reach_memory() :: empty(stores) -> break od }
 
+/* its own store forwards: after its last round it knows the count unless somebody stood in meanwhile */
+inline look_at_count() { atomic { if :: nempty(stores) && frees_waiting > 0 -> n = 1 :: else -> n = count fi } }
+
 active proctype owner() provided (owner_lives) {
   byte rounds = 0, n;
   do
   :: rounds == 3 -> break
   :: rounds < 3 ->
      stores ! BUSY, 1;
+#ifdef READS_FIRST
+     look_at_count();
+#endif
      if
      :: frozen != NO ->
         stores ! BUSY, 0;
@@ -60,8 +67,9 @@ active proctype owner() provided (owner_lives) {
      :: frozen == NO ->
         if
         :: !owner_has ->
-           /* its own store forwards: after its last round it knows the count unless somebody stood in meanwhile */
-           atomic { if :: nempty(stores) && frees_waiting > 0 -> n = 1 :: else -> n = count fi };
+#ifndef READS_FIRST
+           look_at_count();
+#endif
            if
            :: n == 1 -> atomic { stores ! COUNT, 0; owner_has = true }
            :: else

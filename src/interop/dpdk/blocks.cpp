@@ -51,7 +51,7 @@ served_heap* near_heap() noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number || current_phase.load(std::memory_order_acquire) != phase::serving || region->heap->has_news()) [[unlikely]] return false;
-  return put_cached(this_thread.cache, *region, offset, load_granule(region->granule_base + (offset >> region->granule_shift)));
+  return put_cached(this_thread.cache, *region, offset);
 }
 
 // Memory the CPU may not touch is handed out as it is.

@@ -1,0 +1,130 @@
+// torture/recall_test.cpp - a thread is stopped before each instruction of a hit, for as long as another process recalls its
+// cache and takes its slabs: what it read before is old then, and must not be gone by.
+#include <annex/heap.hpp>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <string>
+#include <vector>
+
+#include "cache/thread_cache.hpp"
+#include "stepper.hpp"
+
+namespace annex::torture {
+namespace {
+
+using namespace std::chrono_literals;
+
+// A free that empties half a magazine has thousands more; what they leave behind is torture_steps' subject.
+constexpr std::size_t looked_at = 300;
+
+/// What is done between the two stops, with blocks that were allocated before; returns what is live afterwards.
+using operation = std::function<std::vector<void*>(heap&, std::vector<void*>)>;
+
+std::vector<void*> free_one(heap&, std::vector<void*> blocks) {
+  heap::free(blocks.back());
+  blocks.pop_back();
+  return blocks;
+}
+
+class recall : public ::testing::Test {
+ protected:
+  recall() : directory_(::mkdtemp(name_)) { ::setenv("ANNEX_DIR", directory_.c_str(), 1); }
+  ~recall() override { std::filesystem::remove_all(directory_); }
+
+  static std::function<void()> body_of(const operation& op, unsigned allocated, unsigned freed) {
+    return [op, allocated, freed] {
+      auto h = heap::attach("r");
+      if (!h) ::_exit(1);
+      void* const kept = h->allocate(100'000);  // so that the region is not removed
+      std::vector<void*> blocks;
+      for (unsigned i = 0; i < allocated; ++i) blocks.push_back(h->allocate(64));
+      for (unsigned i = 0; i < freed; ++i) blocks = free_one(*h, std::move(blocks));
+      stepper::stop_here();
+      blocks = op(*h, std::move(blocks));
+      stepper::stop_here();
+      for (void* block : blocks) heap::free(block);
+      heap::free(kept);
+      *h = heap{};
+      ::_exit(0);
+    };
+  }
+
+  // Takes every slab from its thread, and finds that one has a live block. Waits while the victim has the heap lock, at most
+  // until somebody lets it go.
+  static void try_to_remove(heap& h, region_id region) {
+    const auto removed = h.remove_memory(region);
+    ASSERT_FALSE(removed.has_value());
+    EXPECT_EQ(removed.error().code, errc::blocks_live) << removed.error().message();
+  }
+
+  static void let_end(stepper& victim) {
+    int status = -1;
+    victim.let_go();
+    victim.await_exit(&status);
+    EXPECT_EQ(status, 0);
+  }
+
+  void stop_everywhere(const operation& op, unsigned allocated, unsigned freed = 0) {
+    path known;
+    {
+      heap h = *heap::create("r");
+      ASSERT_TRUE(h.bring_memory({.length_bytes = 1 << 20}).has_value());
+      stepper first(body_of(op, allocated, freed));
+      known = first.record();
+      let_end(first);
+    }
+    if (const auto ended = heap::destroy("r"); !ended) FAIL() << ended.error().message();
+    ASSERT_GT(known.length(), 20u);
+    for (std::size_t k = 0; k < std::min(known.length(), looked_at); ++k) {
+      SCOPED_TRACE(k);
+      {
+        heap h = *heap::create("r");
+        const auto region = h.bring_memory({.length_bytes = 1 << 20});
+        stepper victim(body_of(op, allocated, freed));
+        const bool is_there = victim.go_to(known, k);
+        {
+          auto recalled = std::async(std::launch::async, [&] { try_to_remove(h, *region); });
+          if (is_there) (void)recalled.wait_for(200ms);
+          let_end(victim);
+        }
+        h.trim();
+        const auto report = h.audit();
+        ASSERT_TRUE(report.has_value());
+        EXPECT_TRUE(report->holds()) << report->broken.front();
+        EXPECT_EQ(h.stats().live_blocks, 0u);
+        ASSERT_TRUE(h.remove_memory(*region).has_value());
+      }
+      if (const auto ended = heap::destroy("r"); !ended) FAIL() << ended.error().message();
+      if (HasFailure()) break;
+    }
+  }
+
+ private:
+  char name_[32] = "/dev/shm/annex-recall-XXXXXX";
+  std::string directory_;
+};
+
+TEST_F(recall, before_any_instruction_of_a_free_leaves_each_block_in_one_place) { stop_everywhere(free_one, 3); }
+
+// Into a full magazine: there a free goes the long way, as it does when the cache was found frozen.
+TEST_F(recall, before_any_instruction_of_a_free_by_the_long_way_leaves_each_block_in_one_place) { stop_everywhere(free_one, 2 * magazine_slots, magazine_slots); }
+
+TEST_F(recall, before_any_instruction_of_an_allocation_leaves_each_block_in_one_place) {
+  stop_everywhere(
+      [](heap& h, std::vector<void*> blocks) {
+        blocks.push_back(h.allocate(64));
+        return blocks;
+      },
+      2);
+}
+
+}  // namespace
+}  // namespace annex::torture
