@@ -1,9 +1,10 @@
 /* annex.h - the C face of annex: named heaps over memory you bring, shared by any process.
  *
  *   annex_heap* heap = NULL;
+ *   int is_new = 0;
  *   struct annex_memory_source source = {.struct_bytes = sizeof source, .length_bytes = 256 << 20};
- *   if (annex_open("packets", NULL, &heap, NULL) != 0 ||
- *       annex_bring_memory(heap, &source, NULL) != 0)
+ *   if (annex_open("packets", NULL, &heap, &is_new) != 0 ||
+ *       (is_new && annex_bring_memory(heap, &source, NULL) != 0))
  *     puts(annex_last_error_text());
  *   void* block = annex_allocate(heap, 1500);
  *   annex_free(block);

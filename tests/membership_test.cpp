@@ -12,6 +12,7 @@
 
 #include "another_member.hpp"
 #include "heap/local_heap.hpp"
+#include "platform/os.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -288,6 +289,40 @@ TEST_F(memberships, of_the_dead_leave_room_for_the_one_who_mends) {
 }
 
 // ---- one name, many processes
+TEST(start_time, is_the_same_for_as_long_as_a_process_lives) {
+  const auto self = static_cast<u32>(::getpid());
+  const u64 before = os::start_time(self);
+  ASSERT_NE(before, 0u);
+  const mapped_memory more(1 << 30);
+  EXPECT_EQ(os::start_time(self), before);
+  ::usleep(20'000);  // the clock of the kernel counts hundredths of a second
+  child_process later([self, before] {
+    const u64 mine = os::start_time(static_cast<u32>(::getpid()));
+    return os::start_time(self) == before && mine > before && mine < before + 100 * 3600 ? 0 : 1;
+  });
+  EXPECT_EQ(later.wait_for_exit_code(), 0);
+}
+
+TEST_F(memberships, whose_file_of_lives_was_removed_keep_repair_out) {
+  auto* const m = shared_words<words>();
+  { heap h = heap_with(1 << 20, {}, "a"); }
+  child_process member([m] {
+    heap h = must(heap::attach("a"));
+    m->ready = 1;
+    while (m->leave == 0) ::usleep(1000);
+    return 0;
+  });
+  ASSERT_TRUE(wait_until([&] { return m->ready == 1; }));
+  for (const auto& file : std::filesystem::directory_iterator(path()))
+    if (file.path().extension() == ".alive") std::filesystem::remove(file.path());
+  EXPECT_EQ(refused(heap::repair("a")), errc::heap_in_use);
+  m->leave = 1;
+  EXPECT_EQ(member.wait_for_exit_code(), 0);
+  must(heap::repair("a"));
+  heap h = must(heap::attach("a"));
+  expect_sound(h);
+}
+
 TEST_F(memberships, of_heaps_that_come_and_go_are_never_in_one_that_has_ended) {
   struct counts { std::atomic<u64> created, attached, destroyed; std::atomic<u64> under; std::atomic<int> stop; };
   auto* c = shared_words<counts>();

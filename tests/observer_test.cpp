@@ -185,6 +185,19 @@ TEST_F(observers, a_lease_keeps_a_region) {
   EXPECT_EQ(refused(h.hold(id)), errc::no_such_region);
 }
 
+TEST_F(observers, a_lease_keeps_a_region_from_a_drain_of_another_process_that_observers_would_let_go) {
+  lines log;
+  recorder a("a", &log);
+  heap h = heap_with(1 << 20, {}, "a");
+  heap other = must(attach_as_another("a"));
+  observation o = must(other.observe(a));
+  lease l = must(other.hold(region_id{1}));
+  EXPECT_EQ(refused(h.drain_memory(region_id{1}, 300ms)), errc::leased);
+  EXPECT_EQ(refused(h.remove_memory(region_id{1})), errc::leased) << "it is still held";
+  l = lease();
+  must(h.drain_memory(region_id{1}, 5s));
+}
+
 TEST_F(observers, a_killed_process_holds_no_lease) {
   auto* held = shared_words<std::atomic<int>>();
   heap h = heap_with(1 << 20, {}, "a");

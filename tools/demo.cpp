@@ -384,7 +384,7 @@ void run_demo(session& s, arguments a) {
   {
     const capture file(a.pcap);
     if (file.handle == nullptr)
-      return refuse(s, fmt::format("{} can't be read: {}", a.pcap, file.why));
+      return refuse(s, fmt::format("The capture can't be read: {}", file.why));
     if (::pcap_datalink(file.handle) != DLT_EN10MB)
       return refuse(
           s, a.pcap + " is no Ethernet capture; record one with tcpdump -i INTERFACE -w FILE");

@@ -12,6 +12,8 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <iterator>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -55,6 +57,11 @@ struct demo_report {
   std::vector<flow_count> flows;
   std::uint64_t bases[parser_count + 1] = {};
   std::uint32_t parsed[parser_count] = {};
+  /// In the hands of the one who died when it had counted them: the other counted them once more.
+  std::uint64_t parsed_again() const {
+    const std::uint64_t all = std::accumulate(std::begin(parsed), std::end(parsed), std::uint64_t{0});
+    return all > packets ? all - packets : 0;
+  }
   struct {
     int process = 0;
     unsigned member = 0;

@@ -169,7 +169,10 @@ std::string what_came_back(const demo_report& r) {
          item("Its caches", bytes_figure("dead.cached_bytes", r.dead.cached_bytes) +
                                 " were free again at once.") +
          item("Its packets", figure("dead.packets_in_hand", r.dead.in_hand) +
-                                 " in its hands went to parser 1: all " +
+                                 " in its hands went to parser 1, " +
+                                 figure("parsed_again", r.parsed_again()) +
+                                 " of them counted already by the dead one, to the same effect: "
+                                 "all " +
                                  figure("packets", r.packets) + " are counted, each once.") +
          item("Its blocks", figure("dead.held_blocks", r.dead.held_blocks) +
                                 " of them stayed, listed under its name and outlined below, until "

@@ -76,8 +76,9 @@ std::string text_report(const demo_report& r, bool colour, unsigned columns) {
       point("caches", fmt::format("{} were free again at once", bytes_text(r.dead.cached_bytes)),
             columns);
   text += point("packets",
-                fmt::format("the {} in its hands went to parser 1: all {} are counted, each once",
-                            r.dead.in_hand, r.packets),
+                fmt::format("the {} in its hands went to parser 1, {} of them counted already by "
+                            "the dead one, to the same effect: all {} are counted, each once",
+                            r.dead.in_hand, r.parsed_again(), r.packets),
                 columns);
   text += point("blocks",
                 fmt::format("the {} of its own stayed, listed under its name (X in the map), until "
@@ -133,6 +134,7 @@ json json_of(const demo_report& r) {
             {"held_bytes", r.dead.held_bytes},
             {"reaped_blocks", r.dead.reaped_blocks}}},
           {"parsed_by_survivor", r.parsed[0]},
+          {"parsed_again", r.parsed_again()},
           {"left_blocks", r.left_blocks},
           {"sound", r.sound},
           {"checked", r.checked},

@@ -20,10 +20,11 @@ struct member_counts {
   std::uint64_t alive = 0, dead = 0;
 };
 
+/// The dead who hold nothing any more are of no interest: their records go when somebody needs one.
 member_counts count_members(const heap& h) {
   member_counts counts;
   for (const member_summary& m : h.members())
-    if (!m.self) ++(m.alive ? counts.alive : counts.dead);
+    if (!m.self && (m.alive || m.held_blocks != 0)) ++(m.alive ? counts.alive : counts.dead);
   return counts;
 }
 

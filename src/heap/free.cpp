@@ -217,7 +217,10 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
   if (freed_twice) return report_misuse("a block was freed twice", block, &region);
   if (c->magazines[size_class].empties > 1 || held_empty) {
     locked t(*this);
-    if (held_empty && slab->owner == c->slot && drop_empty_holdings(*t, slab)) set_owner(*t, region, slab, slab->owner, false);
+    // Since the block is free the slab may have been given back, and something else may lie there.
+    const granule_entry now = load_granule(region.granule_base + (offset >> region.granule_shift));
+    const bool is_still_ours = now.kind == granule_slab_held && now.owner == c->slot && slab_at(segment_, region, offset) == slab && slab->owner == c->slot;
+    if (held_empty && is_still_ours && drop_empty_holdings(*t, slab)) set_owner(*t, region, slab, slab->owner, false);
     t->commit();
     release_empty_slabs(*t, *c, size_class, 1);
   }
@@ -236,7 +239,7 @@ void local_heap::free_to_other(local_region& region, slab_record* slab, u32 bloc
     return report_misuse("a block was freed twice", address, &region);
   if (before != 0) return;  // whoever set the first bit of the word has left the hint
   u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
-  for (int look = 0; look < 2 && owner != no_owner && owner < segment_.thread_limit(); ++look) {
+  for (int look = 0; look < 2 && owner != no_owner && owner < segment_.slots_used(); ++look) {
     const u32 lane = slab->lane % limits::lanes;
     shared_word<u64>& hint = segment_.slot(owner).hints[lane / 64];
     const u64 lane_bit = u64{1} << (lane % 64);

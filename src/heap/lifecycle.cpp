@@ -92,7 +92,7 @@ std::string life_name(std::string_view name, u64 heap_id) { return fmt::format("
 
 result<void> check_heap_name(std::string_view name) {
   if (name.empty() || name.size() >= limits::name_bytes || name.front() == '.' || !std::all_of(name.begin(), name.end(), is_name_character))
-    return refuse(errc::invalid_name, "\"{}\" ({} characters) is no heap name: use 1 to 31 of [A-Za-z0-9_.-], not starting with a dot", name.substr(0, 40), name.size());
+    return refuse(errc::invalid_name, "\"{}\" ({} bytes) is no heap name: use 1 to 31 of [A-Za-z0-9_.-], not starting with a dot", name.substr(0, 40), name.size());
   return {};
 }
 
@@ -388,15 +388,36 @@ result<void> local_heap::open_life_file(arrival how, u32 file_mode) {
   return refuse_path(file.error, "can't open", path);
 }
 
+namespace {
+
+// Without the file of lives nobody can tell who lives but by the process table, which may know a member by an accident only.
+result<void> refuse_if_known_to_the_system(const segment& s, std::string_view life_path, std::string_view name) {
+  for (u32 id = 1; id <= s.members_used(); ++id) {
+    const member_record& m = s.member(id);
+    if (is_claimed(m.state.load(std::memory_order_acquire)) && m.start_time != 0 && os::start_time(m.process_id) == m.start_time)
+      return refuse(errc::heap_in_use, "{}, by which the members of \"{}\" show that they live, is missing, and process {} may have it attached: end that process, then try again", life_path, name, m.process_id);
+  }
+  return {};
+}
+
+// The same for repair, which has nothing mapped yet.
+result<void> refuse_if_anybody_may_live(const open_directory& where, std::string_view name, int fd, const segment_header& h) {
+  const auto whole = os::map_file(fd, 0, h.arena_at, false, 0);
+  if (whole.address == nullptr) return refuse_path(whole.error, "can't map the segment of", name);
+  const os::kept_file file(os::duplicate(fd), {}, false);
+  const segment s(whole.address, &file, nullptr, false, segment_geometry(h), h.arena_at);
+  const auto known = refuse_if_known_to_the_system(s, where.path_of(life_name(name, h.heap_id)), name);
+  os::unmap(whole.address, h.arena_at);
+  return known;
+}
+
+}  // namespace
+
 // A segment was copied here alone, or somebody has removed the file. Who holds a byte of the old one can't be seen any more: only
 // when no process of the records exists is there nobody to be overlooked.
 result<void> local_heap::make_life_file_again(const open_directory& where, const std::string& name, u32 file_mode) {
   const std::string path = where.path_of(name);
-  for (u32 id = 1; id <= segment_.members_used(); ++id) {
-    const member_record& m = segment_.member(id);
-    if (is_claimed(m.state.load(std::memory_order_acquire)) && m.start_time != 0 && os::start_time(m.process_id) == m.start_time)
-      return refuse(errc::heap_in_use, "{}, by which the members of \"{}\" show that they live, is missing, and process {} may have it attached: end that process, then attach again", path, name_, m.process_id);
-  }
+  ANNEX_TRY(refuse_if_known_to_the_system(segment_, path, name_));
   const os::open_result made = os::create_unnamed_in(where.fd(), mode_of_lives(file_mode));
   if (made.fd < 0) return refuse_path(made.error, "can't make", path);
   files_.give_to_heap(segment_, made.fd);
@@ -458,7 +479,7 @@ result<void> local_heap::pass_the_door(void** door) {
 result<void> local_heap::join(arrival how) {
   if (!os::prepare_process_barrier()) segment_.header().no_barrier.store(1, std::memory_order_relaxed);
   void* door = nullptr;
-  if (is_attaching(how) && segment_.has_life_file()) ANNEX_TRY(pass_the_door(&door));
+  if (how != arrival::creator && segment_.has_life_file()) ANNEX_TRY(pass_the_door(&door));  // a forked child as well: repair goes by locked bytes
   membership claim;
   for (int tries = 0; claim.member == 0 && tries < claim_tries; ++tries) {
     if (tries != 0) os::sleep_ns(door_look_again_ns);
@@ -638,6 +659,7 @@ void local_heap::tear_down() noexcept {
   if (joined) synchronize();
   close_regions();
   const std::vector<thread_cache*> caches = registry::forget_heap(index_);
+  registry::wait_for_leaving_threads(this);
   if (joined && !segment_.is_damaged()) leave();
   registry::leave(index_);
   os::unmap(segment_.base(), segment_.mapped_bytes());
@@ -716,7 +738,7 @@ void local_heap::drop_what_a_child_lacks() noexcept {
     views_.set_base(*view, nullptr, 0);
     view->pins = nullptr;
     close_fd(*view);
-    views_.drop(slot);
+    views_.drop(*view);
   }
 }
 
@@ -809,6 +831,7 @@ result<repair_report> local_heap::repair(std::string_view name) {
     const std::string life = where->path_of(life_name(name, h.heap_id)), life_file = life_name(name, h.heap_id);
     os::kept_file segment_file(os::duplicate(file.fd), path, true), lives(os::open_in(where->fd(), life_file.c_str(), true).fd, life, true);
     if (!lives.is_open()) {
+      ANNEX_TRY(refuse_if_anybody_may_live(*where, name, file.fd, h));
       const os::open_result made = os::create_in(where->fd(), life_file.c_str(), mode_of_lives(identity.mode));
       if (made.fd < 0) return refuse_path(made.error, "can't make", life);
       lives.take(made.fd, life, true);

@@ -220,6 +220,9 @@ class local_heap {
   result<void> detach_memory(region_id id);
   result<void> prefault(region_id id, unsigned threads, const std::function<void(u64, u64)>& progress);
   void synchronize() noexcept;
+  bool may_leave_to_drainer(const local_region& view) noexcept;
+  bool leave_to_drainer(local_region& view) noexcept;
+  bool stop_serving_here(local_region& view) noexcept;
   /// Regions came or went since the last synchronize().
   bool has_news() const noexcept { return seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_acquire); }
   /// Attaches what can be attached automatically; true when anything new came.

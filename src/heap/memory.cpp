@@ -308,7 +308,7 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
     address_index::leave(m.base);
     view.pins = nullptr;
     os::unpin(pinned_here);
-    views_.drop(slot);
+    views_.drop(view);
     os::close_file(fd);
     return std::unexpected(agreed.error());
   }
@@ -499,12 +499,21 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     if (view.base != nullptr) (void)observers_.agree(view_for_observers(view));
     return refuse_and_serve(std::unexpected(places.error()));
   }
+  bool is_used_again = false;
   {
     locked t(*this);
     if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
-    if (record->live_extents != 0) return refuse(errc::blocks_live, "region {} is in use again", id);
-    t->put(record->worker, member_);
-    set_region_state(*t, slot, region_partial);  // commit: the region is gone
+    is_used_again = record->live_extents != 0;
+    if (is_used_again) {
+      view.draining_here.store(0, std::memory_order_relaxed);
+    } else {
+      t->put(record->worker, member_);
+      set_region_state(*t, slot, region_partial);  // commit: the region is gone
+    }
+  }
+  if (is_used_again) {  // somebody made it serve meanwhile
+    if (view.base != nullptr) (void)observers_.agree(view_for_observers(view));
+    return refuse(errc::blocks_live, "region {} is in use again", id);
   }
   os::wake_all(&h.region_epoch.value);
   files_.remove_memory(*places, segment_, gone);
@@ -516,7 +525,7 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     locked t(*this);
     free_region(*t, slot);
   }
-  views_.drop(slot);
+  views_.drop(view);
   return {};
 }
 
@@ -679,6 +688,32 @@ result<void> local_heap::attach_memory(region_id region, void* base) {
   return attached ? result<void>{} : std::unexpected(attached.error());
 }
 
+// From now on no thread of this process gets a block of the region, from its cache or a slab. False, and nothing has changed: one
+// of them could not be held still.
+bool local_heap::stop_serving_here(local_region& view) noexcept {
+  locked t(*this);
+  view.usable.store(0, std::memory_order_release);
+  frozen_caches frozen = freeze_all(*t);
+  std::erase_if(frozen.caches, [&](thread_cache* c) {
+    if (c->member == member_) return false;
+    set_frozen(*c, frozen_no);
+    return true;
+  });
+  u64 own = 0;
+  for (u32 i = 0; i < segment_.slots_used(); ++i) {
+    const thread_slot& thread = segment_.slot(i);
+    if (member_of_state(thread.state.load(std::memory_order_acquire)) != member_ || thread.cache == 0) continue;
+    const auto* c = segment_.chunk<thread_cache>(thread.cache);
+    own += c->key != 0 && c->slot == i;
+  }
+  const bool has_barrier = segment_.header().no_barrier.load(std::memory_order_relaxed) == 0;  // else none can be
+  const bool all_still = frozen.caches.size() >= own || !has_barrier;
+  if (all_still) has_live_blocks(*t, view.slot, &frozen);
+  else make_usable(view);
+  thaw(frozen);
+  return all_still;
+}
+
 result<void> local_heap::detach_memory(region_id region) {
   if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
   std::lock_guard guard(memory_mutex_);
@@ -690,20 +725,13 @@ result<void> local_heap::detach_memory(region_id region) {
     if (const region_claim* mine = claims(); mine != nullptr && mine[slot].region.load(std::memory_order_relaxed) == id && mine[slot].leases.load(std::memory_order_relaxed) != 0)
       return refuse(errc::leased, "region {} is held by a lease of this process; end it first", id);
   if (auto done = observers_.let_go(view_for_observers(view), clock::now() + detach_time); !done) return done;
-  view.observed_removal = true;
-  if (!is_read_only()) {  // no thread of this process hands out its blocks any more
-    locked t(*this);
-    frozen_caches frozen = freeze_all(*t);
-    std::erase_if(frozen.caches, [&](thread_cache* c) {
-      if (c->member == member_) return false;
-      set_frozen(*c, frozen_no);
-      return true;
-    });
-    has_live_blocks(*t, slot, &frozen);
-    thaw(frozen);
+  if (!is_read_only() && !stop_serving_here(view)) {
+    (void)observers_.agree(view_for_observers(view));
+    return refuse(errc::heap_in_use, "a thread of this process is stopped in the middle of an allocation and may keep blocks of region {}; continue it, then detach again", id);
   }
+  view.observed_removal = true;
   detach_view(view);
-  views_.drop(slot);
+  views_.drop(view);
   return {};
 }
 
@@ -727,6 +755,25 @@ bool local_heap::attach_more() noexcept {
   return any;
 }
 
+// Whether another process drains the region, and nothing of it is in use here.
+bool local_heap::may_leave_to_drainer(const local_region& view) noexcept {
+  const region_record& r = *view.record;
+  if (r.state.load(std::memory_order_acquire) != region_draining || r.id.load(std::memory_order_relaxed) != view.id) return false;
+  if (std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) != 0) return false;
+  if (view.draining_here.load(std::memory_order_relaxed) != 0) return false;
+  const region_claim* const mine = claims();
+  return mine == nullptr || mine[view.slot].region.load(std::memory_order_relaxed) != view.id || mine[view.slot].leases.load(std::memory_order_relaxed) == 0;
+}
+
+// Allocation and leases ask for the heap lock too: from now on there are none here. False: there is something.
+bool local_heap::leave_to_drainer(local_region& view) noexcept {
+  std::optional<locked> t;
+  if (!is_read_only()) t.emplace(*this);
+  if (!may_leave_to_drainer(view)) return false;
+  view.usable.store(0, std::memory_order_release);
+  return true;
+}
+
 void local_heap::synchronize() noexcept {
   const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire);
   if (is_inside_callback()) return;
@@ -742,10 +789,10 @@ void local_heap::synchronize() noexcept {
     if (view != nullptr && is_usable_here(*view)) {
       const bool gone = state == region_free || state == region_partial || r.id.load(std::memory_order_relaxed) != view->id;
       // A drainer in another process waits for our observers; it has made sure, or will, that nothing is live.
-      const bool leave = state == region_draining && watched && std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) == 0 &&
-                         view->draining_here.load(std::memory_order_relaxed) == 0;
+      const bool leave = watched && may_leave_to_drainer(*view);
       if (leave && !gone) {
-        if (!observers_.let_go(view_for_observers(*view), clock::now() + detach_time)) {
+        // The callbacks take their time: the region may serve again when they are done.
+        if (!observers_.let_go(view_for_observers(*view), clock::now() + detach_time) || !leave_to_drainer(*view)) {
           (void)observers_.agree(view_for_observers(*view));  // in use again; the next look asks again
           continue;
         }
@@ -753,7 +800,7 @@ void local_heap::synchronize() noexcept {
       }
       if (gone || leave) {
         detach_view(*view);
-        views_.drop(slot);
+        views_.drop(*view);
       }
     } else if (watched && state == region_active && policy_ == attach_policy::automatic && attaches_by_itself(r)) {
       (void)attach_slot(slot, nullptr);  // so that devices know it before it is used here
@@ -772,7 +819,7 @@ void local_heap::close_regions() noexcept {
     if (view == nullptr) continue;
     detach_view(*view);
     if (this_thread.last_region == view) this_thread.last_region = &no_place;
-    views_.drop(slot);
+    views_.drop(*view);
   }
 }
 

@@ -142,6 +142,7 @@ result<lease> local_heap::hold(region_id region) {
   locked t(*this);
   if (views_.find(id) == nullptr || mine == nullptr || mine[slot].region.load(std::memory_order_relaxed) != id)
     return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
+  if (!is_usable_here(views_.at(slot))) return refuse(errc::not_attached, "region {} is just being detached here", id);
   mine[slot].leases.fetch_add(1, std::memory_order_acq_rel);
   lease held;
   held.heap_ = this;

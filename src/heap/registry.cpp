@@ -28,6 +28,7 @@ struct registry_state {
   std::mutex mutex;
   std::vector<detail::local_heap*> heaps;   // by index; null: unused
   std::vector<thread_entry*> threads;
+  std::vector<detail::local_heap*> being_left;  // by threads that end: once for each cache
 };
 
 // Never destroyed: threads may end after main().
@@ -64,7 +65,18 @@ std::vector<std::pair<detail::local_heap*, thread_cache*>> take_apart(thread_ent
   std::erase(state().threads, entry);
   for (u32 i = 0; i < entry->caches.size(); ++i)
     if (entry->caches[i] != nullptr && state().heaps[i] != nullptr) caches.emplace_back(state().heaps[i], entry->caches[i]);
+  for (const auto& [heap, cache] : caches) state().being_left.push_back(heap);
   return caches;
+}
+
+// What was taken apart goes back to its heaps, which wait for it before they close.
+void give_back(const std::vector<std::pair<detail::local_heap*, thread_cache*>>& caches) {
+  for (auto [heap, cache] : caches) {
+    heap->leave_thread(cache);
+    std::lock_guard guard(state().mutex);
+    auto& left = state().being_left;
+    left.erase(std::find(left.begin(), left.end(), heap));
+  }
 }
 
 void thread_ends() {
@@ -79,7 +91,7 @@ void thread_ends() {
     this_thread = {};
   }
   delete entry;
-  for (auto [heap, cache] : caches) heap->leave_thread(cache);
+  give_back(caches);
 }
 
 thread_entry& entry_of_this_thread() {
@@ -114,6 +126,7 @@ void in_child() {
   notice.touch();
   // This process has one thread. The tables of the others are theirs no more; they may have been half way through a change.
   state().threads.clear();
+  state().being_left.clear();
   own_entry = nullptr;
   this_thread = {};
   for (detail::local_heap* heap : state().heaps)
@@ -189,6 +202,15 @@ std::vector<thread_cache*> forget_heap(u32 heap_index) {
   return found;
 }
 
+void wait_for_leaving_threads(const detail::local_heap* heap) noexcept {
+  constexpr u64 look_again_ns = 100'000;
+  for (;; os::sleep_ns(look_again_ns)) {
+    std::lock_guard guard(state().mutex);
+    const auto& left = state().being_left;
+    if (std::find(left.begin(), left.end(), heap) == left.end()) return;
+  }
+}
+
 void give_back_late_caches() noexcept {
   std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
   {
@@ -207,7 +229,7 @@ void give_back_late_caches() noexcept {
     }
     late_threads.store(any_left, std::memory_order_relaxed);
   }
-  for (auto [heap, cache] : caches) heap->leave_thread(cache);
+  give_back(caches);
 }
 
 bool is_program_ending() noexcept { return program_ends.load(std::memory_order_acquire); }

@@ -29,6 +29,8 @@ bool unshare(detail::local_heap* heap) noexcept;
 void remember_cache(u32 heap_index, thread_cache* cache);
 /// Takes every thread's cache of a heap out of their tables.
 std::vector<thread_cache*> forget_heap(u32 heap_index);
+/// Until no thread that ends is giving its cache back to this heap any more. Nobody begins to: forget_heap() first.
+void wait_for_leaving_threads(const detail::local_heap* heap) noexcept;
 /// Gives back what threads that are gone have left in their last moment.
 void give_back_late_caches() noexcept;
 

@@ -284,14 +284,12 @@ std::vector<member_summary> local_heap::members() {
       }
     });
   } else {
-    // Without stopping anyone: by slab and extent, so blocks in the middle of a move may be missed.
-    for_each_map_piece([&](const map_piece& p) {
-      if (p.use == map_use::free || p.live_bytes == 0 || p.holder == member_id{0}) return;
-      member_summary* m = of(static_cast<u32>(p.holder));
-      if (m == nullptr) return;
-      m->held_blocks += p.block_bytes != 0 ? p.live_bytes / p.block_bytes : 1;
-      m->held_bytes += p.live_bytes;
-    });
+    // Without stopping anyone, so blocks in the middle of a move may be missed.
+    for (const member_summary& seen : snapshot({.map_pieces = false}).members)
+      if (member_summary* m = of(static_cast<u32>(seen.id)); m != nullptr) {
+        m->held_blocks = seen.held_blocks;
+        m->held_bytes = seen.held_bytes;
+      }
   }
   return found;
 }

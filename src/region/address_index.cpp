@@ -1,9 +1,12 @@
 // region/address_index.cpp - see address_index.hpp.
 #include "region/address_index.hpp"
 
+#include <deque>
 #include <map>
 #include <mutex>
 #include <new>
+
+#include "platform/os.hpp"
 
 namespace annex::address_index {
 
@@ -13,10 +16,16 @@ namespace {
 
 struct reservation { u64 end; local_region* region; };
 
+// A thread may look at a view that was given back meanwhile, for as long as it was stopped. So it lies still for a while, and is
+// then most probably nobody's.
+struct unused_region { local_region* region; u64 since_ns; };
+constexpr u64 rest_of_a_region_ns = 60'000'000'000;
+
 struct index_state {
   std::mutex mutex;
   std::map<u64, reservation> ranges;      // by base
-  std::vector<local_region*> all_regions, unused;
+  std::vector<local_region*> all_regions;
+  std::deque<unused_region> unused;  // the one that was given back first is used first
   std::vector<table*> tables;             // the levels point to each other with marked words: this is the plain list
 };
 
@@ -111,12 +120,12 @@ void after_fork() noexcept { state().mutex.unlock(); }
 local_region* make_region() {
   index_state& s = state();
   std::lock_guard guard(s.mutex);
-  if (s.unused.empty()) {
+  if (s.unused.empty() || os::now_ns() - s.unused.front().since_ns < rest_of_a_region_ns) {
     s.all_regions.push_back(new local_region);
     return s.all_regions.back();
   }
-  local_region* region = s.unused.back();
-  s.unused.pop_back();
+  local_region* region = s.unused.front().region;
+  s.unused.pop_front();
   region->~local_region();
   return new (region) local_region;
 }
@@ -125,7 +134,7 @@ void discard_region(local_region* region) noexcept {
   index_state& s = state();
   std::lock_guard guard(s.mutex);
   region->length_bytes = 0;
-  s.unused.push_back(region);
+  s.unused.push_back({region, os::now_ns()});
 }
 
 }  // namespace annex::address_index

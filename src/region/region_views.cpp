@@ -100,12 +100,10 @@ local_region& region_views::renew(u32 slot) noexcept {
   region_record& r = record(slot);
   local_region* const view = views_[slot];
   if (view != nullptr && view->id == r.id.load(std::memory_order_relaxed)) return *view;
-  if (view != nullptr && view->base != nullptr) {
+  if (view != nullptr) {  // attached, or being attached just now: local_heap::synchronize() sees to it, with nobody in between
     retired_.push_back(view);
     view->usable.store(0, std::memory_order_relaxed);
     set_place(slot, nullptr, 0);
-  } else if (view != nullptr) {
-    address_index::discard_region(view);
   }
   local_region* made = address_index::make_region();
   made->heap_index = heap_index_;
@@ -121,7 +119,11 @@ local_region& region_views::renew(u32 slot) noexcept {
 
 void region_views::set_base(local_region& view, void* base, u64 length_bytes) noexcept {
   if (base == nullptr) view.usable.store(0, std::memory_order_relaxed);
+  // A thread that frees reads the base first, then the length: what was not a block of this region does not become one.
+  if (base == nullptr) view.length_bytes = 0;
+  compiler_fence();
   view.base = static_cast<char*>(base);
+  compiler_fence();
   view.length_bytes = length_bytes;
   if (views_[view.slot] == &view) set_place(view.slot, view.base, base != nullptr ? length_bytes : 0);
 }
@@ -136,14 +138,13 @@ std::vector<local_region*> region_views::take_retired() {
   return std::exchange(retired_, {});
 }
 
-void region_views::drop(u32 slot) noexcept {
+void region_views::drop(local_region& view) noexcept {
   std::lock_guard guard(mutex_);
-  if (views_[slot] == nullptr) return;
-  views_[slot]->usable.store(0, std::memory_order_relaxed);
-  set_place(slot, nullptr, 0);
-  local_region* const gone = views_[slot];
-  set_view(slot, nullptr);
-  address_index::discard_region(gone);
+  if (views_[view.slot] != &view) return;  // the slot's region was replaced meanwhile: this one has been retired
+  view.usable.store(0, std::memory_order_relaxed);
+  set_place(view.slot, nullptr, 0);
+  set_view(view.slot, nullptr);
+  address_index::discard_region(&view);
 }
 
 }  // namespace annex

@@ -4,7 +4,7 @@
 // there is a view of every region; its base is null until the region is attached. bases() is what the fast path adds to.
 //
 // Threads: at() from any thread that holds the heap lock or owns a block or slab of the region; changes of base under the
-// local heap's region mutex. A slot whose region was replaced gets a new view; an attached old one is retired for
+// local heap's region mutex. A slot whose region was replaced gets a new view; the old one is retired for
 // local_heap::synchronize() to detach.
 #pragma once
 #include <mutex>
@@ -51,7 +51,8 @@ class region_views {
   /// As long as it is mapped here, whatever its record says later. Null, 0: not attached any more.
   void set_base(local_region& view, void* base, u64 length_bytes) noexcept;
   std::vector<local_region*> take_retired();
-  void drop(u32 slot) noexcept;
+  /// Forgets a view that is not attached any more, unless its slot has another already.
+  void drop(local_region& view) noexcept;
   /// Around a fork: no change is half done in the child.
   void before_fork() noexcept { mutex_.lock(); }
   void after_fork() noexcept { mutex_.unlock(); }

@@ -156,7 +156,8 @@ void give_up_membership(const segment& s, const membership& claim) noexcept {
 }
 
 bool is_member_alive(const segment& s, u32 member) noexcept {
-  if (const int fd = s.life_fd(); fd >= 0) return os::is_byte_locked(fd, life_position_of(member));
+  // The program may close our descriptor and open something else under its number: a death must have been asked of our file.
+  if (const int fd = s.life_fd(); fd >= 0) return os::is_byte_locked(fd, life_position_of(member)) || s.life_fd() != fd;
   if (s.writable() && s.has_life_file()) return true;  // not to be asked now: nobody's caches are taken on a guess
   const member_record& m = s.member(member);
   const u64 started = os::start_time(m.process_id);

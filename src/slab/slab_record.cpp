@@ -103,8 +103,8 @@ void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexce
   else t.put(*list_head, next);
 }
 
-u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept {
-  const chunk_ref ref = std::atomic_ref(extent_of(region, slab).generations).load(std::memory_order_acquire);  // sync(published)
+u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block, u32 granule) noexcept {
+  const chunk_ref ref = std::atomic_ref(region.extents[granule].generations).load(std::memory_order_acquire);  // sync(published)
   if (ref == 0 || block >= slab.capacity) return nullptr;
   u32* const table = s.find_chunk<u32>(ref, u64{slab.capacity} * sizeof(u32));
   return table != nullptr ? table + block : nullptr;

@@ -183,7 +183,11 @@ inline extent_entry& extent_of(const local_region& region, const slab_record& sl
   return region.extents[slab.granule];
 }
 /// A block's word in the slab's table of generations; null: nobody ever asked for a handle of one.
-u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept;
+/// granule: of the slab's extent, by whoever can't be sure that the slab is not being given back.
+u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block, u32 granule) noexcept;
+inline u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept {
+  return generation_word(s, region, slab, block, slab.granule);
+}
 /// The generation the slab's blocks began with.
 inline u32 first_generation(const local_region& region, const slab_record& slab) noexcept { return count_in(extent_of(region, slab).name); }
 /// Makes the table; every free of a block takes the slow path from then on. False: no metadata left. Commits.

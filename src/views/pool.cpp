@@ -24,7 +24,7 @@ struct pool_access {
     if (thread == nullptr || heap.seg().is_damaged()) return nullptr;
     // Without barrier nobody can tell that we are in here.
     if (heap.seg().header().no_barrier.load(std::memory_order_relaxed) == 0)
-      if (busy_scope busy(*thread); busy.entered() && is_current(p))
+      if (busy_scope busy(*thread); busy.entered() && is_there(p))
         if (const chunk_ref mine = known(p).caches()[thread->slot]; mine != 0) return remember(p, mine, thread);
     detail::local_heap::locked t(heap);
     if (!is_current(p)) return nullptr;
@@ -43,9 +43,14 @@ struct pool_access {
     this_thread.pool_thread = thread;
     return this_thread.pool;
   }
-  // Not released, and its table still says what it said when it was opened: its parts lie where they lay.
+  // Not released.
+  static bool is_there(const raw_pool& p) noexcept {
+    return static_cast<const zone_record*>(p.record_)->incarnation.load(std::memory_order_acquire) == p.incarnation_;
+  }
+  // Not released, and its table still says what it said when it was opened: its parts lie where they lay. Under the heap lock, or
+  // where this thread is busy and has a cache in the pool: else the table may be on its way back to the segment.
   static bool is_current(const raw_pool& p) noexcept {
-    if (static_cast<const zone_record*>(p.record_)->incarnation.load(std::memory_order_acquire) != p.incarnation_) return false;
+    if (!is_there(p)) return false;
     const pool_table& t = table(p);
     if (t.object_count == p.count_ && t.object_bytes == p.stride_ && t.words == divide_up(p.count_, 64)) [[likely]] return !p.heap_->seg().is_damaged();
     p.heap_->seg().mark_damaged("the table of a pool has changed its size");
@@ -379,7 +384,7 @@ void raw_pool::give_odd(const void* address, bool has_cache) noexcept {
 
 bool raw_pool::is_open() const noexcept {
   if (heap_ == nullptr) return false;
-  if (pool_access::is_current(*this)) return true;
+  if (pool_access::is_there(*this)) return true;
   detail::local_heap::locked t(*heap_);  // whoever was releasing it may have died, and be undone
   return pool_access::is_current(*this);
 }

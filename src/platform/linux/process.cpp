@@ -57,8 +57,8 @@ u64 start_time(u32 process) {
   std::fclose(file);
   const char* after_name = n > 0 ? std::strrchr(text, ')') : nullptr;  // the program's name may hold anything but this
   if (after_name == nullptr) return 0;
-  const char* field = after_name + 1;
-  for (int i = 0; i < 20 && field != nullptr; ++i) field = std::strchr(field + 1, ' ');
+  const char* field = after_name + 1;  // the blank before the third field; the start is the 22nd
+  for (int i = 3; i < 22 && field != nullptr; ++i) field = std::strchr(field + 1, ' ');
   return field != nullptr ? std::strtoull(field, nullptr, 10) : 0;
 }
 
