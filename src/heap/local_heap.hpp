@@ -333,6 +333,7 @@ class local_heap {
   void move_to_a_record_of_its_own() noexcept;
   void report_statistics() noexcept;
   friend struct ::annex::registry_access;
+  void discard_retired() noexcept;
   void close_regions() noexcept;
   void start_watcher();
   void stop_watcher() noexcept;

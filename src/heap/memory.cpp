@@ -806,14 +806,20 @@ void local_heap::synchronize() noexcept {
       (void)attach_slot(slot, nullptr);  // so that devices know it before it is used here
     }
   }
+  discard_retired();
+  seen_epoch_.store(epoch, std::memory_order_relaxed);
+}
+
+// Views of regions whose slots have others by now.
+void local_heap::discard_retired() noexcept {
   for (local_region* old : views_.take_retired()) {
     detach_view(*old);
     address_index::discard_region(old);
   }
-  seen_epoch_.store(epoch, std::memory_order_relaxed);
 }
 
 void local_heap::close_regions() noexcept {
+  discard_retired();
   for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
     local_region* view = views_.existing(slot);
     if (view == nullptr) continue;
