@@ -2,6 +2,8 @@
 #include <annex/ring.hpp>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 
 #include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
@@ -16,11 +18,21 @@ constexpr u64 largest_capacity = 1u << 24;
 ring_table& table_of(void* table) noexcept { return *static_cast<ring_table*>(table); }
 
 // Both words at once. The failed compare reads nothing back: the caller looks again.
-bool change(ring_slot& slot, ring_slot expected, ring_slot desired) noexcept {
-  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&slot), std::bit_cast<unsigned __int128>(expected), std::bit_cast<unsigned __int128>(desired));
-}
-bool change(in_hand_item& item, in_hand_item expected, in_hand_item desired) noexcept {
-  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&item), std::bit_cast<unsigned __int128>(expected), std::bit_cast<unsigned __int128>(desired));
+template <class T>
+bool change(T& words, T expected, T desired) noexcept {
+  static_assert(sizeof(T) == 16 && alignof(T) == 16);
+#if defined(__x86_64__) && defined(ANNEX_IS_CHECKED_FOR_RACES)
+  // ThreadSanitizer would do it under a lock of its own, which other processes don't have. So it is told what the instruction orders.
+  const auto was = std::bit_cast<std::array<u64, 2>>(expected), will = std::bit_cast<std::array<u64, 2>>(desired);
+  u64 low = was[0], high = was[1];
+  bool is_done;
+  __tsan_release(&words);
+  asm volatile("lock cmpxchg16b %1" : "=@ccz"(is_done), "+m"(words), "+a"(low), "+d"(high) : "b"(will[0]), "c"(will[1]) : "memory");
+  __tsan_acquire(&words);
+  return is_done;
+#else
+  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&words), std::bit_cast<unsigned __int128>(expected), std::bit_cast<unsigned __int128>(desired));
+#endif
 }
 
 ring_slot look(const ring_slot& slot) noexcept {
