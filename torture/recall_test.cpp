@@ -6,11 +6,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <future>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -36,11 +38,15 @@ std::vector<void*> free_one(heap&, std::vector<void*> blocks) {
 
 class recall : public ::testing::Test {
  protected:
-  recall() : directory_(::mkdtemp(name_)) { ::setenv("ANNEX_DIR", directory_.c_str(), 1); }
+  recall() : directory_(::mkdtemp(name_)) {
+    ::setenv("ANNEX_DIR", directory_.c_str(), 1);
+    void* const shared = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    may_end_ = new (shared) std::atomic<bool>(true);
+  }
   ~recall() override { std::filesystem::remove_all(directory_); }
 
-  static std::function<void()> body_of(const operation& op, unsigned allocated, unsigned freed) {
-    return [op, allocated, freed] {
+  std::function<void()> body_of(const operation& op, unsigned allocated, unsigned freed) const {
+    return [op, allocated, freed, may_end = may_end_] {
       auto h = heap::attach("r");
       if (!h) ::_exit(1);
       void* const kept = h->allocate(100'000);  // so that the region is not removed
@@ -50,6 +56,7 @@ class recall : public ::testing::Test {
       stepper::stop_here();
       blocks = op(*h, std::move(blocks));
       stepper::stop_here();
+      while (!may_end->load()) ::usleep(100);
       for (void* block : blocks) heap::free(block);
       heap::free(kept);
       *h = heap{};
@@ -65,9 +72,8 @@ class recall : public ::testing::Test {
     EXPECT_EQ(removed.error().code, errc::blocks_live) << removed.error().message();
   }
 
-  static void let_end(stepper& victim) {
+  static void await_end(stepper& victim) {
     int status = -1;
-    victim.let_go();
     victim.await_exit(&status);
     EXPECT_EQ(status, 0);
   }
@@ -79,7 +85,8 @@ class recall : public ::testing::Test {
       ASSERT_TRUE(h.bring_memory({.length_bytes = 1 << 20}).has_value());
       stepper first(body_of(op, allocated, freed));
       known = first.record();
-      let_end(first);
+      first.let_go();
+      await_end(first);
     }
     if (const auto ended = heap::destroy("r"); !ended) FAIL() << ended.error().message();
     ASSERT_GT(known.length(), 20u);
@@ -88,13 +95,15 @@ class recall : public ::testing::Test {
       {
         heap h = *heap::create("r");
         const auto region = h.bring_memory({.length_bytes = 1 << 20});
+        may_end_->store(false);
         stepper victim(body_of(op, allocated, freed));
-        const bool is_there = victim.go_to(known, k);
-        {
-          auto recalled = std::async(std::launch::async, [&] { try_to_remove(h, *region); });
-          if (is_there) (void)recalled.wait_for(200ms);
-          let_end(victim);
-        }
+        (void)victim.go_to(known, k);
+        auto recalled = std::async(std::launch::async, [&] { try_to_remove(h, *region); });
+        (void)recalled.wait_for(200ms);  // longer only if the victim was stopped with the heap lock in its hand
+        victim.let_go();
+        recalled.wait();
+        may_end_->store(true);
+        await_end(victim);
         h.trim();
         const auto report = h.audit();
         ASSERT_TRUE(report.has_value());
@@ -108,6 +117,7 @@ class recall : public ::testing::Test {
   }
 
  private:
+  std::atomic<bool>* may_end_ = nullptr;  // shared with the victims
   char name_[32] = "/dev/shm/annex-recall-XXXXXX";
   std::string directory_;
 };
