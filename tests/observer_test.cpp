@@ -198,6 +198,28 @@ TEST_F(observers, a_lease_keeps_a_region_from_a_drain_of_another_process_that_ob
   must(h.drain_memory(region_id{1}, 5s));
 }
 
+TEST_F(observers, of_who_only_reads_let_go_of_a_region_that_another_process_drains) {
+  auto* const stage = shared_words<std::atomic<int>>();
+  heap h = heap_with(0, {}, "a");
+  must(h.bring_memory({.length_bytes = 1 << 20}));
+  child_process reader([stage] {
+    lines log;
+    recorder a("a", &log);
+    heap look = must(heap::attach("a", {.read_only = true}));
+    observation o = must(look.observe(a));
+    *stage = 1;
+    while (*stage == 1) ::usleep(1000);
+    return 0;
+  });
+  ASSERT_TRUE(wait_until([&] { return *stage == 1; }));
+  void* const block = h.allocate(100);
+  EXPECT_EQ(refused(h.drain_memory(region_id{1}, 300ms)), errc::deadline_passed) << "the reader looks meanwhile";
+  heap::free(block);
+  must(h.drain_memory(region_id{1}, 5s));
+  *stage = 2;
+  EXPECT_EQ(reader.wait_for_exit_code(), 0);
+}
+
 TEST_F(observers, a_killed_process_holds_no_lease) {
   auto* held = shared_words<std::atomic<int>>();
   heap h = heap_with(1 << 20, {}, "a");

@@ -62,18 +62,17 @@ struct remove_arguments {
 
 /// Waits until the region is empty and shows how much of what was in it has gone.
 result<void> drain(session& s, heap& h, region_id region, std::chrono::nanoseconds deadline) {
+  if (s.json) return h.drain_memory(region, deadline);
   auto done = std::async(std::launch::async, [&] { return h.drain_memory(region, deadline); });
   progress_bar bar("drained");
   std::uint64_t most = 0;
-  while (done.wait_for(std::chrono::milliseconds(100)) != std::future_status::ready) {
-    if (s.json) continue;
+  while (done.wait_for(std::chrono::milliseconds(100)) != std::future_status::ready)
     h.for_each_region([&](const region_summary& r) {
       if (r.id != region) return;
       const std::uint64_t used = r.length_bytes - r.free_bytes;
       most = std::max(most, used);
       bar.show(most - used, most);
     });
-  }
   return done.get();
 }
 

@@ -175,7 +175,8 @@ class local_heap {
   void trim_own() noexcept;
   void empty_cache(transaction& t, thread_cache& c) noexcept;
   struct frozen_caches { std::vector<thread_cache*> caches; u32 not_still = 0; bool somebody_died = false; };
-  frozen_caches freeze_all(transaction& t) noexcept;
+  /// only_member: the caches of its threads; 0: all.
+  frozen_caches freeze_all(transaction& t, u32 only_member = 0) noexcept;
   frozen_caches recover_and_freeze(transaction& t) noexcept;
   void thaw(frozen_caches& frozen) noexcept;
   /// Every thread takes a slow path next, and forgets which pool it used last.
@@ -235,6 +236,7 @@ class local_heap {
   void end_observation(observer* who) noexcept;
   region_view view_for_observers(const local_region& region) const;
   region_claim* claims() noexcept;
+  region_claim* claim_here(const local_region& view) noexcept;
   region_claim* claim_on(u32 slot) noexcept;
   void note_observers() noexcept;
 

@@ -84,6 +84,13 @@ void zero_range(char* base, u64 bytes) {
 }  // namespace
 
 // What this member does with each region; made on first use. Null: no metadata left.
+// What this member has said of the view's region; null: nothing. Takes no lock: also for who has it, and for readers.
+region_claim* local_heap::claim_here(const local_region& view) noexcept {
+  if (member_ == 0 || is_read_only()) return nullptr;
+  region_claim* const mine = claims_of(segment_, segment_.member(member_));
+  return mine != nullptr && mine[view.slot].region.load(std::memory_order_relaxed) == view.id ? mine + view.slot : nullptr;
+}
+
 region_claim* local_heap::claims() noexcept {
   member_record& m = segment_.member(member_);
   if (m.region_claims == 0) {
@@ -548,10 +555,7 @@ void local_heap::detach_view(local_region& view) noexcept {
   if (base == nullptr) return;
   if (!view.observed_removal && !observers_.empty()) (void)observers_.let_go(view_for_observers(view), clock::now() + detach_time);
   address_index::leave(base);
-  if (region_claim* const mine = member_ != 0 && !is_read_only() ? claims_of(segment_, segment_.member(member_)) : nullptr; mine != nullptr) {
-    region_claim& claim = mine[view.slot];
-    if (claim.region.load(std::memory_order_relaxed) == view.id) end_claim(claim);
-  }
+  if (region_claim* const mine = claim_here(view); mine != nullptr) end_claim(*mine);
   views_.set_base(view, nullptr, 0);
   os::unpin(std::exchange(view.pins, nullptr));
   if (view.mapped_by_annex) os::unmap(base, length);
@@ -693,21 +697,9 @@ result<void> local_heap::attach_memory(region_id region, void* base) {
 bool local_heap::stop_serving_here(local_region& view) noexcept {
   locked t(*this);
   view.usable.store(0, std::memory_order_release);
-  frozen_caches frozen = freeze_all(*t);
-  std::erase_if(frozen.caches, [&](thread_cache* c) {
-    if (c->member == member_) return false;
-    set_frozen(*c, frozen_no);
-    return true;
-  });
-  u64 own = 0;
-  for (u32 i = 0; i < segment_.slots_used(); ++i) {
-    const thread_slot& thread = segment_.slot(i);
-    if (member_of_state(thread.state.load(std::memory_order_acquire)) != member_ || thread.cache == 0) continue;
-    const auto* c = segment_.chunk<thread_cache>(thread.cache);
-    own += c->key != 0 && c->slot == i;
-  }
+  frozen_caches frozen = freeze_all(*t, member_);
   const bool has_barrier = segment_.header().no_barrier.load(std::memory_order_relaxed) == 0;  // else none can be
-  const bool all_still = frozen.caches.size() >= own || !has_barrier;
+  const bool all_still = frozen.not_still == 0 || !has_barrier;
   if (all_still) has_live_blocks(*t, view.slot, &frozen);
   else make_usable(view);
   thaw(frozen);
@@ -721,9 +713,8 @@ result<void> local_heap::detach_memory(region_id region) {
   if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   local_region& view = views_.at(slot);
   if (view.base == nullptr) return refuse(errc::not_attached, "region {} is not attached in this process", id);
-  if (!is_read_only())
-    if (const region_claim* mine = claims(); mine != nullptr && mine[slot].region.load(std::memory_order_relaxed) == id && mine[slot].leases.load(std::memory_order_relaxed) != 0)
-      return refuse(errc::leased, "region {} is held by a lease of this process; end it first", id);
+  if (const region_claim* const mine = claim_here(view); mine != nullptr && mine->leases.load(std::memory_order_relaxed) != 0)
+    return refuse(errc::leased, "region {} is held by a lease of this process; end it first", id);
   if (auto done = observers_.let_go(view_for_observers(view), clock::now() + detach_time); !done) return done;
   if (!is_read_only() && !stop_serving_here(view)) {
     (void)observers_.agree(view_for_observers(view));
@@ -761,8 +752,8 @@ bool local_heap::may_leave_to_drainer(const local_region& view) noexcept {
   if (r.state.load(std::memory_order_acquire) != region_draining || r.id.load(std::memory_order_relaxed) != view.id) return false;
   if (std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) != 0) return false;
   if (view.draining_here.load(std::memory_order_relaxed) != 0) return false;
-  const region_claim* const mine = claims();
-  return mine == nullptr || mine[view.slot].region.load(std::memory_order_relaxed) != view.id || mine[view.slot].leases.load(std::memory_order_relaxed) == 0;
+  const region_claim* const mine = claim_here(view);
+  return mine == nullptr || mine->leases.load(std::memory_order_relaxed) == 0;
 }
 
 // Allocation and leases ask for the heap lock too: from now on there are none here. False: there is something.

@@ -28,13 +28,14 @@ constexpr u32 slabs_per_holding = 256;  // of the lock, while others wait for it
 
 // ---- frozen threads ----------------------------------------------------------------------------------------------------
 
-local_heap::frozen_caches local_heap::freeze_all(transaction& t) noexcept {
+local_heap::frozen_caches local_heap::freeze_all(transaction& t, u32 only_member) noexcept {
   frozen_caches frozen;
   segment_header& h = segment_.header();
   const bool barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
   for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
-    if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0) continue;
+    const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
+    if (member == 0 || (only_member != 0 && member != only_member) || slot.cache == 0) continue;
     auto* c = segment_.chunk<thread_cache>(slot.cache);
     if (c->key == 0) continue;  // not started, or being recovered
     if (c->slot != i || (i != t.slot() && !barrier)) { frozen.not_still += i != t.slot(); continue; }
