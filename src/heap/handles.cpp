@@ -34,9 +34,9 @@ handle local_heap::handle_at(const local_region& region, u64 offset, u32 generat
 // Where the name of the byte at offset is written, and what the first one there was.
 local_heap::naming local_heap::naming_of(const live_block& b, u64 offset) const noexcept {
   const local_region& region = *b.region;
+  extent_entry& e = region.extents[b.granule];  // not by the slab's record, which may be on its way back
   if (b.kind == block_kind::slab_block)
-    return {generation_word(segment_, region, *b.slab, b.index, b.granule), count_in(region.extents[b.granule].name)};
-  extent_entry& e = region.extents[b.granule];
+    return {generation_word(segment_, e, *b.slab, b.index), first_generation(e)};
   naming own{&e.name, 0, word_is_name};
   if (b.kind != block_kind::zone || offset < b.offset_bytes) return own;
   const auto* z =

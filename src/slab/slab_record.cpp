@@ -75,13 +75,14 @@ void release_slab(transaction& t, const local_region& region, slab_record* slab,
   const u32 length = granules_of(t.seg(), region, *slab);
   for (u32 i = 0; i < length; ++i) t.put(region.granules[slab->granule + i], granule_entry{no_owner, granule_inside, 0, 0, 0});
   const u32 granule = slab->granule;
-  if (const chunk_ref generations = region.extents[granule].generations; generations != 0) {
+  extent_entry& extent = region.extents[granule];
+  if (const chunk_ref generations = extent.generations; generations != 0) {
     const generations_of_region& all = region.generations;
     const u32 highest =
-        generation_above(*region.record, all, first_generation(region, *slab), slab->capacity,
-                         [&](u64 block) { return generation_word(t.seg(), region, *slab, static_cast<u32>(block)); });
+        generation_above(*region.record, all, first_generation(extent), slab->capacity,
+                         [&](u64 block) { return generation_word(t.seg(), extent, *slab, static_cast<u32>(block)); });
     raise_floor(t, *region.record, all, u64{granule} << region.granule_shift, extents(region).end_of(granule), highest);
-    t.put(region.extents[granule].generations, 0);
+    t.put(extent.generations, 0);
     free_chunk(t, generations, u64{slab->capacity} * sizeof(u32));
   }
   free_chunk(t, t.seg().ref_of(slab), slab_record_bytes(slab->words));
@@ -103,8 +104,8 @@ void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexce
   else t.put(*list_head, next);
 }
 
-u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block, u32 granule) noexcept {
-  const chunk_ref ref = std::atomic_ref(region.extents[granule].generations).load(std::memory_order_acquire);  // sync(published)
+u32* generation_word(const segment& s, const extent_entry& extent, const slab_record& slab, u32 block) noexcept {
+  const chunk_ref ref = std::atomic_ref(const_cast<chunk_ref&>(extent.generations)).load(std::memory_order_acquire);  // sync(published)
   if (ref == 0 || block >= slab.capacity) return nullptr;
   u32* const table = s.find_chunk<u32>(ref, u64{slab.capacity} * sizeof(u32));
   return table != nullptr ? table + block : nullptr;

@@ -182,20 +182,17 @@ void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexce
 inline extent_entry& extent_of(const local_region& region, const slab_record& slab) noexcept {
   return region.extents[slab.granule];
 }
-/// A block's word in the slab's table of generations; null: nobody ever asked for a handle of one.
-/// granule: of the slab's extent, by whoever can't be sure that the slab is not being given back.
-u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block, u32 granule) noexcept;
-inline u32* generation_word(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept {
-  return generation_word(s, region, slab, block, slab.granule);
-}
-/// The generation the slab's blocks began with.
-inline u32 first_generation(const local_region& region, const slab_record& slab) noexcept { return count_in(extent_of(region, slab).name); }
+/// A block's word in the table of generations of the slab with this extent; null: nobody ever asked for a handle of one.
+u32* generation_word(const segment& s, const extent_entry& extent, const slab_record& slab, u32 block) noexcept;
+/// The generation that the blocks of the slab with this extent began with.
+inline u32 first_generation(const extent_entry& extent) noexcept { return count_in(extent.name); }
 /// Makes the table; every free of a block takes the slow path from then on. False: no metadata left. Commits.
 bool make_generations(transaction& t, const local_region& region, slab_record* slab) noexcept;
 /// Before the block becomes free: its handles are stale from now on.
 inline void forget_block(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept {
-  if (extent_of(region, slab).generations == 0) return;
-  if (u32* const word = generation_word(s, region, slab, block)) forget_name(*region.record, region.generations, first_generation(region, slab), *word);
+  extent_entry& extent = extent_of(region, slab);
+  if (extent.generations == 0) return;
+  if (u32* const word = generation_word(s, extent, slab, block)) forget_name(*region.record, region.generations, first_generation(extent), *word);
 }
 
 /// What the index-th granule of the slab says.
