@@ -30,17 +30,23 @@ double clock_ns(clockid_t which) {
 double status_bytes(const char* key) {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
-    if (line.starts_with(key)) return std::strtod(line.c_str() + std::strlen(key) + 1, nullptr) * 1024;
+    if (line.starts_with(key))
+      return std::strtod(line.c_str() + std::strlen(key) + 1, nullptr) * 1024;
   return 0;
 }
 
 double peak_begin = 0;
 
-struct report { bool done; measurement found; char failure[160]; };
+struct report {
+  bool done;
+  measurement found;
+  char failure[160];
+};
 
 // One cell in a child. The report lies in memory both have.
 measurement run_cell(const cell& c, double seconds, std::string* failure) {
-  auto* shared = static_cast<report*>(::mmap(nullptr, sizeof(report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  auto* shared = static_cast<report*>(
+      ::mmap(nullptr, sizeof(report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   *shared = {};
   std::fflush(nullptr);
   ::malloc_trim(0);  // what this process has freed is no present to glibc
@@ -62,7 +68,9 @@ measurement run_cell(const cell& c, double seconds, std::string* failure) {
   measurement found = shared->found;
   if (!shared->done) {
     found = {std::nan(""), std::nan("")};
-    *failure = shared->failure[0] != 0 ? shared->failure : WIFSIGNALED(status) ? std::string("died of ") + ::strsignal(WTERMSIG(status)) : "gave no result";
+    *failure = shared->failure[0] != 0 ? shared->failure
+               : WIFSIGNALED(status)   ? std::string("died of ") + ::strsignal(WTERMSIG(status))
+                                       : "gave no result";
   }
   ::munmap(shared, sizeof(report));
   return found;
@@ -71,7 +79,8 @@ measurement run_cell(const cell& c, double seconds, std::string* failure) {
 std::vector<double> divide(const std::vector<double>& a, const std::vector<double>& b) {
   std::vector<double> ratios;
   for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i)
-    if (std::isfinite(a[i]) && std::isfinite(b[i]) && b[i] > 0) ratios.push_back(std::max(a[i], 0.0) / b[i]);
+    if (std::isfinite(a[i]) && std::isfinite(b[i]) && b[i] > 0)
+      ratios.push_back(std::max(a[i], 0.0) / b[i]);
   return ratios;
 }
 
@@ -114,30 +123,37 @@ std::vector<double> workload_result::net_values(const std::string& peer) const {
   if (net && driver != nullptr && peer != "driver") {
     // A calm driver: its median, since a disturbed driver would flatter everybody of that round.
     const double cost = spread_of(driver->values).median;
-    for (double& v : values) v -= cost;
+    for (double& v : values)
+      v -= cost;
   }
   return values;
 }
 
-std::vector<double> workload_result::ratios(const std::string& a, const std::string& b) const { return divide(net_values(a), net_values(b)); }
+std::vector<double> workload_result::ratios(const std::string& a, const std::string& b) const {
+  return divide(net_values(a), net_values(b));
+}
 
 std::vector<double> workload_result::peak_ratios(const std::string& a, const std::string& b) const {
   const peer_result *first = find(a), *second = find(b);
-  return first != nullptr && second != nullptr ? divide(first->peaks, second->peaks) : std::vector<double>{};
+  return first != nullptr && second != nullptr ? divide(first->peaks, second->peaks)
+                                               : std::vector<double>{};
 }
 
-std::vector<workload_result> run(const std::vector<workload>& workloads, const run_options& options) {
+std::vector<workload_result> run(const std::vector<workload>& workloads,
+                                 const run_options& options) {
   allowed_cpus();
   std::vector<workload_result> results;
   for (const workload& w : workloads) {
     workload_result r{w.name, w.unit, w.about, w.net, {}};
-    for (const cell& c : w.cells) r.peers.push_back({c.peer, {}, {}, {}});
+    for (const cell& c : w.cells)
+      r.peers.push_back({c.peer, {}, {}, {}});
     const int rounds = w.rounds != 0 ? std::min(w.rounds, options.rounds) : options.rounds;
     for (int round = 0; round < rounds; ++round)
       for (std::size_t turn = 0; turn < w.cells.size(); ++turn) {
         const std::size_t i = (turn + static_cast<std::size_t>(round)) % w.cells.size();
         if (!r.peers[i].failure.empty()) continue;
-        const measurement found = run_cell(w.cells[i], options.seconds_per_cell, &r.peers[i].failure);
+        const measurement found =
+            run_cell(w.cells[i], options.seconds_per_cell, &r.peers[i].failure);
         r.peers[i].values.push_back(found.value);
         r.peers[i].peaks.push_back(found.peak_bytes);
       }
@@ -147,8 +163,12 @@ std::vector<workload_result> run(const std::vector<workload>& workloads, const r
   return results;
 }
 
-double wall_ns() { return clock_ns(CLOCK_MONOTONIC); }
-double thread_cpu_ns() { return clock_ns(CLOCK_THREAD_CPUTIME_ID); }
+double wall_ns() {
+  return clock_ns(CLOCK_MONOTONIC);
+}
+double thread_cpu_ns() {
+  return clock_ns(CLOCK_THREAD_CPUTIME_ID);
+}
 
 void stay_on_cpu(unsigned n) {
   const cpu_set_t& allowed = allowed_cpus();
@@ -172,7 +192,11 @@ void begin_peak() {
   }
   peak_begin = status_bytes("VmRSS");
 }
-double peak_bytes() { return status_bytes("VmHWM") - peak_begin; }
-double resident_bytes() { return status_bytes("VmRSS"); }
+double peak_bytes() {
+  return status_bytes("VmHWM") - peak_begin;
+}
+double resident_bytes() {
+  return status_bytes("VmRSS");
+}
 
 }  // namespace annex::bench

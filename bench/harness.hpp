@@ -1,11 +1,13 @@
-// bench/harness.hpp - measurements that can be compared: every peer in a process of its own, all peers in turns.
+// bench/harness.hpp - measurements that can be compared: every peer in a process of its own, all
+// peers in turns.
 //
 //   workload "pair/64"    round 1: driver annex glibc mimalloc …    round 2: annex glibc mimalloc … driver    …
 //
-// A cell is one peer doing one workload. It runs in a forked child, so it meets nobody's left-overs, and a peer that crashes
-// or hangs costs its own cell only. Within a round the cells run one after the other; each round begins with another one.
-// The driver is the workload with an allocator that does nothing: what it takes is subtracted from everybody (net).
-// Ratios are formed within a round, annex / peer, and their median is quoted with its quartiles.
+// A cell is one peer doing one workload. It runs in a forked child, so it meets nobody's
+// left-overs, and a peer that crashes or hangs costs its own cell only. Within a round the cells
+// run one after the other; each round begins with another one. The driver is the workload with an
+// allocator that does nothing: what it takes is subtracted from everybody (net). Ratios are formed
+// within a round, annex / peer, and their median is quoted with its quartiles.
 #pragma once
 #include <functional>
 #include <map>
@@ -15,8 +17,11 @@
 
 namespace annex::bench {
 
-/// What a cell found. peak_bytes: highest resident memory above the start, where the workload measures it.
-struct measurement { double value = 0, peak_bytes = 0; };
+/// What a cell found. peak_bytes: highest resident memory above the start, where the workload
+/// measures it.
+struct measurement {
+  double value = 0, peak_bytes = 0;
+};
 
 struct cell {
   std::string peer;
@@ -26,11 +31,13 @@ struct cell {
 struct workload {
   std::string name, unit, about;
   std::vector<cell> cells;
-  bool net = true;         // of the driver, if it has one
-  int rounds = 0;          // 0: as asked for
+  bool net = true;  // of the driver, if it has one
+  int rounds = 0;   // 0: as asked for
 };
 
-struct spread { double low = 0, median = 0, high = 0; };  // quartiles
+struct spread {
+  double low = 0, median = 0, high = 0;
+};  // quartiles
 spread spread_of(std::vector<double> values);
 
 struct peer_result {
@@ -54,9 +61,10 @@ struct run_options {
   double seconds_per_cell = 120;  // then it is killed
   std::function<void(const workload_result&)> report;
 };
-std::vector<workload_result> run(const std::vector<workload>& workloads, const run_options& options);
+std::vector<workload_result> run(const std::vector<workload>& workloads,
+                                 const run_options& options);
 
-// ---- for the cells ---------------------------------------------------------------------------------------------------------
+// ---- for the cells ------------------------------------------------------------------------------
 
 double wall_ns();
 double thread_cpu_ns();
@@ -68,18 +76,23 @@ double peak_bytes();
 double resident_bytes();
 
 template <class T>
-inline void keep(T const& value) { asm volatile("" : : "r,m"(value) : "memory"); }
+inline void keep(T const& value) {
+  asm volatile("" : : "r,m"(value) : "memory");
+}
 
-/// Median of `repeats` timings of work(count), in ns per count, count chosen so that one timing takes about `ns`.
+/// Median of `repeats` timings of work(count), in ns per count, count chosen so that one timing
+/// takes about `ns`.
 template <class Work>
-double time_per_operation(Work work, double ns = 3e7, int repeats = 3, double (*clock)() = thread_cpu_ns) {
+double time_per_operation(Work work, double ns = 3e7, int repeats = 3,
+                          double (*clock)() = thread_cpu_ns) {
   unsigned long count = 64;
   for (;;) {
     const double begin = clock();
     work(count);
     const double took = clock() - begin;
     if (took > ns / 8 || count > 1ul << 40) {
-      count = static_cast<unsigned long>(static_cast<double>(count) * ns / (took > 1 ? took : 1)) + 1;
+      count =
+          static_cast<unsigned long>(static_cast<double>(count) * ns / (took > 1 ? took : 1)) + 1;
       break;
     }
     count *= 4;
@@ -103,7 +116,9 @@ struct random_stream {
     state ^= state << 17;
     return state;
   }
-  unsigned long below(unsigned long limit) { return static_cast<unsigned long>((static_cast<unsigned __int128>(next()) * limit) >> 64); }
+  unsigned long below(unsigned long limit) {
+    return static_cast<unsigned long>((static_cast<unsigned __int128>(next()) * limit) >> 64);
+  }
 };
 
 }  // namespace annex::bench

@@ -3,9 +3,9 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <boost/interprocess/managed_external_buffer.hpp>
 #include <boost/interprocess/sync/mutex_family.hpp>
-#include <atomic>
 #include <cstdlib>
 #include <memory_resource>
 #include <new>
@@ -20,81 +20,111 @@ void* function_of(const char* library, const char* name) {
   return handle != nullptr ? ::dlsym(handle, name) : nullptr;
 }
 template <class Function>
-Function as(void* address) { return reinterpret_cast<Function>(address); }
+Function as(void* address) {
+  return reinterpret_cast<Function>(address);
+}
 
 // ---- driver: other addresses every time, in memory that is there and near
 constexpr std::size_t scratch_bytes = std::size_t{1} << 20;
 char* scratch = nullptr;
 thread_local std::size_t scratch_at = 0;
-void* driver_allocate(std::size_t) { return scratch + ((scratch_at += 4160) & (scratch_bytes - 1)); }
+void* driver_allocate(std::size_t) {
+  return scratch + ((scratch_at += 4160) & (scratch_bytes - 1));
+}
 void driver_free(void*) {}
 void driver_enter() {  // another part of it: threads must not write the same lines
   static std::atomic<std::size_t> threads{1};
   scratch_at = threads.fetch_add(1) * 64;
 }
 plain_calls set_up_driver() {
-  scratch = ordinary_memory(scratch_bytes + (std::size_t{16} << 20));  // a workload may write a whole block
-  for (std::size_t at = 0; at < 2 * scratch_bytes; at += 4096) scratch[at] = 1;
+  // A workload may write a whole block.
+  scratch = ordinary_memory(scratch_bytes + (std::size_t{16} << 20));
+  for (std::size_t at = 0; at < 2 * scratch_bytes; at += 4096)
+    scratch[at] = 1;
   return {driver_allocate, driver_free, driver_enter};
 }
 
-plain_calls set_up_glibc() { return {std::malloc, std::free, nullptr, nullptr, std::realloc, std::aligned_alloc}; }
+plain_calls set_up_glibc() {
+  return {std::malloc, std::free, nullptr, nullptr, std::realloc, std::aligned_alloc};
+}
 
 plain_calls set_up_mimalloc() {
-  return {as<void* (*)(std::size_t)>(mimalloc_function("mi_malloc")), as<void (*)(void*)>(mimalloc_function("mi_free")), nullptr, nullptr,
-          as<void* (*)(void*, std::size_t)>(mimalloc_function("mi_realloc")), as<void* (*)(std::size_t, std::size_t)>(mimalloc_function("mi_aligned_alloc"))};
+  return {as<void* (*)(std::size_t)>(mimalloc_function("mi_malloc")),
+          as<void (*)(void*)>(mimalloc_function("mi_free")),
+          nullptr,
+          nullptr,
+          as<void* (*)(void*, std::size_t)>(mimalloc_function("mi_realloc")),
+          as<void* (*)(std::size_t, std::size_t)>(mimalloc_function("mi_aligned_alloc"))};
 }
 
 void* arena_heap = nullptr;
 void* (*arena_malloc)(void*, std::size_t) = nullptr;
 plain_calls set_up_mimalloc_arena() {
-  auto manage = as<bool (*)(void*, std::size_t, bool, bool, bool, int, bool, int*)>(mimalloc_function("mi_manage_os_memory_ex"));
+  auto manage = as<bool (*)(void*, std::size_t, bool, bool, bool, int, bool, int*)>(
+      mimalloc_function("mi_manage_os_memory_ex"));
   auto make_heap = as<void* (*)(int)>(mimalloc_function("mi_heap_new_in_arena"));
   arena_malloc = as<void* (*)(void*, std::size_t)>(mimalloc_function("mi_heap_malloc"));
   int arena = 0;
-  if (!manage(ordinary_memory(arena_bytes), arena_bytes, true, false, true, -1, true, &arena)) throw std::runtime_error("mimalloc does not take the arena");
+  if (!manage(ordinary_memory(arena_bytes), arena_bytes, true, false, true, -1, true, &arena))
+    throw std::runtime_error("mimalloc does not take the arena");
   arena_heap = make_heap(arena);
-  return {[](std::size_t bytes) { return arena_malloc(arena_heap, bytes); }, as<void (*)(void*)>(mimalloc_function("mi_free"))};
+  return {[](std::size_t bytes) { return arena_malloc(arena_heap, bytes); },
+          as<void (*)(void*)>(mimalloc_function("mi_free"))};
 }
 
 plain_calls set_up_jemalloc() {
-  return {as<void* (*)(std::size_t)>(jemalloc_function("malloc")), as<void (*)(void*)>(jemalloc_function("free")), nullptr, nullptr,
-          as<void* (*)(void*, std::size_t)>(jemalloc_function("realloc")), as<void* (*)(std::size_t, std::size_t)>(jemalloc_function("aligned_alloc"))};
+  return {as<void* (*)(std::size_t)>(jemalloc_function("malloc")),
+          as<void (*)(void*)>(jemalloc_function("free")),
+          nullptr,
+          nullptr,
+          as<void* (*)(void*, std::size_t)>(jemalloc_function("realloc")),
+          as<void* (*)(std::size_t, std::size_t)>(jemalloc_function("aligned_alloc"))};
 }
 
 namespace ipc = boost::interprocess;
-using boost_buffer = ipc::basic_managed_external_buffer<char, ipc::rbtree_best_fit<ipc::mutex_family>, ipc::iset_index>;
+using boost_buffer =
+    ipc::basic_managed_external_buffer<char, ipc::rbtree_best_fit<ipc::mutex_family>,
+                                       ipc::iset_index>;
 boost_buffer* buffer = nullptr;
 plain_calls set_up_boost() {
   buffer = new boost_buffer(ipc::create_only, ordinary_memory(arena_bytes), arena_bytes);
-  return {[](std::size_t bytes) { return buffer->allocate(bytes, std::nothrow); }, [](void* block) { buffer->deallocate(block); }};
+  return {[](std::size_t bytes) { return buffer->allocate(bytes, std::nothrow); },
+          [](void* block) { buffer->deallocate(block); }};
 }
 
 // pmr wants the size back: it is written in front of the block, as an adapter for malloc would do.
 std::pmr::memory_resource* pmr_pool = nullptr;
 plain_calls set_up_pmr() {
-  auto* all = new std::pmr::monotonic_buffer_resource(ordinary_memory(arena_bytes), arena_bytes, std::pmr::null_memory_resource());
+  auto* all = new std::pmr::monotonic_buffer_resource(ordinary_memory(arena_bytes), arena_bytes,
+                                                      std::pmr::null_memory_resource());
   pmr_pool = new std::pmr::synchronized_pool_resource(all);
   return {[](std::size_t bytes) -> void* {
             auto* block = static_cast<std::size_t*>(pmr_pool->allocate(bytes + 16, 16));
             *block = bytes + 16;
             return block + 2;
           },
-          [](void* block) { pmr_pool->deallocate(static_cast<std::size_t*>(block) - 2, static_cast<std::size_t*>(block)[-2], 16); }};
+          [](void* block) {
+            pmr_pool->deallocate(static_cast<std::size_t*>(block) - 2,
+                                 static_cast<std::size_t*>(block)[-2], 16);
+          }};
 }
 
 std::vector<std::string> absent;
 
 std::vector<peer> make_peers() {
-  std::vector<peer> peers{{"driver", true, ~std::size_t{0}, set_up_driver}, {"annex", true, ~std::size_t{0}, nullptr}, {"glibc", true, ~std::size_t{0}, set_up_glibc}};
+  std::vector<peer> peers{{"driver", true, ~std::size_t{0}, set_up_driver},
+                          {"annex", true, ~std::size_t{0}, nullptr},
+                          {"glibc", true, ~std::size_t{0}, set_up_glibc}};
   if (mimalloc_function("mi_malloc") != nullptr) {
     peers.push_back({"mimalloc", true, ~std::size_t{0}, set_up_mimalloc});
     peers.push_back({"mimalloc-arena", false, std::size_t{4} << 20, set_up_mimalloc_arena});
   } else {
     absent.push_back("mimalloc (package libmimalloc2.0)");
   }
-  if (jemalloc_function("malloc") != nullptr) peers.push_back({"jemalloc", true, ~std::size_t{0}, set_up_jemalloc});
-  else absent.push_back("jemalloc (package libjemalloc2)");
+  if (jemalloc_function("malloc") != nullptr)
+    peers.push_back({"jemalloc", true, ~std::size_t{0}, set_up_jemalloc});
+  else
+    absent.push_back("jemalloc (package libjemalloc2)");
   peers.push_back({"boost", true, ~std::size_t{0}, set_up_boost});
   peers.push_back({"pmr", true, std::size_t{1} << 20, set_up_pmr});
   if (dpdk::is_built_in()) {
@@ -108,8 +138,12 @@ std::vector<peer> make_peers() {
 
 }  // namespace
 
-void* mimalloc_function(const char* name) { return function_of("libmimalloc.so.2", name); }
-void* jemalloc_function(const char* name) { return function_of("libjemalloc.so.2", name); }
+void* mimalloc_function(const char* name) {
+  return function_of("libmimalloc.so.2", name);
+}
+void* jemalloc_function(const char* name) {
+  return function_of("libjemalloc.so.2", name);
+}
 
 const std::vector<peer>& all_peers() {
   static const std::vector<peer> peers = make_peers();

@@ -1,15 +1,19 @@
 // bench/peers.hpp - the allocators that are compared, each set up the way its users would.
 //
 //   driver        does nothing: what the workload itself costs
-//   annex         a private heap over one region of ordinary memory; cell "annex/shared": a named one, in a file
+//   annex         a private heap over one region of ordinary memory; cell "annex/shared": a named
+//                 one, in a file
 //   glibc         malloc as it is
-//   mimalloc      libmimalloc.so, opened beside glibc's; "mimalloc-arena": a heap in a managed arena of the same size as annex's
+//   mimalloc      libmimalloc.so, opened beside glibc's; "mimalloc-arena": a heap in a managed
+//                 arena of the same size as annex's
 //   jemalloc      libjemalloc.so.2, opened beside glibc's
-//   boost         Boost.Interprocess managed_external_buffer with its default mutex, in the same amount of memory
+//   boost         Boost.Interprocess managed_external_buffer with its default mutex, in the same
+//                 amount of memory
 //   pmr           std::pmr::synchronized_pool_resource over a monotonic buffer
 //   rte_malloc    DPDK's heap; "rte_external": DPDK's external heap, on ordinary pages (dpdk.hpp)
 //
-// No environment variable changes any of them. Ordinary pages everywhere. A peer that is not installed is left out, with a word.
+// No environment variable changes any of them. Ordinary pages everywhere. A peer that is not
+// installed is left out, with a word.
 #pragma once
 #include <sys/mman.h>
 
@@ -29,19 +33,28 @@ inline constexpr std::size_t arena_bytes = std::size_t{2} << 30;
 struct plain_calls {
   void* (*allocate_block)(std::size_t) = nullptr;
   void (*free_block)(void*) = nullptr;
-  void (*enter)() = nullptr;   // called once by every further thread
+  void (*enter)() = nullptr;  // called once by every further thread
   void (*leave)() = nullptr;
-  void* (*reallocate_block)(void*, std::size_t) = nullptr;            // null: by allocate, copy, free
-  void* (*allocate_at)(std::size_t align, std::size_t) = nullptr;     // null: by more than was asked for
+  // Null: by allocate, copy, free.
+  void* (*reallocate_block)(void*, std::size_t) = nullptr;
+  // Null: by more than was asked for.
+  void* (*allocate_at)(std::size_t align, std::size_t) = nullptr;
   void* allocate(std::size_t bytes) const { return allocate_block(bytes); }
   void free(void* block) const { free_block(block); }
-  void enter_thread() const { if (enter != nullptr) enter(); }
-  void leave_thread() const { if (leave != nullptr) leave(); }
-  void* allocate_aligned(std::size_t align, std::size_t bytes) const { return allocate_at != nullptr ? allocate_at(align, bytes) : allocate_block(bytes + align); }
+  void enter_thread() const {
+    if (enter != nullptr) enter();
+  }
+  void leave_thread() const {
+    if (leave != nullptr) leave();
+  }
+  void* allocate_aligned(std::size_t align, std::size_t bytes) const {
+    return allocate_at != nullptr ? allocate_at(align, bytes) : allocate_block(bytes + align);
+  }
   void* reallocate(void* block, std::size_t old_bytes, std::size_t bytes) const {
     if (reallocate_block != nullptr) return reallocate_block(block, bytes);
     void* const moved = allocate_block(bytes);
-    if (moved != nullptr && block != nullptr) std::memcpy(moved, block, old_bytes < bytes ? old_bytes : bytes);
+    if (moved != nullptr && block != nullptr)
+      std::memcpy(moved, block, old_bytes < bytes ? old_bytes : bytes);
     free_block(block);
     return moved;
   }
@@ -54,15 +67,19 @@ struct annex_calls {
   void free(void* block) const { heap::free(block); }
   void enter_thread() const {}
   void leave_thread() const {}
-  void* allocate_aligned(std::size_t align, std::size_t bytes) const { return of->allocate({.size_bytes = bytes, .align_bytes = align}); }
-  void* reallocate(void* block, std::size_t, std::size_t bytes) const { return of->reallocate(block, bytes); }
+  void* allocate_aligned(std::size_t align, std::size_t bytes) const {
+    return of->allocate({.size_bytes = bytes, .align_bytes = align});
+  }
+  void* reallocate(void* block, std::size_t, std::size_t bytes) const {
+    return of->reallocate(block, bytes);
+  }
 };
 
 struct peer {
   std::string name;
-  bool threads = true;                  // any thread may use it
+  bool threads = true;  // any thread may use it
   std::size_t largest_bytes = ~std::size_t{0};
-  plain_calls (*set_up)() = nullptr;    // in the cell's process; null: annex
+  plain_calls (*set_up)() = nullptr;  // in the cell's process; null: annex
 };
 
 /// Every peer that is there; the driver and annex first.
@@ -74,9 +91,11 @@ heap& annex_heap(std::size_t bytes = arena_bytes);
 
 /// Address space for a peer that is given memory: ordinary pages, untouched.
 inline char* ordinary_memory(std::size_t bytes, std::size_t align = std::size_t{64} << 20) {
-  void* const space = ::mmap(nullptr, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const space = ::mmap(nullptr, bytes + align, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (space == MAP_FAILED) throw std::runtime_error("no address space");
-  return reinterpret_cast<char*>((reinterpret_cast<std::size_t>(space) + align - 1) / align * align);
+  return reinterpret_cast<char*>((reinterpret_cast<std::size_t>(space) + align - 1) / align *
+                                 align);
 }
 
 template <class T>

@@ -27,22 +27,30 @@ std::string number(double v) {
 }
 
 bool has_peaks(const workload_result& r) {
-  return std::any_of(r.peers.begin(), r.peers.end(), [](const peer_result& p) { return std::any_of(p.peaks.begin(), p.peaks.end(), [](double v) { return v > 0; }); });
+  return std::any_of(r.peers.begin(), r.peers.end(), [](const peer_result& p) {
+    return std::any_of(p.peaks.begin(), p.peaks.end(), [](double v) { return v > 0; });
+  });
 }
 
 std::string escape(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    if (c == '<') out += "&lt;";
-    else if (c == '&') out += "&amp;";
-    else out += c;
+    if (c == '<')
+      out += "&lt;";
+    else if (c == '&')
+      out += "&amp;";
+    else
+      out += c;
   }
   return out;
 }
 
 // One workload as bars on a logarithmic scale; the thin line spans the quartiles.
 std::string plot(const workload_result& r) {
-  struct bar { std::string peer; spread s; };
+  struct bar {
+    std::string peer;
+    spread s;
+  };
   std::vector<bar> bars;
   for (const peer_result& p : r.peers)
     if (p.peer != "driver") bars.push_back({p.peer, spread_of(r.net_values(p.peer))});
@@ -55,13 +63,24 @@ std::string plot(const workload_result& r) {
   }
   least /= 2;
   constexpr double left = 120, width = 420, row = 18;
-  auto x = [&](double v) { return left + width * std::log(std::max(v, least) / least) / std::max(std::log(most / least), 0.1); };
-  std::string svg = fmt::format("<figure><figcaption><b>{}</b> {}, {}</figcaption><svg viewBox='0 0 640 {}' role='img'>", r.name, escape(r.about), r.unit, row * static_cast<double>(bars.size()) + 4);
+  auto x = [&](double v) {
+    return left +
+           width * std::log(std::max(v, least) / least) / std::max(std::log(most / least), 0.1);
+  };
+  std::string svg = fmt::format(
+      "<figure><figcaption><b>{}</b> {}, {}</figcaption><svg viewBox='0 0 640 {}' role='img'>",
+      r.name, escape(r.about), r.unit, row * static_cast<double>(bars.size()) + 4);
   double y = 2;
   for (const bar& b : bars) {
-    svg += fmt::format("<text x='{}' y='{}' text-anchor='end'>{}</text><rect class='{}' x='{}' y='{}' width='{:.1f}' height='{}' rx='2'/>", left - 6, y + 13, b.peer, b.peer.starts_with("annex") ? "annex" : "peer", left, y + 3,
-                       std::max(x(b.s.median) - left, 1.0), row - 6);
-    svg += fmt::format("<line x1='{:.1f}' x2='{:.1f}' y1='{}' y2='{}'/><text x='{:.1f}' y='{}'>{}</text>", x(b.s.low), x(b.s.high), y + row / 2, y + row / 2, std::max(x(b.s.high), x(b.s.median)) + 5, y + 13, number(b.s.median));
+    svg += fmt::format(
+        "<text x='{}' y='{}' text-anchor='end'>{}</text><rect class='{}' x='{}' y='{}' "
+        "width='{:.1f}' height='{}' rx='2'/>",
+        left - 6, y + 13, b.peer, b.peer.starts_with("annex") ? "annex" : "peer", left, y + 3,
+        std::max(x(b.s.median) - left, 1.0), row - 6);
+    svg += fmt::format(
+        "<line x1='{:.1f}' x2='{:.1f}' y1='{}' y2='{}'/><text x='{:.1f}' y='{}'>{}</text>",
+        x(b.s.low), x(b.s.high), y + row / 2, y + row / 2, std::max(x(b.s.high), x(b.s.median)) + 5,
+        y + 13, number(b.s.median));
     y += row;
   }
   return svg + "</svg></figure>";
@@ -89,25 +108,31 @@ std::string machine_words() {
     }
   utsname system{};
   ::uname(&system);
-  return fmt::format("{} CPUs, {}, Linux {}, {:%Y-%m-%d}", std::thread::hardware_concurrency(), model, system.release, fmt::gmtime(std::time(nullptr)));
+  return fmt::format("{} CPUs, {}, Linux {}, {:%Y-%m-%d}", std::thread::hardware_concurrency(),
+                     model, system.release, fmt::gmtime(std::time(nullptr)));
 }
 
 std::string lines_of(const workload_result& r) {
   std::string text = fmt::format("\n{}: {} ({})\n", r.name, r.about, r.unit);
   const bool peaks = has_peaks(r);
-  text += fmt::format("  {:<16}{:>10}{:>10}{:>10}{:>14}{}\n", "", "median", "quartiles", "", "annex / peer", peaks ? "   peak MiB   annex / peer" : "");
+  text += fmt::format("  {:<16}{:>10}{:>10}{:>10}{:>14}{}\n", "", "median", "quartiles", "",
+                      "annex / peer", peaks ? "   peak MiB   annex / peer" : "");
   for (const peer_result& p : r.peers) {
     if (!p.failure.empty()) {
       text += fmt::format("  {:<16}{}\n", p.peer, p.failure);
       continue;
     }
     const spread s = spread_of(r.net_values(p.peer)), ratio = spread_of(r.ratios("annex", p.peer));
-    text += fmt::format("  {:<16}{:>10}{:>10}{:>10}", p.peer, number(s.median), number(s.low), number(s.high));
-    if (p.peer == "annex" || p.peer == "driver") text += fmt::format("{:>14}", "");
-    else text += fmt::format("{:>14}", number(ratio.median));
+    text += fmt::format("  {:<16}{:>10}{:>10}{:>10}", p.peer, number(s.median), number(s.low),
+                        number(s.high));
+    if (p.peer == "annex" || p.peer == "driver")
+      text += fmt::format("{:>14}", "");
+    else
+      text += fmt::format("{:>14}", number(ratio.median));
     if (peaks && p.peer != "driver") {
       text += fmt::format("{:>11.1f}", spread_of(p.peaks).median / 1048576);
-      if (p.peer != "annex") text += fmt::format("{:>15}", number(spread_of(r.peak_ratios("annex", p.peer)).median));
+      if (p.peer != "annex")
+        text += fmt::format("{:>15}", number(spread_of(r.peak_ratios("annex", p.peer)).median));
     }
     text += "\n";
   }
@@ -115,19 +140,34 @@ std::string lines_of(const workload_result& r) {
 }
 
 std::string table_of(const std::vector<verdict>& verdicts) {
-  std::string text = fmt::format("\n{:<46}{:<16}{:>9}{:>9}{:>18}   {}\n", "target", "against", "limit", "found", "quartiles", "worst of several");
+  std::string text = fmt::format("\n{:<46}{:<16}{:>9}{:>9}{:>18}   {}\n", "target", "against",
+                                 "limit", "found", "quartiles", "worst of several");
   for (const verdict& v : verdicts)
-    text += fmt::format("{:<46}{:<16}{:>9}{:>9}{:>9}{:>9} {} {} {}\n", v.row, v.against, number(v.must), number(v.found.median), number(v.found.low), number(v.found.high), v.met ? "met   " : "MISSED", number(v.worst), v.worst_workload);
+    text +=
+        fmt::format("{:<46}{:<16}{:>9}{:>9}{:>9}{:>9} {} {} {}\n", v.row, v.against, number(v.must),
+                    number(v.found.median), number(v.found.low), number(v.found.high),
+                    v.met ? "met   " : "MISSED", number(v.worst), v.worst_workload);
   return text;
 }
 
-nlohmann::json json_of(const std::vector<workload_result>& results, const std::vector<verdict>& verdicts, const std::string& machine) {
-  nlohmann::json out{{"machine", machine}, {"workloads", nlohmann::json::array()}, {"targets", nlohmann::json::array()}};
+nlohmann::json json_of(const std::vector<workload_result>& results,
+                       const std::vector<verdict>& verdicts, const std::string& machine) {
+  nlohmann::json out{{"machine", machine},
+                     {"workloads", nlohmann::json::array()},
+                     {"targets", nlohmann::json::array()}};
   for (const workload_result& r : results) {
-    nlohmann::json w{{"name", r.name}, {"unit", r.unit}, {"about", r.about}, {"peers", nlohmann::json::object()}};
+    nlohmann::json w{{"name", r.name},
+                     {"unit", r.unit},
+                     {"about", r.about},
+                     {"peers", nlohmann::json::object()}};
     for (const peer_result& p : r.peers) {
-      const spread s = spread_of(r.net_values(p.peer)), ratio = spread_of(r.ratios("annex", p.peer));
-      nlohmann::json one{{"values", p.values}, {"median", s.median}, {"quartiles", {s.low, s.high}}, {"annex_ratio", ratio.median}, {"annex_ratio_quartiles", {ratio.low, ratio.high}}};
+      const spread s = spread_of(r.net_values(p.peer)),
+                   ratio = spread_of(r.ratios("annex", p.peer));
+      nlohmann::json one{{"values", p.values},
+                         {"median", s.median},
+                         {"quartiles", {s.low, s.high}},
+                         {"annex_ratio", ratio.median},
+                         {"annex_ratio_quartiles", {ratio.low, ratio.high}}};
       if (has_peaks(r)) one["peak_bytes"] = p.peaks;
       if (!p.failure.empty()) one["failure"] = p.failure;
       w["peers"][p.peer] = one;
@@ -135,18 +175,35 @@ nlohmann::json json_of(const std::vector<workload_result>& results, const std::v
     out["workloads"].push_back(w);
   }
   for (const verdict& v : verdicts)
-    out["targets"].push_back({{"row", v.row}, {"against", v.against}, {"limit", v.must}, {"found", v.found.median}, {"quartiles", {v.found.low, v.found.high}}, {"worst", v.worst}, {"worst_workload", v.worst_workload}, {"met", v.met}});
+    out["targets"].push_back({{"row", v.row},
+                              {"against", v.against},
+                              {"limit", v.must},
+                              {"found", v.found.median},
+                              {"quartiles", {v.found.low, v.found.high}},
+                              {"worst", v.worst},
+                              {"worst_workload", v.worst_workload},
+                              {"met", v.met}});
   return out;
 }
 
-std::string page_of(const std::vector<workload_result>& results, const std::vector<verdict>& verdicts, const std::string& machine) {
-  std::string page = fmt::format("<!doctype html><html lang='en'><meta charset='utf-8'><title>annex and its peers</title><style>{}</style><h1>annex and its peers</h1><p class='quiet'>{}. Medians, net of the driver; "
-                                 "lines span the quartiles; the scale of every plot is logarithmic. Made by <code>make bench</code>.</p>", style, escape(machine));
-  page += "<h2>Targets</h2><table><tr><th>target<th>against<th>limit<th>found<th>quartiles<th></tr>";
+std::string page_of(const std::vector<workload_result>& results,
+                    const std::vector<verdict>& verdicts, const std::string& machine) {
+  std::string page = fmt::format(
+      "<!doctype html><html lang='en'><meta charset='utf-8'><title>annex and its "
+      "peers</title><style>{}</style><h1>annex and its peers</h1><p class='quiet'>{}. Medians, net "
+      "of the driver; "
+      "lines span the quartiles; the scale of every plot is logarithmic. Made by <code>make "
+      "bench</code>.</p>",
+      style, escape(machine));
+  page +=
+      "<h2>Targets</h2><table><tr><th>target<th>against<th>limit<th>found<th>quartiles<th></tr>";
   for (const verdict& v : verdicts)
-    page += fmt::format("<tr><td>{}<td>{}<td>{}<td>{}<td>{} … {}<td class='{}'>{}</tr>", v.row, v.against, number(v.must), number(v.found.median), number(v.found.low), number(v.found.high), v.met ? "yes" : "no", v.met ? "met" : "missed");
+    page += fmt::format("<tr><td>{}<td>{}<td>{}<td>{}<td>{} … {}<td class='{}'>{}</tr>", v.row,
+                        v.against, number(v.must), number(v.found.median), number(v.found.low),
+                        number(v.found.high), v.met ? "yes" : "no", v.met ? "met" : "missed");
   page += "</table><h2>Workloads</h2><div class='plots'>";
-  for (const workload_result& r : results) page += plot(r);
+  for (const workload_result& r : results)
+    page += plot(r);
   return page + "</div></html>\n";
 }
 

@@ -10,8 +10,10 @@ namespace annex::bench {
 
 std::string lines_of(const workload_result& r);
 std::string table_of(const std::vector<verdict>& verdicts);
-nlohmann::json json_of(const std::vector<workload_result>& results, const std::vector<verdict>& verdicts, const std::string& machine);
-std::string page_of(const std::vector<workload_result>& results, const std::vector<verdict>& verdicts, const std::string& machine);
+nlohmann::json json_of(const std::vector<workload_result>& results,
+                       const std::vector<verdict>& verdicts, const std::string& machine);
+std::string page_of(const std::vector<workload_result>& results,
+                    const std::vector<verdict>& verdicts, const std::string& machine);
 /// Processor, kernel, pages, date: what the figures depend on.
 std::string machine_words();
 

@@ -11,7 +11,7 @@ enum class kind { time, peak, value, value_per_own };
 struct target {
   const char* row;
   std::vector<const char*> workloads;
-  const char* peer;   // time, peak: the ratio's lower half; value: none
+  const char* peer;  // time, peak: the ratio's lower half; value: none
   double limit;
   kind what = kind::time;
   const char* of = "annex";
@@ -19,9 +19,11 @@ struct target {
 };
 
 const std::vector<target>& all_targets() {
-  static const std::vector<const char*> small_pairs{"pair/16", "pair/64", "pair/256", "pair/1024", "pair/4096"};
+  static const std::vector<const char*> small_pairs{"pair/16", "pair/64", "pair/256", "pair/1024",
+                                                    "pair/4096"};
   static const std::vector<const char*> shapes{"larson/2", "xmalloc/2", "mstress/2"};
-  static const std::vector<const char*> traces{"trace/cc1plus", "trace/python", "trace/sqlite", "trace/redis"};
+  static const std::vector<const char*> traces{"trace/cc1plus", "trace/python", "trace/sqlite",
+                                               "trace/redis"};
   static const std::vector<target> targets{
       {"pair, 16 B to 4 KiB: must", small_pairs, "mimalloc", 1.0},
       {"pair, 16 B to 4 KiB: must", small_pairs, "rte_external", 0.1},
@@ -51,7 +53,11 @@ const std::vector<target>& all_targets() {
       {"a million blocks of 64 B, bytes each: must", {"footprint/64"}, "", 67, kind::value},
       {"a million blocks of 64 B, bytes each: goal", {"footprint/64"}, "", 65, kind::value},
       {"locate, 10,000 regions: must", {"locate/10000"}, "rte_malloc", 0.1},
-      {"locate, 10,000 regions / 1 region: must", {"locate/10000"}, "locate/1", 2.0, kind::value_per_own},
+      {"locate, 10,000 regions / 1 region: must",
+       {"locate/10000"},
+       "locate/1",
+       2.0,
+       kind::value_per_own},
       {"locate, 10,000 regions, ns: goal", {"locate/10000"}, "", 3.5, kind::value},
       {"IOVA to address, a million pages: must", {"iova/address-of"}, "rte_malloc", 1e-4},
       {"add 1 GiB: must", {"add/1G-4K"}, "rte_external", 1e-3},
@@ -62,9 +68,27 @@ const std::vector<target>& all_targets() {
       {"ring, two threads: must", {"ring/1", "ring/32"}, "rte_ring", 1.0},
       {"prefault, two threads / one: must", {"prefault/8G"}, "annex-1-thread", 1 / 1.7},
       {"99.99th percentile of an operation: must", {"tail/16-1024"}, "mimalloc", 1.0},
-      {"largest free / free after comb: must", {"fragmentation/comb"}, "mimalloc", 1.0, kind::time, "annex", true},
-      {"largest free / free after comb: must", {"fragmentation/comb"}, "jemalloc", 1.0, kind::time, "annex", true},
-      {"largest free / free after comb: must", {"fragmentation/comb"}, "rte_external", 1.0, kind::time, "annex", true},
+      {"largest free / free after comb: must",
+       {"fragmentation/comb"},
+       "mimalloc",
+       1.0,
+       kind::time,
+       "annex",
+       true},
+      {"largest free / free after comb: must",
+       {"fragmentation/comb"},
+       "jemalloc",
+       1.0,
+       kind::time,
+       "annex",
+       true},
+      {"largest free / free after comb: must",
+       {"fragmentation/comb"},
+       "rte_external",
+       1.0,
+       kind::time,
+       "annex",
+       true},
   };
   return targets;
 }
@@ -90,7 +114,9 @@ std::vector<verdict> judge(const std::vector<workload_result>& results) {
       if (t.what == kind::peak) figures = r->peak_ratios(t.of, t.peer);
       if (t.what == kind::value) figures = r->net_values(t.of);
       if (t.what == kind::value_per_own)
-        if (const workload_result* const base = result_of(t.peer)) figures = {spread_of(r->net_values(t.of)).median / spread_of(base->net_values(t.of)).median};
+        if (const workload_result* const base = result_of(t.peer))
+          figures = {spread_of(r->net_values(t.of)).median /
+                     spread_of(base->net_values(t.of)).median};
       const spread s = spread_of(figures);
       if (!std::isfinite(s.median)) continue;
       ++count;
@@ -104,7 +130,8 @@ std::vector<verdict> judge(const std::vector<workload_result>& results) {
     }
     if (count == 0) continue;
     v.found = {std::exp(low / count), std::exp(median / count), std::exp(high / count)};
-    v.met = t.more_is_better ? v.found.median >= t.limit && v.worst >= 0.9 * t.limit : v.found.median <= t.limit && v.worst <= 1.1 * t.limit;
+    v.met = t.more_is_better ? v.found.median >= t.limit && v.worst >= 0.9 * t.limit
+                             : v.found.median <= t.limit && v.worst <= 1.1 * t.limit;
     verdicts.push_back(v);
   }
   return verdicts;

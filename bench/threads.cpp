@@ -1,15 +1,22 @@
-// bench/threads.cpp - blocks that change hands between threads and processes, and the shapes of three well-known programs.
+// bench/threads.cpp - blocks that change hands between threads and processes, and the shapes of
+// three well-known programs.
 //
-// handover     one thread allocates batches, the other frees them. ns of both sides per block, from the median batch of each,
+// handover     one thread allocates batches, the other frees them. ns of both sides per block, from
+// the median batch of each,
 //              so that a thread that is interrupted does not count.
-// processes    the same, the other being a process that has attached the heap by name. Only annex and Boost can.
-// larson       after Larson and Krishnan (ISMM 1998): every thread replaces random blocks of a set; after a while it hands the
-//              set to a successor and ends, so that most blocks are freed by another thread than their own.
-// xmalloc      after Lever and Boreham (USENIX 2000): some threads only allocate, others only free, batches between them.
-// mstress      after mimalloc's description of its stress test: mixed sizes, many small, few large; some kept, some exchanged
+// processes    the same, the other being a process that has attached the heap by name. Only annex
+// and Boost can. larson       after Larson and Krishnan (ISMM 1998): every thread replaces random
+// blocks of a set; after a while it hands the
+//              set to a successor and ends, so that most blocks are freed by another thread than
+//              their own.
+// xmalloc      after Lever and Boreham (USENIX 2000): some threads only allocate, others only free,
+// batches between them. mstress      after mimalloc's description of its stress test: mixed sizes,
+// many small, few large; some kept, some exchanged
 //              between threads; threads come and go.
-// cache-scratch after Hoard's description (ASPLOS 2000): each thread frees a small block it was given, takes another of the same
-//              size and writes it many times; an allocator that hands out parts of one cache line to two threads is slow.
+// cache-scratch after Hoard's description (ASPLOS 2000): each thread frees a small block it was
+// given, takes another of the same
+//              size and writes it many times; an allocator that hands out parts of one cache line
+//              to two threads is slow.
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -40,12 +47,13 @@ struct alignas(64) mailbox {
 struct exchange {
   std::array<mailbox, mailboxes> boxes;
   std::atomic<bool> ready{false};
-  std::atomic<long> shift{0};   // what the other side adds to an address
+  std::atomic<long> shift{0};  // what the other side adds to an address
   double free_ns = 0;
 };
 
 void wait_until(const std::atomic<unsigned>& word, unsigned value) {
-  while (word.load(std::memory_order_acquire) != value) asm volatile("pause");
+  while (word.load(std::memory_order_acquire) != value)
+    asm volatile("pause");
 }
 
 template <class Allocate>
@@ -55,7 +63,8 @@ double allocate_batches(exchange& x, unsigned batches, Allocate allocate) {
     mailbox& box = x.boxes[i % mailboxes];
     wait_until(box.full, 0);
     const double begin = wall_ns();
-    for (void*& block : box.blocks) block = allocate();
+    for (void*& block : box.blocks)
+      block = allocate();
     times.push_back(wall_ns() - begin);
     box.full.store(1, std::memory_order_release);
   }
@@ -70,7 +79,8 @@ double free_batches(exchange& x, unsigned batches, Free free) {
     wait_until(box.full, 1);
     const long shift = x.shift.load(std::memory_order_relaxed);
     const double begin = wall_ns();
-    for (void* block : box.blocks) free(static_cast<char*>(block) + shift);
+    for (void* block : box.blocks)
+      free(static_cast<char*>(block) + shift);
     times.push_back(wall_ns() - begin);
     box.full.store(0, std::memory_order_release);
   }
@@ -78,7 +88,8 @@ double free_batches(exchange& x, unsigned batches, Free free) {
 }
 
 exchange& shared_exchange() {
-  void* const space = ::mmap(nullptr, sizeof(exchange), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const space =
+      ::mmap(nullptr, sizeof(exchange), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   return *new (space) exchange;
 }
 
@@ -94,7 +105,8 @@ measurement handover(Calls calls, std::size_t bytes) {
     calls.leave_thread();
   });
   stay_on_cpu(0);
-  const double allocate_ns = allocate_batches(x, handover_batches, [&] { return calls.allocate(bytes); });
+  const double allocate_ns =
+      allocate_batches(x, handover_batches, [&] { return calls.allocate(bytes); });
   other.join();
   return {allocate_ns + x.free_ns};
 }
@@ -122,21 +134,25 @@ measurement annex_handover(bool other_process, std::size_t bytes) {
   if (!other_process) {
     std::thread other(free_all);
     stay_on_cpu(0);
-    const double allocate_ns = allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
+    const double allocate_ns =
+        allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
     other.join();
     return {allocate_ns + x.free_ns};
   }
   const pid_t child = ::fork();
   if (child == 0) {
     heap theirs = expect(heap::attach("bench"), "attaching");
-    x.shift.store(static_cast<char*>(expect(theirs.resolve(name), "resolving")) - static_cast<char*>(sample));
+    x.shift.store(static_cast<char*>(expect(theirs.resolve(name), "resolving")) -
+                  static_cast<char*>(sample));
     x.ready.store(true);
     free_all();
     ::_exit(0);
   }
-  while (!x.ready.load()) asm volatile("pause");
+  while (!x.ready.load())
+    asm volatile("pause");
   stay_on_cpu(0);
-  const double allocate_ns = allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
+  const double allocate_ns =
+      allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
   ::waitpid(child, nullptr, 0);
   return {allocate_ns + x.free_ns};
 }
@@ -149,15 +165,18 @@ measurement boost_between_processes(std::size_t bytes) {
   const pid_t child = ::fork();
   if (child == 0) {
     ipc::managed_shared_memory theirs(ipc::open_only, name.c_str());
-    x.shift.store(static_cast<char*>(theirs.get_address()) - static_cast<char*>(mine.get_address()));
+    x.shift.store(static_cast<char*>(theirs.get_address()) -
+                  static_cast<char*>(mine.get_address()));
     x.ready.store(true);
     stay_on_cpu(1);
     x.free_ns = free_batches(x, handover_batches, [&](void* block) { theirs.deallocate(block); });
     ::_exit(0);
   }
-  while (!x.ready.load()) asm volatile("pause");
+  while (!x.ready.load())
+    asm volatile("pause");
   stay_on_cpu(0);
-  const double allocate_ns = allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
+  const double allocate_ns =
+      allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
   ::waitpid(child, nullptr, 0);
   ipc::shared_memory_object::remove(name.c_str());
   return {allocate_ns + x.free_ns};
@@ -170,7 +189,8 @@ measurement larson(Calls calls, unsigned threads) {
   std::vector<std::vector<void*>> sets(threads, std::vector<void*>(blocks_each));
   random_stream first(3);
   for (auto& set : sets)
-    for (auto& block : set) block = calls.allocate(8 + first.below(993));
+    for (auto& block : set)
+      block = calls.allocate(8 + first.below(993));
   const double begin = wall_ns();
   for (unsigned generation = 0; generation < generations; ++generation) {
     std::vector<std::thread> workers;
@@ -190,7 +210,8 @@ measurement larson(Calls calls, unsigned threads) {
         }
         calls.leave_thread();
       });
-    for (auto& w : workers) w.join();
+    for (auto& w : workers)
+      w.join();
   }
   return {(wall_ns() - begin) / (double{generations} * replaced)};
 }
@@ -199,7 +220,9 @@ measurement larson(Calls calls, unsigned threads) {
 template <class Calls>
 measurement xmalloc(Calls calls) {
   constexpr unsigned blocks_each = 120, batches = 20'000, waiting = 64;
-  struct batch { std::array<void*, blocks_each> blocks; };
+  struct batch {
+    std::array<void*, blocks_each> blocks;
+  };
   std::array<std::atomic<batch*>, waiting> queue{};
   auto worker = [&](bool allocates) {
     stay_on_cpu(allocates ? 0 : 1);
@@ -213,13 +236,16 @@ measurement xmalloc(Calls calls) {
           block = calls.allocate(32 + random.below(8) * 64);
           *static_cast<volatile long*>(block) = 1;
         }
-        while (place.load(std::memory_order_relaxed) != nullptr) asm volatile("pause");
+        while (place.load(std::memory_order_relaxed) != nullptr)
+          asm volatile("pause");
         place.store(b, std::memory_order_release);
       } else {
         batch* b = nullptr;
-        while ((b = place.load(std::memory_order_acquire)) == nullptr) asm volatile("pause");
+        while ((b = place.load(std::memory_order_acquire)) == nullptr)
+          asm volatile("pause");
         place.store(nullptr, std::memory_order_release);
-        for (void* block : b->blocks) calls.free(block);
+        for (void* block : b->blocks)
+          calls.free(block);
         calls.free(b);
       }
     }
@@ -240,8 +266,10 @@ measurement mstress(Calls calls, unsigned threads) {
   auto size_of_next = [](random_stream& random) -> std::size_t {
     const unsigned long dice = random.below(1000);
     std::size_t words = 1 + random.below(16);
-    if (dice < 10) words *= 64;        // 1 %: up to 8 KiB
-    else if (dice < 100) words *= 8;   // 9 %: up to 1 KiB
+    if (dice < 10)
+      words *= 64;  // 1 %: up to 8 KiB
+    else if (dice < 100)
+      words *= 8;  // 9 %: up to 1 KiB
     return words * 8;
   };
   const double begin = wall_ns();
@@ -265,16 +293,20 @@ measurement mstress(Calls calls, unsigned threads) {
             passing.pop_back();
           }
           if (random.below(4) == 0 && !passing.empty()) {  // and one is exchanged
-            void* other = transfer[random.below(exchanged)].exchange(passing.back(), std::memory_order_acq_rel);
+            void* other = transfer[random.below(exchanged)].exchange(passing.back(),
+                                                                     std::memory_order_acq_rel);
             passing.pop_back();
             if (other != nullptr) passing.push_back(other);
           }
         }
-        for (void* block : kept) calls.free(block);
-        for (void* block : passing) calls.free(block);
+        for (void* block : kept)
+          calls.free(block);
+        for (void* block : passing)
+          calls.free(block);
         calls.leave_thread();
       });
-    for (auto& w : workers) w.join();
+    for (auto& w : workers)
+      w.join();
     if (round % 8 == 7)
       for (auto& slot : transfer)
         if (void* block = slot.exchange(nullptr)) calls.free(block);
@@ -287,7 +319,8 @@ template <class Calls>
 measurement cache_scratch(Calls calls, unsigned threads) {
   constexpr unsigned rounds = 4000, writes = 1000;
   std::vector<void*> given(threads);
-  for (void*& block : given) block = calls.allocate(8);
+  for (void*& block : given)
+    block = calls.allocate(8);
   const double begin = wall_ns();
   std::vector<std::thread> workers;
   for (unsigned t = 0; t < threads; ++t)
@@ -297,12 +330,14 @@ measurement cache_scratch(Calls calls, unsigned threads) {
       calls.free(given[t]);
       for (unsigned i = 0; i < rounds; ++i) {
         auto* block = static_cast<volatile long*>(calls.allocate(8));
-        for (unsigned w = 0; w < writes; ++w) *block = *block + 1;
+        for (unsigned w = 0; w < writes; ++w)
+          *block = *block + 1;
         calls.free(const_cast<long*>(block));
       }
       calls.leave_thread();
     });
-  for (auto& w : workers) w.join();
+  for (auto& w : workers)
+    w.join();
   return {(wall_ns() - begin) / (double{rounds} * writes)};
 }
 
@@ -315,7 +350,8 @@ measurement two_threads_random(Calls calls) {
     if (t != 0) calls.enter_thread();
     random_stream random(t + 1);
     std::vector<void*> slots(live);
-    for (auto& slot : slots) slot = calls.allocate(64);
+    for (auto& slot : slots)
+      slot = calls.allocate(64);
     found[t] = time_per_operation([&](unsigned long count) {
       for (unsigned long i = 0; i < count; ++i) {
         void*& slot = slots[random.below(live)];
@@ -332,10 +368,12 @@ measurement two_threads_random(Calls calls) {
 }
 
 template <class Work>
-void add(std::vector<workload>* to, std::string name, std::string about, Work work, bool with_driver = true) {
+void add(std::vector<workload>* to, std::string name, std::string about, Work work,
+         bool with_driver = true) {
   workload w{std::move(name), "ns", std::move(about), {}};
   for (const peer& p : all_peers())
-    if (p.threads && (with_driver || p.name != "driver")) w.cells.push_back({p.name, [p, work] { return with_calls(p, work); }});
+    if (p.threads && (with_driver || p.name != "driver"))
+      w.cells.push_back({p.name, [p, work] { return with_calls(p, work); }});
   to->push_back(std::move(w));
 }
 
@@ -343,21 +381,41 @@ void add(std::vector<workload>* to, std::string name, std::string about, Work wo
 
 void add_thread_workloads(std::vector<workload>* to) {
   for (const std::size_t bytes : {64ul, 4096ul})
-    add(to, fmt::format("handover/{}", bytes), fmt::format("{} bytes allocated by one thread, freed by another; both sides", bytes), [bytes](auto calls) { return handover(calls, bytes); });
+    add(to, fmt::format("handover/{}", bytes),
+        fmt::format("{} bytes allocated by one thread, freed by another; both sides", bytes),
+        [bytes](auto calls) { return handover(calls, bytes); });
   for (const std::size_t bytes : {64ul, 4096ul}) {
-    workload w{fmt::format("processes/{}", bytes), "ns", fmt::format("{} bytes allocated by one process, freed by another; annex-threads: a shared heap, two threads", bytes), {}};
-    w.cells.push_back({"driver", [bytes] { return with_calls(all_peers().front(), [bytes](auto calls) { return handover(calls, bytes); }); }});
+    workload w{fmt::format("processes/{}", bytes),
+               "ns",
+               fmt::format("{} bytes allocated by one process, freed by another; annex-threads: a "
+                           "shared heap, two threads",
+                           bytes),
+               {}};
+    w.cells.push_back({"driver", [bytes] {
+                         return with_calls(all_peers().front(),
+                                           [bytes](auto calls) { return handover(calls, bytes); });
+                       }});
     w.cells.push_back({"annex", [bytes] { return annex_handover(true, bytes); }});
     w.cells.push_back({"annex-threads", [bytes] { return annex_handover(false, bytes); }});
     w.cells.push_back({"boost", [bytes] { return boost_between_processes(bytes); }});
     to->push_back(std::move(w));
   }
-  add(to, "threads/64", "two threads, 1,000 live blocks each, one at random replaced", [](auto calls) { return two_threads_random(calls); });
+  add(to, "threads/64", "two threads, 1,000 live blocks each, one at random replaced",
+      [](auto calls) { return two_threads_random(calls); });
   // The driver can't lend its blocks to two owners: these shapes are compared as they are.
-  add(to, "larson/2", "replacing random blocks of 8 to 1,000 bytes; sets pass to successors", [](auto calls) { return larson(calls, 2); }, true);
-  add(to, "xmalloc/2", "one thread allocates batches of mixed sizes, the other frees them", [](auto calls) { return xmalloc(calls); }, false);
-  add(to, "mstress/2", "mixed sizes, kept, passed on, exchanged between threads that come and go", [](auto calls) { return mstress(calls, 2); }, true);
-  add(to, "cache-scratch/2", "writes to small blocks that two threads took from what one had allocated", [](auto calls) { return cache_scratch(calls, 2); }, false);
+  add(
+      to, "larson/2", "replacing random blocks of 8 to 1,000 bytes; sets pass to successors",
+      [](auto calls) { return larson(calls, 2); }, true);
+  add(
+      to, "xmalloc/2", "one thread allocates batches of mixed sizes, the other frees them",
+      [](auto calls) { return xmalloc(calls); }, false);
+  add(
+      to, "mstress/2", "mixed sizes, kept, passed on, exchanged between threads that come and go",
+      [](auto calls) { return mstress(calls, 2); }, true);
+  add(
+      to, "cache-scratch/2",
+      "writes to small blocks that two threads took from what one had allocated",
+      [](auto calls) { return cache_scratch(calls, 2); }, false);
 }
 
 }  // namespace annex::bench

@@ -32,7 +32,8 @@ std::string unpack(const std::string& path) {
     if (ZSTD_isError(left) != 0) break;
     bytes.append(piece.data(), out.pos);
   }
-  for (ZSTD_outBuffer out{piece.data(), piece.size(), 0}; left != 0 && ZSTD_isError(left) == 0; out.pos = 0) {
+  for (ZSTD_outBuffer out{piece.data(), piece.size(), 0}; left != 0 && ZSTD_isError(left) == 0;
+       out.pos = 0) {
     left = ZSTD_decompressStream(stream, &out, &in);
     if (ZSTD_isError(left) != 0 || out.pos == 0) break;
     bytes.append(piece.data(), out.pos);
@@ -61,7 +62,10 @@ decoded decode(const std::string& path) {
   };
   decoded d;
   trace& t = d.head;
-  struct live_block { std::uint32_t slot; std::uint64_t bytes; };
+  struct live_block {
+    std::uint32_t slot;
+    std::uint64_t bytes;
+  };
   std::unordered_map<std::uint64_t, live_block> live;  // by number
   std::vector<std::uint32_t> unused;
   std::uint64_t live_bytes = 0;
@@ -96,14 +100,19 @@ decoded decode(const std::string& path) {
     t.peak_bytes = std::max(t.peak_bytes, live_bytes);
     d.events.push_back(e);
   }
-  for (const auto& [number, block] : live) d.events.push_back({0, block.slot, trace_kind::free, 0});  // what the program left
+  // What the program left.
+  for (const auto& [number, block] : live)
+    d.events.push_back({0, block.slot, trace_kind::free, 0});
   return d;
 }
 
 }  // namespace
 
 trace read_trace(const std::string& path) {
-  struct shared_head { std::uint64_t events, slots, allocations, peak_bytes; char failure[200]; };
+  struct shared_head {
+    std::uint64_t events, slots, allocations, peak_bytes;
+    char failure[200];
+  };
   const int file = ::memfd_create("trace", MFD_CLOEXEC);
   const pid_t child = ::fork();
   if (child == 0) {
@@ -127,13 +136,18 @@ trace read_trace(const std::string& path) {
   int status = 0;
   ::waitpid(child, &status, 0);
   shared_head head{};
-  if (status != 0 || ::pread(file, &head, sizeof head, 0) != sizeof head) throw std::runtime_error(path + " can't be decoded");
+  if (status != 0 || ::pread(file, &head, sizeof head, 0) != sizeof head)
+    throw std::runtime_error(path + " can't be decoded");
   if (head.failure[0] != 0) throw std::runtime_error(head.failure);
   const std::size_t bytes = head.events * sizeof(trace_event);
   void* const space = ::mmap(nullptr, bytes + 4096, PROT_READ, MAP_SHARED | MAP_POPULATE, file, 0);
   ::close(file);
   if (space == MAP_FAILED) throw std::runtime_error("no address space for the trace");
-  return {std::filesystem::path(path).stem(), {reinterpret_cast<const trace_event*>(static_cast<char*>(space) + 4096), head.events}, static_cast<std::uint32_t>(head.slots), head.allocations, head.peak_bytes};
+  return {std::filesystem::path(path).stem(),
+          {reinterpret_cast<const trace_event*>(static_cast<char*>(space) + 4096), head.events},
+          static_cast<std::uint32_t>(head.slots),
+          head.allocations,
+          head.peak_bytes};
 }
 
 }  // namespace annex::bench

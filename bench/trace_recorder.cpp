@@ -1,9 +1,12 @@
-// bench/trace_recorder.cpp - LD_PRELOAD: writes down what a program asks of its allocator (trace.hpp has the format).
+// bench/trace_recorder.cpp - LD_PRELOAD: writes down what a program asks of its allocator
+// (trace.hpp has the format).
 //
-//   ANNEX_TRACE=/tmp/trace.%p LD_PRELOAD=libannex_trace_recorder.so PROGRAM …; zstd -19 --rm /tmp/trace.*
+//   ANNEX_TRACE=/tmp/trace.%p LD_PRELOAD=libannex_trace_recorder.so PROGRAM …; zstd -19 --rm
+//   /tmp/trace.*
 //
-// %p is the process number. ANNEX_TRACE_EVENTS: stop after so many (4,000,000). A forked child records nothing; a program it
-// executes records under its own number. glibc does the work; a lock keeps the order of events.
+// %p is the process number. ANNEX_TRACE_EVENTS: stop after so many (4,000,000). A forked child
+// records nothing; a program it executes records under its own number. glibc does the work; a lock
+// keeps the order of events.
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +36,10 @@ using annex::bench::trace_kind;
 
 constexpr std::uint64_t table_places = 1 << 23;  // open addressing; room for 6 million live blocks
 constexpr std::uintptr_t gone = 1;
-struct place { std::uintptr_t block; std::uint64_t number; };
+struct place {
+  std::uintptr_t block;
+  std::uint64_t number;
+};
 
 std::atomic_flag locked = ATOMIC_FLAG_INIT;
 place* table = nullptr;
@@ -55,7 +61,8 @@ void write_out() {
 
 void put(std::uint64_t value) {
   if (buffered + 10 > sizeof buffer) write_out();
-  for (; value >= 0x80; value >>= 7) buffer[buffered++] = static_cast<unsigned char>(value | 0x80);
+  for (; value >= 0x80; value >>= 7)
+    buffer[buffered++] = static_cast<unsigned char>(value | 0x80);
   buffer[buffered++] = static_cast<unsigned char>(value);
 }
 
@@ -66,10 +73,15 @@ bool start() {
   if (pattern == nullptr) return false;
   char path[512];
   const char* const mark = ::strstr(pattern, "%p");
-  if (mark == nullptr) ::snprintf(path, sizeof path, "%s", pattern);
-  else ::snprintf(path, sizeof path, "%.*s%d%s", static_cast<int>(mark - pattern), pattern, ::getpid(), mark + 2);
-  if (const char* limit = ::getenv("ANNEX_TRACE_EVENTS")) most_events = ::strtoull(limit, nullptr, 10);
-  void* const space = ::mmap(nullptr, table_places * sizeof(place), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mark == nullptr)
+    ::snprintf(path, sizeof path, "%s", pattern);
+  else
+    ::snprintf(path, sizeof path, "%.*s%d%s", static_cast<int>(mark - pattern), pattern, ::getpid(),
+               mark + 2);
+  if (const char* limit = ::getenv("ANNEX_TRACE_EVENTS"))
+    most_events = ::strtoull(limit, nullptr, 10);
+  void* const space = ::mmap(nullptr, table_places * sizeof(place), PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (space == MAP_FAILED) return false;
   table = static_cast<place*>(space);
   file = ::open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
@@ -91,7 +103,8 @@ place* find(std::uintptr_t block, bool empty) {
 struct recording {
   bool on;
   recording() {
-    while (locked.test_and_set(std::memory_order_acquire)) ::usleep(0);
+    while (locked.test_and_set(std::memory_order_acquire))
+      ::usleep(0);
     on = start();
   }
   ~recording() { locked.clear(std::memory_order_release); }
@@ -100,10 +113,12 @@ struct recording {
 
   void made(void* block, std::size_t bytes, std::size_t align) {
     if (!on || block == nullptr) return;
-    *find(reinterpret_cast<std::uintptr_t>(block), true) = {reinterpret_cast<std::uintptr_t>(block), allocations++};
+    *find(reinterpret_cast<std::uintptr_t>(block), true) = {reinterpret_cast<std::uintptr_t>(block),
+                                                            allocations++};
     ++events;
     const bool plain = align <= 16;
-    put(std::uint64_t{bytes} << 2 | static_cast<std::uint64_t>(plain ? trace_kind::allocate : trace_kind::aligned));
+    put(std::uint64_t{bytes} << 2 |
+        static_cast<std::uint64_t>(plain ? trace_kind::allocate : trace_kind::aligned));
     if (!plain) put(static_cast<std::uint64_t>(std::countr_zero(align)));
   }
   void freed(void* block) {
@@ -120,7 +135,8 @@ struct recording {
     if (p == nullptr) return made(after, bytes, 16);
     const std::uint64_t number = p->number;
     p->block = gone;
-    *find(reinterpret_cast<std::uintptr_t>(after), true) = {reinterpret_cast<std::uintptr_t>(after), number};
+    *find(reinterpret_cast<std::uintptr_t>(after), true) = {reinterpret_cast<std::uintptr_t>(after),
+                                                            number};
     put((allocations - number) << 2 | static_cast<std::uint64_t>(trace_kind::resize));
     put(bytes);
     ++events;
@@ -170,15 +186,20 @@ void* memalign(size_t align, size_t bytes) {
   r.made(block, bytes, align);
   return block;
 }
-void* aligned_alloc(size_t align, size_t bytes) { return memalign(align, bytes); }
+void* aligned_alloc(size_t align, size_t bytes) {
+  return memalign(align, bytes);
+}
 int posix_memalign(void** block, size_t align, size_t bytes) {
   *block = memalign(align, bytes);
   return *block != nullptr ? 0 : ENOMEM;
 }
-void* valloc(size_t bytes) { return memalign(4096, bytes); }
+void* valloc(size_t bytes) {
+  return memalign(4096, bytes);
+}
 // A program linked with another malloc must not ask that one about our blocks.
 size_t malloc_usable_size(void* block) {
-  static const auto of_glibc = reinterpret_cast<size_t (*)(void*)>(::dlsym(::dlopen("libc.so.6", RTLD_NOW | RTLD_NOLOAD), "malloc_usable_size"));
+  static const auto of_glibc = reinterpret_cast<size_t (*)(void*)>(
+      ::dlsym(::dlopen("libc.so.6", RTLD_NOW | RTLD_NOLOAD), "malloc_usable_size"));
   return of_glibc(block);
 }
 }

@@ -1,6 +1,6 @@
-// examples/classifier_dpdk.cpp - counts a capture's packets by rule and by flow with DPDK's access list and hash table, both in
-// an external heap. An ordinary DPDK program: it runs on stock DPDK and, without a recompile, under the drop-in. Its native
-// twin is classifier.cpp.
+// examples/classifier_dpdk.cpp - counts a capture's packets by rule and by flow with DPDK's access
+// list and hash table, both in an external heap. An ordinary DPDK program: it runs on stock DPDK
+// and, without a recompile, under the drop-in. Its native twin is classifier.cpp.
 //
 //   classifier_dpdk [EAL options] -- capture.pcap
 #include <rte_acl.h>
@@ -22,7 +22,9 @@ constexpr std::size_t area_bytes = 64 << 20;
 constexpr std::uint32_t field_count = 4;
 RTE_ACL_RULE_DEF(acl_rule, field_count);
 
-std::uint32_t hash_of(const void* key, std::uint32_t bytes, std::uint32_t seed) { return rte_jhash(key, bytes, seed); }
+std::uint32_t hash_of(const void* key, std::uint32_t bytes, std::uint32_t seed) {
+  return rte_jhash(key, bytes, seed);
+}
 
 rte_acl_ctx* make_access_list(int socket) {
   rte_acl_param parameters{};
@@ -39,7 +41,8 @@ rte_acl_ctx* make_access_list(int socket) {
     r.data.userdata = i + 1;
     r.field[0].value.u8 = rules[i].protocol;
     r.field[0].mask_range.u8 = 0xff;
-    r.field[1].value.u32 = static_cast<std::uint32_t>(rules[i].source[0]) << 24 | static_cast<std::uint32_t>(rules[i].source[1]) << 16 |
+    r.field[1].value.u32 = static_cast<std::uint32_t>(rules[i].source[0]) << 24 |
+                           static_cast<std::uint32_t>(rules[i].source[1]) << 16 |
                            static_cast<std::uint32_t>(rules[i].source[2]) << 8 | rules[i].source[3];
     r.field[1].mask_range.u32 = rules[i].source_bits;
     r.field[2].mask_range.u16 = 65535;  // any source port
@@ -52,7 +55,8 @@ rte_acl_ctx* make_access_list(int socket) {
   config.num_fields = field_count;
   config.defs[0] = {RTE_ACL_FIELD_TYPE_BITMASK, 1, 0, 0, offsetof(five_tuple, protocol)};
   config.defs[1] = {RTE_ACL_FIELD_TYPE_MASK, 4, 1, 1, offsetof(five_tuple, source)};
-  config.defs[2] = {RTE_ACL_FIELD_TYPE_RANGE, 2, 2, 2, offsetof(five_tuple, source_port)};  // both ports: one word of input
+  // Both ports: one word of input.
+  config.defs[2] = {RTE_ACL_FIELD_TYPE_RANGE, 2, 2, 2, offsetof(five_tuple, source_port)};
   config.defs[3] = {RTE_ACL_FIELD_TYPE_RANGE, 2, 3, 2, offsetof(five_tuple, destination_port)};
   return rte_acl_build(list, &config) == 0 ? list : nullptr;
 }
@@ -65,8 +69,10 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: classifier_dpdk [EAL options] -- capture.pcap\n");
     return 2;
   }
-  void* const area = ::mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (area == MAP_FAILED || rte_malloc_heap_create("flows") != 0 || rte_malloc_heap_memory_add("flows", area, area_bytes, nullptr, 0, 4096) != 0) {
+  void* const area =
+      ::mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (area == MAP_FAILED || rte_malloc_heap_create("flows") != 0 ||
+      rte_malloc_heap_memory_add("flows", area, area_bytes, nullptr, 0, 4096) != 0) {
     std::fprintf(stderr, "no external heap\n");
     return 1;
   }
@@ -79,9 +85,13 @@ int main(int argc, char** argv) {
   parameters.hash_func = hash_of;
   parameters.socket_id = socket;
   rte_hash* const flows = rte_hash_create(&parameters);
-  auto* const packets = static_cast<std::uint64_t*>(rte_zmalloc_socket("counters", (rule_count + 1) * sizeof(std::uint64_t), 0, socket));
-  const auto is_there = [&](const void* p) { return p >= area && p < static_cast<char*>(area) + area_bytes; };
-  if (list == nullptr || flows == nullptr || !is_there(list) || !is_there(flows) || !is_there(packets)) {
+  auto* const packets = static_cast<std::uint64_t*>(
+      rte_zmalloc_socket("counters", (rule_count + 1) * sizeof(std::uint64_t), 0, socket));
+  const auto is_there = [&](const void* p) {
+    return p >= area && p < static_cast<char*>(area) + area_bytes;
+  };
+  if (list == nullptr || flows == nullptr || !is_there(list) || !is_there(flows) ||
+      !is_there(packets)) {
     std::fprintf(stderr, "the classifier is not in the external heap\n");
     return 1;
   }
@@ -93,11 +103,14 @@ int main(int argc, char** argv) {
     ++packets[matched == 0 ? rule_count : matched - 1];
   });
   if (!read) return 1;
-  for (std::uint32_t i = 0; i < rule_count; ++i) std::printf("%s %llu\n", rules[i].name, static_cast<unsigned long long>(packets[i]));
-  std::printf("unmatched %llu\nflows %d\n", static_cast<unsigned long long>(packets[rule_count]), rte_hash_count(flows));
+  for (std::uint32_t i = 0; i < rule_count; ++i)
+    std::printf("%s %llu\n", rules[i].name, static_cast<unsigned long long>(packets[i]));
+  std::printf("unmatched %llu\nflows %d\n", static_cast<unsigned long long>(packets[rule_count]),
+              rte_hash_count(flows));
   rte_free(packets);
   rte_hash_free(flows);
   rte_acl_free(list);
-  const bool ended = rte_malloc_heap_memory_remove("flows", area, area_bytes) == 0 && rte_malloc_heap_destroy("flows") == 0;
+  const bool ended = rte_malloc_heap_memory_remove("flows", area, area_bytes) == 0 &&
+                     rte_malloc_heap_destroy("flows") == 0;
   return rte_eal_cleanup() != 0 || !ended;
 }

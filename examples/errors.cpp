@@ -3,9 +3,10 @@
 //   example_errors            all of them, a line each: NAME: the sentence of the error
 //   example_errors NAME …     those
 //
-// Each function below gets one code in a process of its own, with an annex directory of its own; docs/error-pages compares what they
-// get with the pages. What differs from machine to machine is named in capitals: NUMBER, PROCESS, $ANNEX_DIR.
-// A new code: a line in annex/errors.def, a function here, docs/errors/NAME.md.
+// Each function below gets one code in a process of its own, with an annex directory of its own;
+// docs/error-pages compares what they get with the pages. What differs from machine to machine is
+// named in capitals: NUMBER, PROCESS, $ANNEX_DIR. A new code: a line in annex/errors.def, a
+// function here, docs/errors/NAME.md.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -65,7 +66,8 @@ void in_another_process(const std::function<void()>& work) {
 struct quiet_observer : annex::observer {
   std::string_view name() const noexcept override { return "the card"; }
   annex::result<void> on_add(const annex::region_view&) override { return {}; }
-  annex::result<void> finish_remove(const annex::region_view&, std::chrono::steady_clock::time_point) override {
+  annex::result<void> finish_remove(const annex::region_view&,
+                                    std::chrono::steady_clock::time_point) override {
     return {};
   }
 };
@@ -184,7 +186,8 @@ annex::error not_writable() {
 // snippet: vetoed
 struct full_card : quiet_observer {
   annex::result<void> on_add(const annex::region_view&) override {
-    return std::unexpected(annex::error{annex::errc::vetoed, 0, "the card has no entry left for it"});
+    return std::unexpected(
+        annex::error{annex::errc::vetoed, 0, "the card has no entry left for it"});
   }
 };
 annex::error vetoed() {
@@ -211,7 +214,8 @@ annex::error canceled() {
   [[maybe_unused]] void* block = heap.allocate(1500);
   std::atomic<bool> is_over = false;
   std::thread another([&] {
-    while (!is_over) (void)heap.cancel_drain(region);
+    while (!is_over)
+      (void)heap.cancel_drain(region);
   });
   const annex::error why = heap.drain_memory(region, 1h).error();
   is_over = true;
@@ -267,7 +271,9 @@ annex::error wrong_memory() {
   auto heap = must(annex::heap::create("packets"));
   const int file = ::memfd_create("short", MFD_CLOEXEC);
   must_do(::ftruncate(file, 4096));
-  return heap.bring_memory({.from = annex::memory_source::kind::descriptor, .length_bytes = MiB, .fd = file})
+  return heap
+      .bring_memory(
+          {.from = annex::memory_source::kind::descriptor, .length_bytes = MiB, .fd = file})
       .error();
 }
 // end
@@ -442,7 +448,8 @@ annex::error misuse() {
   auto heap = a_heap({.on_misuse = annex::misuse_policy::refuse, .checked = true});
   void* block = heap.allocate(1500);
   annex::heap::free(block);
-  annex::heap::free(block);  // refused, counted, and a line in the log; by default the program ends here
+  // Refused, counted, and a line in the log; by default the program ends here.
+  annex::heap::free(block);
   annex::error why{annex::errc::misuse};
   std::snprintf(why.text, sizeof why.text, "%llu mistake was refused",
                 static_cast<unsigned long long>(heap.stats().misuse_count));
@@ -536,7 +543,8 @@ constexpr page pages[] = {
 
 // What the sentence says on every machine.
 std::string everywhere(std::string text, const std::string& directory) {
-  for (std::size_t at = 0; (at = text.find(directory, at)) != text.npos;) text.replace(at, directory.size(), "$ANNEX_DIR");
+  for (std::size_t at = 0; (at = text.find(directory, at)) != text.npos;)
+    text.replace(at, directory.size(), "$ANNEX_DIR");
   constexpr struct {
     const char* pattern;
     const char* name;
@@ -546,7 +554,8 @@ std::string everywhere(std::string text, const std::string& directory) {
                    {"layout [0-9.]+", "layout VERSION"},
                    {"reads [0-9.]+", "reads VERSION"},
                    {"has [0-9]+ nodes", "has NODES nodes"}};
-  for (const auto& d : differing) text = std::regex_replace(text, std::regex(d.pattern), d.name);
+  for (const auto& d : differing)
+    text = std::regex_replace(text, std::regex(d.pattern), d.name);
   return text;
 }
 
@@ -558,14 +567,17 @@ bool show(const page& p) {
   if (child == 0) {
     ::setenv("ANNEX_DIR", directory.c_str(), 1);
     const annex::error why = p.provoke();
-    std::printf("%s: %s\n", std::string(annex::name_of(why.code)).c_str(), everywhere(why.text, directory).c_str());
+    std::printf("%s: %s\n", std::string(annex::name_of(why.code)).c_str(),
+                everywhere(why.text, directory).c_str());
     std::fflush(stdout);
     ::_exit(annex::name_of(why.code) == p.name ? 0 : 1);
   }
   int status = 0;
   (void)::waitpid(child, &status, 0);
   std::filesystem::remove_all(directory);
-  if (status != 0) std::fprintf(stderr, "%.*s: not what the function got\n", static_cast<int>(p.name.size()), p.name.data());
+  if (status != 0)
+    std::fprintf(stderr, "%.*s: not what the function got\n", static_cast<int>(p.name.size()),
+                 p.name.data());
   return status == 0;
 }
 
@@ -575,7 +587,8 @@ int main(int count, char** names) {
   bool all_came = true;
   for (const page& p : pages) {
     bool is_asked_for = count == 1;
-    for (int i = 1; i < count; ++i) is_asked_for |= p.name == names[i];
+    for (int i = 1; i < count; ++i)
+      is_asked_for |= p.name == names[i];
     if (is_asked_for) all_came &= show(p);
   }
   return all_came ? 0 : 1;

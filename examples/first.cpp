@@ -16,10 +16,13 @@ int main() {
   void* block = heap->allocate(1500);
   std::strcpy(static_cast<char*>(block), "hello");
   const annex::handle name = heap->handle_of(block);  // the same 64 bits in every process
-  std::printf("%s, %zu bytes usable\n", static_cast<char*>(heap->resolve(name).value()), annex::heap::usable_size(block));
+  std::printf("%s, %zu bytes usable\n", static_cast<char*>(heap->resolve(name).value()),
+              annex::heap::usable_size(block));
 
-  if (const auto table = heap->reserve_zone("table", {.size_bytes = 65536, .zeroed = true}); !table) return 1;
-  std::printf("%s\n", heap->remove_memory(*region).error().text);  // refused: says what is live, and whose it is
+  if (const auto table = heap->reserve_zone("table", {.size_bytes = 65536, .zeroed = true}); !table)
+    return 1;
+  // Refused: says what is live, and whose it is.
+  std::printf("%s\n", heap->remove_memory(*region).error().text);
 
   annex::heap::free(block);
   if (!heap->release_zone("table") || !heap->remove_memory(*region)) return 1;

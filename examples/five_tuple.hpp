@@ -1,4 +1,5 @@
-// examples/five_tuple.hpp - what the two classifiers share: reading a capture, and the rules as words.
+// examples/five_tuple.hpp - what the two classifiers share: reading a capture, and the rules as
+// words.
 #pragma once
 #include <pcap/pcap.h>
 
@@ -17,7 +18,13 @@ struct five_tuple {
 static_assert(sizeof(five_tuple) == 16);
 
 /// First match wins. An address is matched in its first address_bits, ports from low to high.
-struct rule { const char* name; std::uint8_t protocol; std::uint8_t source[4]; std::uint32_t source_bits; std::uint16_t low_port, high_port; };
+struct rule {
+  const char* name;
+  std::uint8_t protocol;
+  std::uint8_t source[4];
+  std::uint32_t source_bits;
+  std::uint16_t low_port, high_port;
+};
 inline constexpr rule rules[] = {
     {"tcp-requests", 6, {10, 77, 0, 0}, 16, 0, 1023},
     {"tcp-high", 6, {10, 77, 0, 2}, 32, 1024, 65535},
@@ -27,7 +34,8 @@ inline constexpr rule rules[] = {
 };
 inline constexpr std::uint32_t rule_count = sizeof rules / sizeof rules[0];
 
-/// Calls visit(five_tuple) for every unfragmented IPv4 packet of the capture; false: it can't be read.
+/// Calls visit(five_tuple) for every unfragmented IPv4 packet of the capture; false: it can't be
+/// read.
 template <class Visit>
 bool for_each_packet(const char* path, Visit visit) {
   char why[PCAP_ERRBUF_SIZE];

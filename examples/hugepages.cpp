@@ -1,4 +1,5 @@
-// examples/hugepages.cpp - a region of 2 MiB pages where the machine has some free, else one of ordinary pages.
+// examples/hugepages.cpp - a region of 2 MiB pages where the machine has some free, else one of
+// ordinary pages.
 #include <annex/annex.hpp>
 #include <cstdio>
 
@@ -12,7 +13,8 @@ int main() {
                                    .page_bytes = 2 << 20,
                                    .path = ""});  // "/mnt/huge": for other processes too
   if (!region) {
-    std::puts(region.error().text);  // says how many pages are free, and the command that reserves more
+    // Says how many pages are free, and the command that reserves more.
+    std::puts(region.error().text);
     region = heap.bring_memory({.length_bytes = 64 << 20});
   }
   // end

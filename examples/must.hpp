@@ -10,7 +10,8 @@
 template <class T>
 T must(annex::result<T> r) {
   if (!r) {
-    std::fprintf(stderr, "%.*s\n", static_cast<int>(r.error().message().size()), r.error().message().data());
+    std::fprintf(stderr, "%.*s\n", static_cast<int>(r.error().message().size()),
+                 r.error().message().data());
     std::exit(1);
   }
   if constexpr (!std::is_void_v<T>) return std::move(*r);

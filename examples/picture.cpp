@@ -1,6 +1,8 @@
-// examples/picture.cpp - the heap that README's picture shows: three processes in one heap of 8 MiB, the third of which is killed.
+// examples/picture.cpp - the heap that README's picture shows: three processes in one heap of 8
+// MiB, the third of which is killed.
 //
-//   example_picture        prints "ready" and waits for its standard input to end; docs/draw-picture looks at the heap meanwhile
+//   example_picture        prints "ready" and waits for its standard input to end;
+//                          docs/draw-picture looks at the heap meanwhile
 #include <errno.h>
 #include <signal.h>
 #include <sys/types.h>
@@ -29,8 +31,10 @@ void work(const part& p, int ready) {
   auto heap = must(annex::heap::attach("packets"));
   std::mt19937 random(static_cast<unsigned>(p.blocks));
   std::vector<void*> blocks;
-  for (int i = 0; i < p.blocks; ++i) blocks.push_back(heap.allocate(p.largest_bytes / 8 + random() % p.largest_bytes));
-  for (std::size_t i = 0; i < blocks.size(); i += 3) annex::heap::free(blocks[i]);
+  for (int i = 0; i < p.blocks; ++i)
+    blocks.push_back(heap.allocate(p.largest_bytes / 8 + random() % p.largest_bytes));
+  for (std::size_t i = 0; i < blocks.size(); i += 3)
+    annex::heap::free(blocks[i]);
   if (p.zone_bytes != 0) must(heap.reserve_zone("flows", {.size_bytes = p.zone_bytes}));
   if (::write(ready, "", 1) == 1) ::pause();
 }
@@ -38,7 +42,8 @@ void work(const part& p, int ready) {
 }  // namespace
 
 int main() {
-  constexpr part parts[] = {{"receiver", 3000, 800, 0}, {"flows", 300'000, 9, 1 << 20}, {"exporter", 1500, 900, 0}};
+  constexpr part parts[] = {
+      {"receiver", 3000, 800, 0}, {"flows", 300'000, 9, 1 << 20}, {"exporter", 1500, 900, 0}};
   if (::fork() == 0) {
     auto heap = must(annex::heap::create("packets"));
     must(heap.bring_memory({.length_bytes = 8 << 20}));
@@ -65,5 +70,6 @@ int main() {
   std::fflush(stdout);
   while (std::getchar() != EOF) {}
   processes.pop_back();
-  for (const pid_t process : processes) ::kill(process, SIGKILL);
+  for (const pid_t process : processes)
+    ::kill(process, SIGKILL);
 }

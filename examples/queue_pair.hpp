@@ -1,4 +1,5 @@
-// examples/queue_pair.hpp - a reliable connection between two processes over the first RDMA device, for one request at a time.
+// examples/queue_pair.hpp - a reliable connection between two processes over the first RDMA device,
+// for one request at a time.
 #pragma once
 #include <infiniband/verbs.h>
 
@@ -24,10 +25,12 @@ class queue_pair {
     if (context_ == nullptr || ibv_query_port(context_, 1, &port_) != 0) return;
     domain_ = ibv_alloc_pd(context_);
     completions_ = ibv_create_cq(context_, 16, nullptr, nullptr, 0);
-    for (int i = 0; i < port_.gid_tbl_len; ++i) {  // RoCE's second version has IPv4 addresses as ::ffff:a.b.c.d
+    // RoCE's second version has IPv4 addresses as ::ffff:a.b.c.d.
+    for (int i = 0; i < port_.gid_tbl_len; ++i) {
       ibv_gid gid{};
       if (ibv_query_gid(context_, 1, i, &gid) != 0 || gid.global.interface_id == 0) continue;
-      if (gid_index_ < 0 || (gid.raw[10] == 0xff && gid.raw[11] == 0xff)) gid_index_ = i, own_gid_ = gid;
+      if (gid_index_ < 0 || (gid.raw[10] == 0xff && gid.raw[11] == 0xff))
+        gid_index_ = i, own_gid_ = gid;
     }
     ibv_qp_init_attr attributes{};
     attributes.send_cq = attributes.recv_cq = completions_;
@@ -53,7 +56,9 @@ class queue_pair {
     a.qp_state = IBV_QPS_INIT;
     a.port_num = 1;
     a.qp_access_flags = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ;
-    if (ibv_modify_qp(pair_, &a, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) != 0) return false;
+    if (ibv_modify_qp(pair_, &a,
+                      IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS) != 0)
+      return false;
     a = {};
     a.qp_state = IBV_QPS_RTR;
     a.path_mtu = port_.active_mtu;
@@ -65,18 +70,24 @@ class queue_pair {
     a.ah_attr.grh.dgid = peer.gid;
     a.ah_attr.grh.sgid_index = static_cast<std::uint8_t>(gid_index_);
     a.ah_attr.grh.hop_limit = 1;
-    if (ibv_modify_qp(pair_, &a, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) != 0) return false;
+    if (ibv_modify_qp(pair_, &a,
+                      IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                          IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER) != 0)
+      return false;
     a = {};
     a.qp_state = IBV_QPS_RTS;
     a.timeout = 14;
     a.retry_cnt = 7;
     a.rnr_retry = 7;
     a.max_rd_atomic = 1;
-    return ibv_modify_qp(pair_, &a, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC) == 0;
+    return ibv_modify_qp(pair_, &a,
+                         IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                             IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC) == 0;
   }
 
   /// RDMA write or read, waited for. IBV_WC_GENERAL_ERR also when patience is at its end.
-  ibv_wc_status transfer(ibv_wr_opcode what, std::uint64_t here, std::uint32_t lkey, std::uint64_t there, std::uint32_t rkey, std::uint32_t bytes,
+  ibv_wc_status transfer(ibv_wr_opcode what, std::uint64_t here, std::uint32_t lkey,
+                         std::uint64_t there, std::uint32_t rkey, std::uint32_t bytes,
                          std::chrono::milliseconds patience = std::chrono::seconds(10)) {
     ibv_sge local{here, bytes, lkey};
     ibv_send_wr request{}, *bad = nullptr;
@@ -89,7 +100,8 @@ class queue_pair {
     if (ibv_post_send(pair_, &request, &bad) != 0) return IBV_WC_GENERAL_ERR;
     const auto deadline = std::chrono::steady_clock::now() + patience;
     for (ibv_wc completion{}; std::chrono::steady_clock::now() < deadline;)
-      if (const int count = ibv_poll_cq(completions_, 1, &completion); count != 0) return count > 0 ? completion.status : IBV_WC_GENERAL_ERR;
+      if (const int count = ibv_poll_cq(completions_, 1, &completion); count != 0)
+        return count > 0 ? completion.status : IBV_WC_GENERAL_ERR;
     return IBV_WC_GENERAL_ERR;
   }
 

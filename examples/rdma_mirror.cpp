@@ -1,6 +1,8 @@
-// examples/rdma_mirror.cpp - two processes, each with a heap of its own: one fills blocks, the other's heap gets copies by RDMA writes, and reads them back.
+// examples/rdma_mirror.cpp - two processes, each with a heap of its own: one fills blocks, the
+// other's heap gets copies by RDMA writes, and reads them back.
 //
-//   rdma_mirror           over the first RDMA device; exit 77 where there is none (soft-RoCE: rdma link add rxe0 type rxe netdev eth0)
+//   rdma_mirror           over the first RDMA device; exit 77 where there is none (soft-RoCE: rdma
+//                         link add rxe0 type rxe netdev eth0)
 #include <annex/annex.hpp>
 #include <annex/devices/verbs.hpp>
 
@@ -22,7 +24,9 @@ namespace {
 constexpr std::uint32_t block_bytes = 256 << 10, blocks = 32;
 constexpr int no_device = 77;
 
-char byte_of(std::uint32_t block, std::uint32_t at) { return static_cast<char>((at * 2654435761u + block * 977) >> 13); }
+char byte_of(std::uint32_t block, std::uint32_t at) {
+  return static_cast<char>((at * 2654435761u + block * 977) >> 13);
+}
 // What the mirror tells: where its block is, and the key that opens it.
 struct destination {
   std::uint64_t address;
@@ -30,7 +34,9 @@ struct destination {
 };
 
 template <class T>
-void send_to(int peer, const T& value) { if (::write(peer, &value, sizeof value) != sizeof value) std::exit(1); }
+void send_to(int peer, const T& value) {
+  if (::write(peer, &value, sizeof value) != sizeof value) std::exit(1);
+}
 template <class T>
 T receive_from(int peer) {
   T value{};
@@ -50,7 +56,8 @@ struct side {
     heap = must(annex::heap::create_private());
     memory = must(annex::verbs_memory::create(pair.domain()));
     seen = must(heap.observe(*memory));
-    must(heap.bring_memory({.from = annex::memory_source::kind::anonymous, .length_bytes = std::size_t{16} << 20}));
+    must(heap.bring_memory(
+        {.from = annex::memory_source::kind::anonymous, .length_bytes = std::size_t{16} << 20}));
     send_to(peer, pair.self());
     if (!pair.connect(receive_from<queue_pair::address>(peer))) std::exit(1);
     return true;
@@ -71,12 +78,15 @@ int mirror(int peer) {
   receive_from<char>(peer);  // all written
   std::uint64_t wrong = 0;
   for (std::uint32_t b = 0; b < blocks; ++b)
-    for (std::uint32_t i = 0; i < block_bytes; ++i) wrong += mine[b][i] != byte_of(b, i);
-  std::printf("mirror: %u blocks of %u bytes came by RDMA write, %lu bytes wrong\n", blocks, block_bytes, static_cast<unsigned long>(wrong));
+    for (std::uint32_t i = 0; i < block_bytes; ++i)
+      wrong += mine[b][i] != byte_of(b, i);
+  std::printf("mirror: %u blocks of %u bytes came by RDMA write, %lu bytes wrong\n", blocks,
+              block_bytes, static_cast<unsigned long>(wrong));
   std::fflush(stdout);
   send_to(peer, 'd');
   receive_from<char>(peer);  // all read back
-  for (char* block : mine) annex::heap::free(block);
+  for (char* block : mine)
+    annex::heap::free(block);
   return wrong == 0 ? 0 : 1;
 }
 
@@ -89,8 +99,11 @@ int source(int peer) {
   const auto began = std::chrono::steady_clock::now();
   for (std::uint32_t b = 0; b < blocks; ++b) {
     there[b] = receive_from<destination>(peer);
-    for (std::uint32_t i = 0; i < block_bytes; ++i) block[i] = byte_of(b, i);
-    if (const auto status = s.pair.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, there[b].address, there[b].rkey, block_bytes); status != IBV_WC_SUCCESS)
+    for (std::uint32_t i = 0; i < block_bytes; ++i)
+      block[i] = byte_of(b, i);
+    if (const auto status = s.pair.transfer(IBV_WR_RDMA_WRITE, k.address, k.lkey, there[b].address,
+                                            there[b].rkey, block_bytes);
+        status != IBV_WC_SUCCESS)
       return std::printf("write of block %u: %s\n", b, ibv_wc_status_str(status)), 1;
   }
   send_to(peer, 'w');
@@ -98,13 +111,18 @@ int source(int peer) {
   std::uint64_t wrong = 0;
   for (std::uint32_t b = 0; b < blocks; ++b) {
     std::memset(block, 0, block_bytes);
-    if (const auto status = s.pair.transfer(IBV_WR_RDMA_READ, k.address, k.lkey, there[b].address, there[b].rkey, block_bytes); status != IBV_WC_SUCCESS)
+    if (const auto status = s.pair.transfer(IBV_WR_RDMA_READ, k.address, k.lkey, there[b].address,
+                                            there[b].rkey, block_bytes);
+        status != IBV_WC_SUCCESS)
       return std::printf("read of block %u: %s\n", b, ibv_wc_status_str(status)), 1;
-    for (std::uint32_t i = 0; i < block_bytes; ++i) wrong += block[i] != byte_of(b, i);
+    for (std::uint32_t i = 0; i < block_bytes; ++i)
+      wrong += block[i] != byte_of(b, i);
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   send_to(peer, 'r');
-  std::printf("source: %u blocks written and read back by RDMA, %lu bytes wrong, %.1f MB/s\n", blocks, static_cast<unsigned long>(wrong), 2e-6 * blocks * block_bytes / seconds);
+  std::printf("source: %u blocks written and read back by RDMA, %lu bytes wrong, %.1f MB/s\n",
+              blocks, static_cast<unsigned long>(wrong), 2e-6 * blocks * block_bytes / seconds);
   annex::heap::free(block);
   return wrong == 0 ? 0 : 1;
 }
@@ -125,6 +143,9 @@ int main() {
   ::close(ends[0]);
   int status = 0;
   ::waitpid(child, &status, 0);
-  if (mine == no_device) std::puts("there is no RDMA device here; soft-RoCE: modprobe rdma_rxe, rdma link add rxe0 type rxe netdev eth0");
+  if (mine == no_device)
+    std::puts(
+        "there is no RDMA device here; soft-RoCE: modprobe rdma_rxe, rdma link add rxe0 type rxe "
+        "netdev eth0");
   return mine != 0 ? mine : WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }

@@ -1,4 +1,5 @@
-// examples/shared_pipeline.cpp - two processes: one makes blocks, the other uses and frees them, through a ring of handles.
+// examples/shared_pipeline.cpp - two processes: one makes blocks, the other uses and frees them,
+// through a ring of handles.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -42,12 +43,14 @@ int main() {
   for (int i = 0; i < messages; ++i) {
     auto* message = static_cast<int*>(heap->allocate(sizeof(int)));
     *message = i;
-    while (!ring->put(heap->handle_of(message))) ::usleep(50);
+    while (!ring->put(heap->handle_of(message)))
+      ::usleep(50);
   }
   int status = 0;
   ::waitpid(child, &status, 0);
   const annex::heap_stats s = heap->stats();
-  std::printf("%d messages, consumer's status %d, %lu blocks live\n", messages, status, static_cast<unsigned long>(s.live_blocks));
+  std::printf("%d messages, consumer's status %d, %lu blocks live\n", messages, status,
+              static_cast<unsigned long>(s.live_blocks));
   if (!annex::ring::release(*heap, "mail")) return 1;
   *heap = annex::heap();
   return status == 0 && annex::heap::destroy("pipeline") ? 0 : 1;

@@ -1,7 +1,9 @@
-// examples/vhost_disk.cpp - a disk in another process on the memory of a heap: written, read back, every byte checked.
+// examples/vhost_disk.cpp - a disk in another process on the memory of a heap: written, read back,
+// every byte checked.
 //
-//   example_vhost_disk [SOCKET]      of a vhost-user-blk back end whose disk may be overwritten; without: a qemu-storage-daemon of its own
-//                                    on a file of 64 MiB in /var/tmp. Exit 77: it is not installed.
+//   example_vhost_disk [SOCKET]      of a vhost-user-blk back end whose disk may be overwritten;
+//                                    without: a qemu-storage-daemon of its own on a file of 64 MiB
+//                                    in /var/tmp. Exit 77: it is not installed.
 #include <annex/annex.hpp>
 #include <annex/devices/vhost_user.hpp>
 
@@ -28,7 +30,10 @@ constexpr std::uint64_t sector_bytes = 512;
 constexpr std::uint32_t request_bytes = 64 << 10;
 constexpr unsigned depth = 32;
 
-struct header { std::uint32_t type, reserved; std::uint64_t sector; };
+struct header {
+  std::uint32_t type, reserved;
+  std::uint64_t sector;
+};
 
 // What a request needs, all of it blocks of the heap.
 struct slot {
@@ -37,22 +42,28 @@ struct slot {
   unsigned char* status;
 };
 
-std::uint64_t word_at(std::uint64_t offset) { return offset * 0x9e3779b97f4a7c15 + 1; }
+std::uint64_t word_at(std::uint64_t offset) {
+  return offset * 0x9e3779b97f4a7c15 + 1;
+}
 
 // A pass over the whole disk. Returns the number of wrong words, and of requests the disk refused.
-std::uint64_t pass(annex::vhost_queue& queue, std::vector<slot>& slots, std::uint64_t disk_bytes, bool write) {
+std::uint64_t pass(annex::vhost_queue& queue, std::vector<slot>& slots, std::uint64_t disk_bytes,
+                   bool write) {
   std::uint64_t next = 0, wrong = 0;
   auto submit = [&](std::size_t i) {
     if (next + request_bytes > disk_bytes) return;
     slot& s = slots[i];
     *s.head = {write ? 1u : 0u, 0, next / sector_bytes};
     *s.status = 0xff;
-    for (std::uint64_t w = 0; w < request_bytes / 8; ++w) s.data[w] = write ? word_at(next + w * 8) : 0;
-    const annex::vhost_queue::segment parts[] = {{s.head, sizeof *s.head, false}, {s.data, request_bytes, !write}, {s.status, 1, true}};
+    for (std::uint64_t w = 0; w < request_bytes / 8; ++w)
+      s.data[w] = write ? word_at(next + w * 8) : 0;
+    const annex::vhost_queue::segment parts[] = {
+        {s.head, sizeof *s.head, false}, {s.data, request_bytes, !write}, {s.status, 1, true}};
     if (!must(queue.submit(parts, i))) std::abort();  // there are entries for all slots
     next += request_bytes;
   };
-  for (std::size_t i = 0; i < slots.size(); ++i) submit(i);
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    submit(i);
   while (queue.under_way() != 0) {
     pollfd wait{queue.call_descriptor(), POLLIN, 0};
     if (::poll(&wait, 1, 10'000) == 0) {
@@ -63,7 +74,8 @@ std::uint64_t pass(annex::vhost_queue& queue, std::vector<slot>& slots, std::uin
       const slot& s = slots[i];
       wrong += *s.status != 0 ? 1u : 0u;
       if (!write)
-        for (std::uint64_t w = 0; w < request_bytes / 8; ++w) wrong += s.data[w] != word_at(s.head->sector * sector_bytes + w * 8) ? 1u : 0u;
+        for (std::uint64_t w = 0; w < request_bytes / 8; ++w)
+          wrong += s.data[w] != word_at(s.head->sector * sector_bytes + w * 8) ? 1u : 0u;
       submit(i);
     });
   }
@@ -79,8 +91,13 @@ pid_t start_daemon(const std::string& image, const std::string& socket) {
   ::close(fd);
   const pid_t id = ::fork();
   if (id != 0) return id;
-  const std::string file = "driver=file,node-name=file,filename=" + image, sharing = "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=" + socket;
-  ::execlp("qemu-storage-daemon", "qemu-storage-daemon", "--blockdev", file.c_str(), "--blockdev", "driver=raw,node-name=disk,file=file", "--export", sharing.c_str(), nullptr);
+  const std::string
+      file = "driver=file,node-name=file,filename=" + image,
+      sharing =
+          "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=" +
+          socket;
+  ::execlp("qemu-storage-daemon", "qemu-storage-daemon", "--blockdev", file.c_str(), "--blockdev",
+           "driver=raw,node-name=disk,file=file", "--export", sharing.c_str(), nullptr);
   ::_exit(127);
 }
 
@@ -97,7 +114,8 @@ int main(int count, char** arguments) {
     const std::string base = "/var/tmp/annex-vhost-disk." + std::to_string(::getpid());
     socket = base + ".sock", image = base + ".raw";
     daemon = start_daemon(image, socket);
-    for (int i = 0; i < 500 && ::access(socket.c_str(), F_OK) != 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int i = 0; i < 500 && ::access(socket.c_str(), F_OK) != 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
     std::this_thread::sleep_for(std::chrono::milliseconds(50));  // named a moment before it listens
   }
   int wrong_exit = 1;
@@ -111,7 +129,10 @@ int main(int count, char** arguments) {
     annex::vhost_queue queue = must(annex::vhost_queue::start(*device, heap, 0, 4 * depth));
     std::vector<slot> slots;
     for (unsigned i = 0; i < depth; ++i)
-      slots.push_back({static_cast<header*>(heap.allocate(sizeof(header))), static_cast<std::uint64_t*>(heap.allocate({.size_bytes = request_bytes, .align_bytes = 4096})), static_cast<unsigned char*>(heap.allocate(64))});
+      slots.push_back({static_cast<header*>(heap.allocate(sizeof(header))),
+                       static_cast<std::uint64_t*>(
+                           heap.allocate({.size_bytes = request_bytes, .align_bytes = 4096})),
+                       static_cast<unsigned char*>(heap.allocate(64))});
     double seconds[2] = {};
     std::uint64_t wrong = 0;
     for (const bool write : {true, false}) {
@@ -120,8 +141,12 @@ int main(int count, char** arguments) {
       seconds[write ? 0 : 1] = std::chrono::duration<double>(clock_type::now() - begin).count();
     }
     const double megabytes = static_cast<double>(sectors * sector_bytes) / 1e6;
-    std::printf("%llu bytes written at %.0f MB/s and read at %.0f MB/s, %u KiB at a time; %llu wrong; memory table: %s, %u of %u entries\n", static_cast<unsigned long long>(sectors * sector_bytes), megabytes / seconds[0],
-                megabytes / seconds[1], request_bytes >> 10, static_cast<unsigned long long>(wrong), device->has_slots() ? "slots" : "whole", device->entries(), device->most_entries());
+    std::printf(
+        "%llu bytes written at %.0f MB/s and read at %.0f MB/s, %u KiB at a time; %llu wrong; "
+        "memory table: %s, %u of %u entries\n",
+        static_cast<unsigned long long>(sectors * sector_bytes), megabytes / seconds[0],
+        megabytes / seconds[1], request_bytes >> 10, static_cast<unsigned long long>(wrong),
+        device->has_slots() ? "slots" : "whole", device->entries(), device->most_entries());
     for (slot& s : slots) {
       annex::heap::free(s.head);
       annex::heap::free(s.data);

@@ -1,17 +1,20 @@
-// examples/weights.cpp - a loader hands weights to servers, which map them read-only, and later newer ones.
+// examples/weights.cpp - a loader hands weights to servers, which map them read-only, and later
+// newer ones.
 //
 //   loader                                        each server
 //   reserve "weights" (on_commit), fill, commit
-//                                                 wait for a zone newer than the last: it is full; answer requests out of it
-//                                                 say that it has let go of it (ring "let go")
+//                                                 wait for a zone newer than the last: it is full;
+//                                                 answer requests out of it say that it has let go
+//                                                 of it (ring "let go")
 //   wait until all have; release; the next one
 //
-// Any of them may be killed: a zone whose loader died is never found half filled, and the next loader takes its place; a server
-// that is told that the loader is gone (others_gone, deadline_passed) goes on with what it has.
-#include <annex/annex.hpp>
-#include <annex/ring.hpp>
+// Any of them may be killed: a zone whose loader died is never found half filled, and the next
+// loader takes its place; a server that is told that the loader is gone (others_gone,
+// deadline_passed) goes on with what it has.
 #include <sys/wait.h>
 #include <unistd.h>
+#include <annex/annex.hpp>
+#include <annex/ring.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -37,8 +40,11 @@ int serve(int number) {
   for (int load = 0; load < reloads; ++load) {
     const annex::zone zone = must(weights_only.wait_zone("weights", 30s, generation));
     const auto* w = static_cast<const float*>(zone.address);
-    if (zone.generation <= generation || !std::all_of(w, w + weights, [&](float x) { return x == w[0]; })) return 1;
-    std::printf("server %d: generation %llu, all weights are %g\n", number, static_cast<unsigned long long>(zone.generation), static_cast<double>(w[0]));
+    if (zone.generation <= generation ||
+        !std::all_of(w, w + weights, [&](float x) { return x == w[0]; }))
+      return 1;
+    std::printf("server %d: generation %llu, all weights are %g\n", number,
+                static_cast<unsigned long long>(zone.generation), static_cast<double>(w[0]));
     generation = zone.generation;
     must(let_go.put(annex::handle{generation}, 30s));
   }
@@ -46,9 +52,11 @@ int serve(int number) {
 }
 
 void load(annex::heap& heap, int version) {
-  const annex::zone zone = must(heap.reserve_zone("weights", {.size_bytes = weights * sizeof(float)}, annex::visibility::on_commit));
+  const annex::zone zone = must(heap.reserve_zone(
+      "weights", {.size_bytes = weights * sizeof(float)}, annex::visibility::on_commit));
   auto* const w = static_cast<float*>(zone.address);
-  std::fill(w, w + weights, static_cast<float>(version) * 1.5f);  // from a disk, say; nobody finds it meanwhile
+  // From a disk, say; nobody finds it meanwhile.
+  std::fill(w, w + weights, static_cast<float>(version) * 1.5f);
   must(heap.commit_zone("weights", zone));
 }
 
@@ -56,7 +64,8 @@ void load(annex::heap& heap, int version) {
 
 int main() {
   bool is_new = false;
-  auto heap = must(annex::heap::open(heap_name, {}, &is_new));  // an earlier run may have been killed: it persists
+  // An earlier run may have been killed: it persists.
+  auto heap = must(annex::heap::open(heap_name, {}, &is_new));
   if (heap.stats().region_count == 0) must(heap.bring_memory({.length_bytes = 64 << 20}));
   if (!is_new) {
     (void)heap.release_zone("weights");
@@ -72,11 +81,13 @@ int main() {
     }
   for (int version = 1; version <= reloads; ++version) {
     load(heap, version);
-    for (int i = 0; i < servers; ++i) must(let_go.take(30s));
+    for (int i = 0; i < servers; ++i)
+      must(let_go.take(30s));
     must(heap.release_zone("weights"));  // now that nobody uses it
   }
   int failed = 0, status = 0;
-  while (::wait(&status) > 0) failed += status != 0;
+  while (::wait(&status) > 0)
+    failed += status != 0;
   must(annex::ring::release(heap, "let go"));
   heap = {};
   must(annex::heap::destroy(heap_name));  // or it would be there still

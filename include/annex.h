@@ -135,8 +135,7 @@ ANNEX_PUBLIC int annex_last_failure(struct annex_explanation* out);
  * anywhere: valid UTF-8, in which what would move a terminal's cursor, and bytes that are no
  * text, are \xNN. Writes at most room bytes, the last of which is 0, and returns how long the
  * whole text is without it. */
-ANNEX_PUBLIC size_t annex_printable(const char* bytes, size_t length_bytes, char* out,
-                                    size_t room);
+ANNEX_PUBLIC size_t annex_printable(const char* bytes, size_t length_bytes, char* out, size_t room);
 
 /* ---- the library -------------------------------------------------------------------------- */
 
@@ -244,8 +243,7 @@ struct annex_repair_report {
   uint64_t found, changed, uncertain, broken_still; /**< how many sentences of each part */
 };
 /** Is told a sentence. 0: go on. */
-typedef int (*annex_visit_repair)(void* context, enum annex_repair_part part,
-                                  const char* sentence);
+typedef int (*annex_visit_repair)(void* context, enum annex_repair_part part, const char* sentence);
 /** Rebuilds every index of a damaged heap from the truth, and says what it found, what it changed,
  * and what nothing vouches for. Nobody may be attached. out and visit may be null. Errors:
  * invalid_name, no_such_heap, heap_in_use, corrupt (the header itself), incompatible_layout,
@@ -381,8 +379,7 @@ struct annex_placement {
 ANNEX_PUBLIC void* annex_allocate(annex_heap* heap, size_t size_bytes);
 /** The same as the placement says. Null also when the struct is not as it must be
  * (annex_last_error_text()). */
-ANNEX_PUBLIC void* annex_allocate_placed(annex_heap* heap,
-                                         const struct annex_placement* placement);
+ANNEX_PUBLIC void* annex_allocate_placed(annex_heap* heap, const struct annex_placement* placement);
 /** Fills as many of count pointers as it can, from the front; returns how many. */
 ANNEX_PUBLIC size_t annex_allocate_bulk(annex_heap* heap, size_t size_bytes, void** blocks,
                                         size_t count);
@@ -499,8 +496,7 @@ struct annex_observer {
   enum annex_quiesce (*begin_remove)(void* context, const struct annex_region_view* region);
   /** Wait for the device until the deadline (nanoseconds of CLOCK_MONOTONIC), then unregister. 0,
    * or an annex_errc; called again after an error. */
-  int (*finish_remove)(void* context, const struct annex_region_view* region,
-                       uint64_t deadline_ns);
+  int (*finish_remove)(void* context, const struct annex_region_view* region, uint64_t deadline_ns);
 };
 /** Keeps an observer subscribed. */
 typedef struct annex_observation annex_observation;
@@ -560,11 +556,11 @@ struct annex_zone_summary {
   const char* name;
   const char* kind; /**< "zone", "pool", "ring" */
   uint64_t handle, size_bytes;
-  uint64_t generation;      /**< of a zone (annex_zone.generation) */
-  uint32_t committed;       /**< 0: it is being filled, or was when its maker died */
-  uint32_t maker;           /**< the member that reserved it */
+  uint64_t generation; /**< of a zone (annex_zone.generation) */
+  uint32_t committed;  /**< 0: it is being filled, or was when its maker died */
+  uint32_t maker;      /**< the member that reserved it */
   int32_t maker_process_id;
-  uint32_t maker_alive;     /**< 0 or 1 */
+  uint32_t maker_alive; /**< 0 or 1 */
 };
 /** annex_block_summary.kind */
 enum annex_block_kind {
@@ -694,8 +690,7 @@ typedef struct annex_snapshot annex_snapshot;
  * nobody, so nobody makes it wait, not even a member that is stopped with the heap lock in its
  * hand. Never refused because a heap is busy or damaged. Also of a heap that is attached
  * read-only. options may be null. */
-ANNEX_PUBLIC int annex_snapshot_take(annex_heap* heap,
-                                     const struct annex_snapshot_options* options,
+ANNEX_PUBLIC int annex_snapshot_take(annex_heap* heap, const struct annex_snapshot_options* options,
                                      annex_snapshot** out);
 /** What was taken may be freed after the heap is closed. Null is ignored. */
 ANNEX_PUBLIC void annex_snapshot_free(annex_snapshot* snapshot);
@@ -715,8 +710,8 @@ ANNEX_PUBLIC const struct annex_zone_summary* annex_snapshot_zone(const annex_sn
 ANNEX_PUBLIC const struct annex_member_summary* annex_snapshot_member(
     const annex_snapshot* snapshot, uint64_t index);
 /** The same of its map pieces. */
-ANNEX_PUBLIC const struct annex_map_piece* annex_snapshot_map_piece(
-    const annex_snapshot* snapshot, uint64_t index);
+ANNEX_PUBLIC const struct annex_map_piece* annex_snapshot_map_piece(const annex_snapshot* snapshot,
+                                                                    uint64_t index);
 
 /** A descriptor for event loops that becomes readable once when a pool or ring has something, or
  * when waiting would be refused; a thread of annex's waits for it. One thread at a time may use it;

@@ -1,14 +1,15 @@
-// tests/attach_test.cpp - joining a heap: by hand, read-only, from other addresses, from damaged or foreign segments.
+// tests/attach_test.cpp - joining a heap: by hand, read-only, from other addresses, from damaged or
+// foreign segments.
 #include <fcntl.h>
 
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 
-#include "heap/local_heap.hpp"
-#include "shared/layout.hpp"
 #include "another_member.hpp"
+#include "heap/local_heap.hpp"
 #include "inside.hpp"
+#include "shared/layout.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -21,7 +22,8 @@ TEST_F(attaching, plain_memory_is_attached_by_hand) {
   ASSERT_EQ(::ftruncate(fd, 1 << 20), 0);
   void* one = ::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   heap h = must(heap::create("a"));
-  const region_id id = must(h.add_memory({.base = one, .length_bytes = 1 << 20}));  // annex does not know the descriptor
+  // Annex does not know the descriptor.
+  const region_id id = must(h.add_memory({.base = one, .length_bytes = 1 << 20}));
   void* block = h.allocate(100);
   std::strcpy(static_cast<char*>(block), "across");
   const handle where = h.handle_of(block);
@@ -31,12 +33,16 @@ TEST_F(attaching, plain_memory_is_attached_by_hand) {
     if (heap::last_failure().why != explanation::cause::not_attached) return 2;
     if (refused(mine.resolve(where)) != errc::cannot_attach) return 3;
     if (refused(mine.attach_memory(id)) != errc::cannot_attach) return 4;
-    void* two = ::mmap(nullptr, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    two = ::mmap(static_cast<char*>(two) + 4096, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    void* two =
+        ::mmap(nullptr, 2 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    two = ::mmap(static_cast<char*>(two) + 4096, 1 << 20, PROT_READ | PROT_WRITE,
+                 MAP_SHARED | MAP_FIXED, fd, 0);
     if (refused(mine.attach_memory(id, nullptr)) != errc::invalid_argument) return 5;
-    if (refused(mine.attach_memory(id, static_cast<char*>(two) + 8)) != errc::bad_alignment) return 6;
+    if (refused(mine.attach_memory(id, static_cast<char*>(two) + 8)) != errc::bad_alignment)
+      return 6;
     if (refused(mine.attach_memory(region_id{9}, two)) != errc::no_such_region) return 7;
-    if (refused(mine.attach_memory(id, one)) != errc::region_overlap) return 8;  // the inherited heap has it there
+    // The inherited heap has it there.
+    if (refused(mine.attach_memory(id, one)) != errc::region_overlap) return 8;
     must(mine.attach_memory(id, two));
     if (refused(mine.attach_memory(id, two)) != errc::already_attached) return 9;
     if (std::strcmp(static_cast<char*>(must(mine.resolve(where))), "across") != 0) return 10;
@@ -98,8 +104,8 @@ TEST_F(attaching, a_file_that_was_cut_short_is_refused_not_mapped) {
   EXPECT_TRUE(refused(r) == errc::cannot_attach || r.error().code == errc::wrong_memory);
 }
 
-// Behind its tables a segment has spare bytes, so that nothing read at their end leaves the file. Whoever cuts the file there
-// takes no truth away, but a repair has to give the bytes back.
+// Behind its tables a segment has spare bytes, so that nothing read at their end leaves the file.
+// Whoever cuts the file there takes no truth away, but a repair has to give the bytes back.
 TEST_F(attaching, a_segment_cut_within_its_spare_bytes_is_whole_after_a_repair) {
   u64 top = 0;
   {
@@ -111,11 +117,13 @@ TEST_F(attaching, a_segment_cut_within_its_spare_bytes_is_whole_after_a_repair) 
   ASSERT_GT(std::filesystem::file_size(file), top + 4096);
   std::filesystem::resize_file(file, top + 4096);
   const repair_report done = must(heap::repair("a"));
-  for (const std::string& sentence : done.after.broken) ADD_FAILURE() << "still " << sentence;
+  for (const std::string& sentence : done.after.broken)
+    ADD_FAILURE() << "still " << sentence;
   EXPECT_GE(std::filesystem::file_size(file), top + spare_file_bytes);
   heap h = must(attach_as_another("a"));
   EXPECT_TRUE(h.find_zone("z").has_value());
-  for (int i = 0; i < 1000; ++i) ASSERT_NE(h.allocate(1 + static_cast<std::size_t>(i)), nullptr);
+  for (int i = 0; i < 1000; ++i)
+    ASSERT_NE(h.allocate(1 + static_cast<std::size_t>(i)), nullptr);
   expect_sound(h);
 }
 
@@ -146,12 +154,14 @@ TEST_F(attaching, read_only_sees_everything_and_changes_nothing) {
   EXPECT_EQ(refused(look.reap(member_id{1})), errc::read_only);
   EXPECT_EQ(refused(look.hold(region_id{1})), errc::read_only);
   EXPECT_EQ(refused(raw_pool::open(look, "z")), errc::read_only);
-  EXPECT_EQ(refused(raw_pool::create(look, "p", {.object_bytes = 8, .object_count = 8})), errc::read_only);
+  EXPECT_EQ(refused(raw_pool::create(look, "p", {.object_bytes = 8, .object_count = 8})),
+            errc::read_only);
   EXPECT_EQ(refused(ring::create(look, "r", 8)), errc::read_only);
   EXPECT_EQ(refused(ring::open(look, "r")), errc::read_only);
   EXPECT_EQ(refused(ring::release(look, "r")), errc::read_only);
   EXPECT_EQ(look.recover(), 0u);
-  EXPECT_DEATH(static_cast<char*>(must(look.find_zone("z")).address)[0] = 1, "") << "enforced by the mapping";
+  EXPECT_DEATH(static_cast<char*>(must(look.find_zone("z")).address)[0] = 1, "")
+      << "enforced by the mapping";
 }
 
 TEST_F(attaching, foreign_and_newer_segments_are_refused) {
@@ -159,13 +169,16 @@ TEST_F(attaching, foreign_and_newer_segments_are_refused) {
   const std::string file = path() + "/a.annex";
   auto change = [&](std::size_t offset, auto value) {
     const int fd = ::open(file.c_str(), O_RDWR);
-    EXPECT_EQ(::pwrite(fd, &value, sizeof value, static_cast<off_t>(offset)), static_cast<ssize_t>(sizeof value));
+    EXPECT_EQ(::pwrite(fd, &value, sizeof value, static_cast<off_t>(offset)),
+              static_cast<ssize_t>(sizeof value));
     ::close(fd);
   };
   change(offsetof(segment_header, layout_major), layout_major + 1);
   const auto newer = attach_as_another("a");
   EXPECT_EQ(refused(newer), errc::incompatible_layout);
-  EXPECT_NE(newer.error().message().find(std::to_string(layout_major) + ".0"), std::string_view::npos) << newer.error().message();
+  EXPECT_NE(newer.error().message().find(std::to_string(layout_major) + ".0"),
+            std::string_view::npos)
+      << newer.error().message();
   change(offsetof(segment_header, layout_major), layout_major);
   change(offsetof(segment_header, layout_minor), u32{7});
   EXPECT_EQ(refused(attach_as_another("a")), errc::corrupt) << "its seal says another";
@@ -201,7 +214,11 @@ TEST_F(attaching, permissions_are_the_files) {
     std::filesystem::permissions(path(), std::filesystem::perms::all);
     child_process child([] {
       if (::setgid(65534) != 0 || ::setuid(65534) != 0) return 9;
-      return refused(attach_as_another("a")) == errc::permission && refused(attach_as_another("a", {.read_only = true})) == errc::permission && refused(heap::destroy("a")) == errc::permission ? 0 : 1;
+      return refused(attach_as_another("a")) == errc::permission &&
+                     refused(attach_as_another("a", {.read_only = true})) == errc::permission &&
+                     refused(heap::destroy("a")) == errc::permission
+                 ? 0
+                 : 1;
     });
     EXPECT_EQ(child.wait_for_exit_code(), 0);
   }

@@ -4,19 +4,26 @@
 #include <filesystem>
 #include <functional>
 
+#include "another_member.hpp"
 #include "heap/local_heap.hpp"
 #include "heap/pool_table.hpp"
 #include "heap/ring_table.hpp"
-#include "another_member.hpp"
 #include "support.hpp"
 
 namespace annex {
 namespace {
 
 enum class mend { possible, impossible };  // impossible: truth that no other word tells
-struct damage { const char* invariant; const char* what; std::function<void(const segment&)> apply; mend by_repair = mend::possible; };
+struct damage {
+  const char* invariant;
+  const char* what;
+  std::function<void(const segment&)> apply;
+  mend by_repair = mend::possible;
+};
 
-region_record& region_of(const segment& s) { return s.at<region_record>(s.header().regions_at)[1]; }
+region_record& region_of(const segment& s) {
+  return s.at<region_record>(s.header().regions_at)[1];
+}
 slab_record* slab_of(const segment& s) {
   const region_record& r = region_of(s);
   const auto* g = s.chunk<granule_entry>(r.granules);
@@ -42,8 +49,12 @@ zone_record* zone_named(const segment& s, zone_type type) {
       if (s.chunk<zone_record>(ref)->type == type) return s.chunk<zone_record>(ref);
   return nullptr;
 }
-extent_entry* extents_of(const segment& s) { return s.chunk<extent_entry>(region_of(s).extents); }
-granule_entry* granules_of(const segment& s) { return s.chunk<granule_entry>(region_of(s).granules); }
+extent_entry* extents_of(const segment& s) {
+  return s.chunk<extent_entry>(region_of(s).extents);
+}
+granule_entry* granules_of(const segment& s) {
+  return s.chunk<granule_entry>(region_of(s).granules);
+}
 
 u32 first_of_kind(const segment& s, u8 kind) {
   for (u32 at = 0; at < region_of(s).granule_count; at += extents_of(s)[at].length)
@@ -55,7 +66,9 @@ u64 lowest_taken(const segment& s) {
   return taken & -taken;
 }
 /// Of a block that is free: the last one of the slab.
-u64 highest_bit(const segment& s) { return u64{1} << ((slab_of(s)->capacity - 1) % 64); }
+u64 highest_bit(const segment& s) {
+  return u64{1} << ((slab_of(s)->capacity - 1) % 64);
+}
 /// As if an earlier owner had left the blocks of the slab's first word that are in use.
 holding_record* add_holding_of_live_blocks(const segment& s) {
   slab_record* slab = slab_of(s);
@@ -202,7 +215,8 @@ const damage every_damage[] = {
        z->generation = 99;
        z->seal = seal_of_zone(*z);
      }},
-    {"Z6", "a second count of zones that is another", [](const segment& s) { ++s.header().zone_generations_again; }},
+    {"Z6", "a second count of zones that is another",
+     [](const segment& s) { ++s.header().zone_generations_again; }},
     {"Z4", "a pool of other objects",
      [](const segment& s) {
        s.chunk<pool_table>(zone_named(s, zone_type::pool)->table)->cache_objects ^= 1;
@@ -235,21 +249,26 @@ using audits = in_own_directory;
 // A heap with something of everything in region 1.
 void fill(heap& h, mapped_memory& m) {
   std::vector<iova> table;
-  for (u64 i = 0; i < 256; ++i) table.push_back(iova{(i * 2 + 1) * 4096});
+  for (u64 i = 0; i < 256; ++i)
+    table.push_back(iova{(i * 2 + 1) * 4096});
   memory_range r = m.range();
   r.page_iovas = table;
   must(h.add_memory(r));
   std::vector<void*> blocks;
-  for (int i = 0; i < 30; ++i) blocks.push_back(h.allocate(64));
-  for (int i = 0; i < 20; ++i) heap::free(blocks[static_cast<size_t>(i)]);
+  for (int i = 0; i < 30; ++i)
+    blocks.push_back(h.allocate(64));
+  for (int i = 0; i < 20; ++i)
+    heap::free(blocks[static_cast<size_t>(i)]);
   (void)h.allocate(100'000);
   must(h.reserve_zone("z", {.size_bytes = 5000}));
   must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 100}));
   ring r8 = must(ring::create(h, "r", 8));
-  for (u64 i = 1; i <= 3; ++i) ASSERT_TRUE(r8.put(handle{i}));
+  for (u64 i = 1; i <= 3; ++i)
+    ASSERT_TRUE(r8.put(handle{i}));
 }
 
-// Damages a heap and audits it. Empty: the audit named the invariant. In a child that ends at once: nobody uses the heap again.
+// Damages a heap and audits it. Empty: the audit named the invariant. In a child that ends at once:
+// nobody uses the heap again.
 std::string damage_and_audit(const damage& d) {
   heap h = must(heap::create_private({.metadata_limit_bytes = 256 << 20}));
   mapped_memory m(1 << 20);
@@ -259,8 +278,10 @@ std::string damage_and_audit(const damage& d) {
   d.apply(h.internal()->seg());
   const audit_report report = must(h.audit());
   bool named = false;
-  for (const std::string& sentence : report.broken) named |= sentence.starts_with(d.invariant);
-  if (!named) said += report.holds() ? "nothing was found" : "found instead: " + report.broken.front();
+  for (const std::string& sentence : report.broken)
+    named |= sentence.starts_with(d.invariant);
+  if (!named)
+    said += report.holds() ? "nothing was found" : "found instead: " + report.broken.front();
   if (!said.empty()) std::fprintf(stderr, "%s: %s: %s\n", d.invariant, d.what, said.c_str());
   ::_exit(said.empty() ? 0 : 1);
 }
@@ -290,7 +311,8 @@ TEST_F(audits, are_followed_by_a_repair_that_leaves_no_index_broken) {
       EXPECT_FALSE(done.after.holds()) << d.what;
       EXPECT_EQ(refused(attach_as_another("a")), errc::corrupt) << d.what;
     } else {
-      for (const std::string& sentence : done.after.broken) ADD_FAILURE() << d.what << ": still " << sentence;
+      for (const std::string& sentence : done.after.broken)
+        ADD_FAILURE() << d.what << ": still " << sentence;
       // Counts that every recovery makes anew are no damage of a heap at rest.
       EXPECT_FALSE(!done.found.empty() && done.changed.empty() && done.uncertain.empty())
           << d.what << ": nothing was said to have changed";
@@ -326,7 +348,8 @@ TEST_F(audits, repair_wants_the_heap_alone_and_finds_nothing_in_a_sound_one) {
   const repair_report done = must(heap::repair("a"));
   EXPECT_TRUE(done.found.empty());
   EXPECT_TRUE(done.after.holds());
-  for (const std::string& sentence : done.changed) ADD_FAILURE() << sentence;
+  for (const std::string& sentence : done.changed)
+    ADD_FAILURE() << sentence;
 }
 
 TEST_F(audits, are_best_effort_when_read_only) {

@@ -1,4 +1,5 @@
-// tests/base_test.cpp - arithmetic, size classes, errors, IOVA tables, the address index: the layers without shared state.
+// tests/base_test.cpp - arithmetic, size classes, errors, IOVA tables, the address index: the
+// layers without shared state.
 #include <algorithm>
 #include <numeric>
 #include <random>
@@ -26,7 +27,8 @@ TEST(units, round_and_overflow) {
 }
 
 TEST(size_classes, waste_at_most_a_fifth_above_128_bytes) {
-  for (u64 bytes = 129; bytes <= limits::largest_slab_block_bytes; ++bytes) ASSERT_LE((class_bytes[class_of(bytes)] - bytes) * 5, class_bytes[class_of(bytes)]);
+  for (u64 bytes = 129; bytes <= limits::largest_slab_block_bytes; ++bytes)
+    ASSERT_LE((class_bytes[class_of(bytes)] - bytes) * 5, class_bytes[class_of(bytes)]);
 }
 
 TEST(size_classes, aligned_ones_are_multiples) {
@@ -55,7 +57,8 @@ TEST(errors, have_names_texts_and_a_category) {
 
 TEST(iova_tables, become_runs) {
   std::vector<iova> table;
-  for (u64 i = 0; i < 100000; ++i) table.push_back(iova{0x10000000 + i * 4096});
+  for (u64 i = 0; i < 100000; ++i)
+    table.push_back(iova{0x10000000 + i * 4096});
   const iova_tables one = must(make_iova_tables(table, 4096));
   EXPECT_EQ(one.runs.size(), 1u);
   EXPECT_EQ(one.longest_run_bytes, 100000u * 4096);
@@ -71,9 +74,12 @@ TEST(iova_tables, tell_overlaps_as_a_walk_over_the_runs_does) {
     std::vector<u64> places(60);
     std::iota(places.begin(), places.end(), u64{1});
     std::shuffle(places.begin(), places.end(), random);
-    for (u64 i = 0; i < 1 + random() % 40; ++i) pages.push_back(iova{places[i] * 4096});
+    for (u64 i = 0; i < 1 + random() % 40; ++i)
+      pages.push_back(iova{places[i] * 4096});
     const iova_tables t = must(make_iova_tables(pages, 4096));
-    const iova_map map{t.runs.data(), t.index.data(), t.order.data(), static_cast<u32>(t.runs.size()), t.index_shift, pages.size() * 4096};
+    const iova_map map{t.runs.data(),  t.index.data(),
+                       t.order.data(), static_cast<u32>(t.runs.size()),
+                       t.index_shift,  pages.size() * 4096};
     for (int look = 0; look < 50; ++look) {
       const u64 address = random() % (64 * 4096), bytes = 1 + random() % (3 * 4096);
       const bool expected = std::any_of(pages.begin(), pages.end(), [&](iova page) {
@@ -86,7 +92,10 @@ TEST(iova_tables, tell_overlaps_as_a_walk_over_the_runs_does) {
 }
 
 TEST(address_index, finds_the_first_and_the_last_byte_of_regions_of_every_size) {
-  struct range { u64 base, bytes; local_region* region; };
+  struct range {
+    u64 base, bytes;
+    local_region* region;
+  };
   std::vector<range> ranges;
   std::mt19937_64 random(3);
   u64 at = 0x100000000000;
@@ -104,7 +113,9 @@ TEST(address_index, finds_the_first_and_the_last_byte_of_regions_of_every_size) 
     EXPECT_EQ(address_index::find(reinterpret_cast<void*>(r.base)), r.region);
     EXPECT_EQ(address_index::find(reinterpret_cast<void*>(r.base + r.bytes - 1)), r.region);
     EXPECT_EQ(address_index::find(reinterpret_cast<void*>(r.base + random() % r.bytes)), r.region);
-    EXPECT_EQ(refused(address_index::reserve(reinterpret_cast<void*>(r.base + r.bytes - 4096), 4096)), errc::region_overlap);
+    EXPECT_EQ(
+        refused(address_index::reserve(reinterpret_cast<void*>(r.base + r.bytes - 4096), 4096)),
+        errc::region_overlap);
   }
   EXPECT_EQ(address_index::find(reinterpret_cast<void*>(0xfffffffff000)), nullptr);
   EXPECT_EQ(address_index::find(reinterpret_cast<void*>(~u64{0})), nullptr);

@@ -1,8 +1,10 @@
-// tests/budget_test.cpp - the machine instructions of the fast paths, counted one by one, against instruction_budget.txt.
+// tests/budget_test.cpp - the machine instructions of the fast paths, counted one by one, against
+// instruction_budget.txt.
 //
-// A traced child executes each path between two SIGTRAPs of its own; the parent counts the steps in between. What the two
-// traps and the call itself take is counted the same way and subtracted. A path that has become longer fails; one that has
-// become shorter asks for a smaller budget, so that the file says what is true.
+// A traced child executes each path between two SIGTRAPs of its own; the parent counts the steps in
+// between. What the two traps and the call itself take is counted the same way and subtracted. A
+// path that has become longer fails; one that has become shorter asks for a smaller budget, so that
+// the file says what is true.
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,12 +22,15 @@
 namespace annex {
 namespace {
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ == 12 && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ == 12 && \
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
 using budget = in_own_directory;
 using route = std::function<void()>;
 
-void trap() { ::raise(SIGTRAP); }
+void trap() {
+  ::raise(SIGTRAP);
+}
 
 // Steps between two traps in a child that has made the path and gone it twice.
 u64 steps_of(const std::function<route()>& make) {
@@ -81,15 +86,18 @@ route pair_of(std::size_t bytes) {
 route allocation() {
   heap& h = heap_of_the_child();
   std::vector<void*> warm(8);
-  for (void*& block : warm) block = h.allocate(64);
-  for (void* block : warm) heap::free(block);
+  for (void*& block : warm)
+    block = h.allocate(64);
+  for (void* block : warm)
+    heap::free(block);
   return [&h] { (void)h.allocate(64); };
 }
 route look_up() {
   return [block = heap_of_the_child().allocate(64)] { (void)heap::locate(block); };
 }
 route pool_bulk() {
-  static raw_pool pool = must(raw_pool::create(heap_of_the_child(), "p", {.object_bytes = 64, .object_count = 1000}));
+  static raw_pool pool =
+      must(raw_pool::create(heap_of_the_child(), "p", {.object_bytes = 64, .object_count = 1000}));
   return [] {
     void* objects[32];
     pool.take_bulk(objects);
@@ -100,13 +108,22 @@ route pool_bulk() {
 TEST_F(budget, of_the_fast_paths_is_kept) {
   const u64 empty = steps_of([]() -> route { return [] {}; });
   const std::map<std::string, u64> all = budgets();
-  const std::pair<const char*, std::function<route()>> ways[] = {{"allocate_64", allocation}, {"pair_64", [] { return pair_of(64); }}, {"pair_4096", [] { return pair_of(4096); }},
-                                                                {"locate", look_up}, {"pool_take_and_give_32", pool_bulk}};
+  const std::pair<const char*, std::function<route()>> ways[] = {
+      {"allocate_64", allocation},
+      {"pair_64", [] { return pair_of(64); }},
+      {"pair_4096", [] { return pair_of(4096); }},
+      {"locate", look_up},
+      {"pool_take_and_give_32", pool_bulk}};
   for (const auto& [name, make] : ways) {
     const u64 found = steps_of(make) - empty;
     const auto allowed = all.find(name);
-    ASSERT_NE(allowed, all.end()) << name << " " << found << ": add it to tests/instruction_budget.txt";
-    EXPECT_EQ(found, allowed->second) << name << (found > allowed->second ? ": it has become longer; if that is worth it, say why in the commit" : ": it has become shorter; lower the budget");
+    ASSERT_NE(allowed, all.end()) << name << " " << found
+                                  << ": add it to tests/instruction_budget.txt";
+    EXPECT_EQ(found, allowed->second)
+        << name
+        << (found > allowed->second
+                ? ": it has become longer; if that is worth it, say why in the commit"
+                : ": it has become shorter; lower the budget");
   }
 }
 

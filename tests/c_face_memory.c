@@ -1,4 +1,5 @@
-/* tests/c_face_memory.c - the C face from C: memory that annex brings, and observers made of functions. */
+/* tests/c_face_memory.c - the C face from C: memory that annex brings, and observers made of
+ * functions. */
 #define _GNU_SOURCE /* memfd_create */
 #include "c_face.h"
 
@@ -24,7 +25,9 @@ struct shortage {
 static int grow(void* context, size_t size_bytes) {
   struct shortage* s = context;
   ++s->calls;
-  struct annex_memory_source more = {.struct_bytes = sizeof more, .from = ANNEX_MEMORY_anonymous, .length_bytes = size_bytes + (1u << 20)};
+  struct annex_memory_source more = {.struct_bytes = sizeof more,
+                                     .from = ANNEX_MEMORY_anonymous,
+                                     .length_bytes = size_bytes + (1u << 20)};
   more.length_bytes &= ~(size_t)4095;
   return s->brings && annex_bring_memory(s->heap, &more, NULL) == 0;
 }
@@ -50,17 +53,31 @@ void check_memory(void) {
   CHECK(annex_heap_create("memory", NULL, &heap) == 0);
   uint32_t region = 0;
   struct counted progress = {0};
-  struct annex_memory_source source = {.struct_bytes = sizeof source, .flags = ANNEX_PREFAULT | ANNEX_RESERVE, .length_bytes = 4u << 20, .threads = 2, .progress = count_progress, .progress_context = &progress};
+  struct annex_memory_source source = {.struct_bytes = sizeof source,
+                                       .flags = ANNEX_PREFAULT | ANNEX_RESERVE,
+                                       .length_bytes = 4u << 20,
+                                       .threads = 2,
+                                       .progress = count_progress,
+                                       .progress_context = &progress};
   CHECK(annex_bring_memory(heap, &source, &region) == 0 && region != 0);
   CHECK(progress.calls != 0 && progress.last_done == progress.total && progress.total == 4u << 20);
-  CHECK(annex_prefault(heap, region, 1, count_progress, &progress) == 0 && annex_prefault(heap, region, 0, NULL, NULL) == 0);
-  CHECK(annex_prefault(heap, 999, 0, NULL, NULL) == ANNEX_E_no_such_region && annex_prefault(NULL, 1, 0, NULL, NULL) == ANNEX_E_invalid_argument);
+  CHECK(annex_prefault(heap, region, 1, count_progress, &progress) == 0 &&
+        annex_prefault(heap, region, 0, NULL, NULL) == 0);
+  CHECK(annex_prefault(heap, 999, 0, NULL, NULL) == ANNEX_E_no_such_region &&
+        annex_prefault(NULL, 1, 0, NULL, NULL) == ANNEX_E_invalid_argument);
 
   char path[4096];
   snprintf(path, sizeof path, "%s/file", annex_directory());
   const int fd = memfd_create("mine", MFD_CLOEXEC);
   CHECK(fd >= 0 && ftruncate(fd, 1 << 20) == 0);
-  const struct { uint32_t from; const char* path; int fd_plus_1; size_t page_bytes; uint32_t flags; int expected; } rows[] = {
+  const struct {
+    uint32_t from;
+    const char* path;
+    int fd_plus_1;
+    size_t page_bytes;
+    uint32_t flags;
+    int expected;
+  } rows[] = {
       {ANNEX_MEMORY_default, NULL, 0, 4096, ANNEX_OVERCOMMIT, 0},
       {ANNEX_MEMORY_anonymous, NULL, 0, 0, 0, 0},
       {ANNEX_MEMORY_shared, NULL, 0, 0, 0, 0},
@@ -74,28 +91,47 @@ void check_memory(void) {
       {ANNEX_MEMORY_shared, NULL, 0, 0, ANNEX_ZEROED, ANNEX_E_invalid_argument},
   };
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; ++i) {
-    struct annex_memory_source s = {.struct_bytes = sizeof s, .from = rows[i].from, .flags = rows[i].flags, .length_bytes = 1u << 20, .page_bytes = rows[i].page_bytes, .path = rows[i].path, .fd_plus_1 = rows[i].fd_plus_1};
+    struct annex_memory_source s = {.struct_bytes = sizeof s,
+                                    .from = rows[i].from,
+                                    .flags = rows[i].flags,
+                                    .length_bytes = 1u << 20,
+                                    .page_bytes = rows[i].page_bytes,
+                                    .path = rows[i].path,
+                                    .fd_plus_1 = rows[i].fd_plus_1};
     const int code = annex_bring_memory(heap, &s, &region);
     /* what exactly is wrong with a device or descriptor is the C++ face's to say */
-    if (rows[i].expected == 0 ? code != 0 : code == 0) fprintf(stderr, "row %zu: %s\n", i, annex_errc_name(code));
+    if (rows[i].expected == 0 ? code != 0 : code == 0)
+      fprintf(stderr, "row %zu: %s\n", i, annex_errc_name(code));
     CHECK(rows[i].expected == 0 ? code == 0 : code < 0 && strlen(annex_last_error_text()) > 10);
     if (code == 0) CHECK(annex_heap_remove_memory(heap, region) == 0);
   }
   close(fd);
   unlink(path);
-  struct annex_memory_source huge = {.struct_bytes = sizeof huge, .from = ANNEX_MEMORY_hugetlb, .length_bytes = 2u << 20};
-  const int has_hugepages = annex_bring_memory(heap, &huge, &region);  /* as this machine has them; page_bytes is right */
-  CHECK(has_hugepages == 0 || (has_hugepages != ANNEX_E_bad_page_size && has_hugepages != ANNEX_E_bad_length));
+  struct annex_memory_source huge = {
+      .struct_bytes = sizeof huge, .from = ANNEX_MEMORY_hugetlb, .length_bytes = 2u << 20};
+  const int has_hugepages =
+      annex_bring_memory(heap, &huge, &region); /* as this machine has them; page_bytes is right */
+  CHECK(has_hugepages == 0 ||
+        (has_hugepages != ANNEX_E_bad_page_size && has_hugepages != ANNEX_E_bad_length));
   source.page_iova_count = 3;
   CHECK(annex_bring_memory(heap, &source, &region) == ANNEX_E_bad_iova);
-  CHECK(annex_bring_memory(NULL, &source, &region) == ANNEX_E_invalid_argument && annex_bring_memory(heap, NULL, NULL) == ANNEX_E_invalid_argument);
+  CHECK(annex_bring_memory(NULL, &source, &region) == ANNEX_E_invalid_argument &&
+        annex_bring_memory(heap, NULL, NULL) == ANNEX_E_invalid_argument);
 
   /* Pinned by hand, with its progress. */
-  void* const pages = mmap(NULL, 64 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const pages =
+      mmap(NULL, 64 << 10, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   struct counted pinned = {0};
-  struct annex_memory_range range = {.struct_bytes = sizeof range, .base = pages, .length_bytes = 64 << 10, .flags = ANNEX_PIN | ANNEX_SAME_ADDRESS | ANNEX_IS_ZERO, .threads = 1, .progress = count_progress, .progress_context = &pinned};
-  const int can_pin = annex_heap_add_memory(heap, &range, &region);  /* a machine may forbid it */
-  CHECK(can_pin != 0 || (pinned.calls != 0 && pinned.last_done == 64 << 10 && annex_heap_remove_memory(heap, region) == 0));
+  struct annex_memory_range range = {.struct_bytes = sizeof range,
+                                     .base = pages,
+                                     .length_bytes = 64 << 10,
+                                     .flags = ANNEX_PIN | ANNEX_SAME_ADDRESS | ANNEX_IS_ZERO,
+                                     .threads = 1,
+                                     .progress = count_progress,
+                                     .progress_context = &pinned};
+  const int can_pin = annex_heap_add_memory(heap, &range, &region); /* a machine may forbid it */
+  CHECK(can_pin != 0 || (pinned.calls != 0 && pinned.last_done == 64 << 10 &&
+                         annex_heap_remove_memory(heap, region) == 0));
   range.flags = ANNEX_PREFAULT;
   CHECK(annex_heap_add_memory(heap, &range, &region) == ANNEX_E_invalid_argument);
   annex_synchronize(heap);
@@ -107,7 +143,8 @@ void check_memory(void) {
 
   struct shortage s = {NULL, 0, 0};
   CHECK(annex_heap_create(NULL, NULL, &s.heap) == 0);
-  CHECK(annex_on_shortage(s.heap, grow, &s) == 0 && annex_on_shortage(NULL, grow, &s) == ANNEX_E_invalid_argument);
+  CHECK(annex_on_shortage(s.heap, grow, &s) == 0 &&
+        annex_on_shortage(NULL, grow, &s) == ANNEX_E_invalid_argument);
   CHECK(annex_allocate(s.heap, 1 << 20) == NULL && s.calls != 0);
   s.brings = 1;
   void* block = annex_allocate(s.heap, 1 << 20);
@@ -122,7 +159,8 @@ void check_memory(void) {
   struct draining d = {s.heap, where.region, 1};
   pthread_t thread;
   CHECK(pthread_create(&thread, NULL, drain, &d) == 0);
-  for (int found = 0; !found; usleep(1000)) CHECK(annex_for_each_region(s.heap, is_draining, &found) == 0);
+  for (int found = 0; !found; usleep(1000))
+    CHECK(annex_for_each_region(s.heap, is_draining, &found) == 0);
   CHECK(annex_cancel_drain(s.heap, where.region) == 0);
   CHECK(pthread_join(thread, NULL) == 0 && d.code == ANNEX_E_canceled);
   CHECK(annex_cancel_drain(s.heap, 999) == ANNEX_E_no_such_region);
@@ -152,7 +190,8 @@ static enum annex_quiesce begin_remove(void* context, const struct annex_region_
   t->begun += region->region != 0;
   return ANNEX_QUIESCE_pending;
 }
-static int finish_remove(void* context, const struct annex_region_view* region, uint64_t deadline_ns) {
+static int finish_remove(void* context, const struct annex_region_view* region,
+                         uint64_t deadline_ns) {
   struct told* t = context;
   t->finished += region->region != 0;
   t->deadline_ns = deadline_ns;
@@ -166,15 +205,22 @@ void check_observers(void) {
   uint32_t region = 0, second = 0;
   CHECK(annex_bring_memory(heap, &source, &region) == 0);
   struct told t = {0};
-  struct annex_observer who = {.struct_bytes = sizeof who, .name = "device", .on_add = on_add, .begin_remove = begin_remove, .finish_remove = finish_remove};
+  struct annex_observer who = {.struct_bytes = sizeof who,
+                               .name = "device",
+                               .on_add = on_add,
+                               .begin_remove = begin_remove,
+                               .finish_remove = finish_remove};
   annex_observation* watching = NULL;
   CHECK(annex_observe(heap, &who, &t, &watching) == 0 && t.added == 1 && t.bytes == 1u << 20);
   uint64_t iovas[256];
-  for (uint64_t i = 0; i < 256; ++i) iovas[i] = (1u << 30) + i * 4096;
+  for (uint64_t i = 0; i < 256; ++i)
+    iovas[i] = (1u << 30) + i * 4096;
   source.page_iovas = iovas;
   source.page_iova_count = 256;
-  CHECK(annex_bring_memory(heap, &source, &second) == 0 && t.added == 2 && t.runs == 1 && t.first_iova == 1u << 30);
-  CHECK(annex_heap_remove_memory(heap, second) == 0 && t.begun == 1 && t.finished == 1 && t.deadline_ns != 0);
+  CHECK(annex_bring_memory(heap, &source, &second) == 0 && t.added == 2 && t.runs == 1 &&
+        t.first_iova == 1u << 30);
+  CHECK(annex_heap_remove_memory(heap, second) == 0 && t.begun == 1 && t.finished == 1 &&
+        t.deadline_ns != 0);
   source.page_iovas = NULL;
   source.page_iova_count = 0;
   t.refuses = 1;
@@ -186,7 +232,8 @@ void check_observers(void) {
   t.refuses = 0;
 
   annex_lease* lease = NULL;
-  CHECK(annex_hold(heap, region, &lease) == 0 && annex_hold(heap, 999, &(annex_lease*){NULL}) == ANNEX_E_no_such_region);
+  CHECK(annex_hold(heap, region, &lease) == 0 &&
+        annex_hold(heap, 999, &(annex_lease*){NULL}) == ANNEX_E_no_such_region);
   CHECK(annex_heap_remove_memory(heap, region) == ANNEX_E_leased);
   annex_lease_end(lease);
   annex_lease_end(NULL);

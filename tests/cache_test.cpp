@@ -18,8 +18,8 @@ thread_cache& only_cache(const heap& h) {
   std::abort();
 }
 
-// Only a holder of the heap lock holds a cache still. A word that says so while nobody does made its thread take the lock and
-// look again for ever.
+// Only a holder of the heap lock holds a cache still. A word that says so while nobody does made
+// its thread take the lock and look again for ever.
 TEST_F(caches, that_nobody_holds_are_taken_back_by_their_threads) {
   constexpr u32 any_other_word = 0x40;
   heap h = heap_with(1 << 20, {}, "a");

@@ -1,4 +1,5 @@
-// tests/clean_test.cpp - zeroed blocks: always zeros, and cleared only where somebody may have written.
+// tests/clean_test.cpp - zeroed blocks: always zeros, and cleared only where somebody may have
+// written.
 #include <algorithm>
 #include <cstring>
 #include <random>
@@ -16,10 +17,14 @@ bool is_zero(const void* block, u64 bytes) {
   return std::all_of(p, p + bytes, [](unsigned char c) { return c == 0; });
 }
 
-// Zeroed blocks of every kind, written full of ones, freed in any order; some not zeroed between them. Returns how many were not zeros.
+// Zeroed blocks of every kind, written full of ones, freed in any order; some not zeroed between
+// them. Returns how many were not zeros.
 u64 churn(heap& h, unsigned seed, unsigned rounds) {
   std::mt19937 random(seed);
-  struct held { void* block; u64 bytes; };
+  struct held {
+    void* block;
+    u64 bytes;
+  };
   std::vector<held> live;
   u64 wrong = 0;
   for (unsigned i = 0; i < rounds; ++i) {
@@ -31,13 +36,17 @@ u64 churn(heap& h, unsigned seed, unsigned rounds) {
     }
     const u64 bytes = random() % 8 == 0 ? 1 + random() % 300'000 : 1 + random() % 3000;
     const bool zeroed = random() % 4 != 0;
-    void* const block = zeroed ? h.allocate({.size_bytes = bytes, .align_bytes = random() % 5 == 0 ? 4096u : 64u, .zeroed = true}) : h.allocate(bytes);
+    void* const block = zeroed ? h.allocate({.size_bytes = bytes,
+                                             .align_bytes = random() % 5 == 0 ? 4096u : 64u,
+                                             .zeroed = true})
+                               : h.allocate(bytes);
     if (block == nullptr) continue;
     if (zeroed && !is_zero(block, bytes)) ++wrong;
     std::memset(block, 0xff, heap::usable_size(block));
     live.push_back({block, bytes});
   }
-  for (const held& b : live) heap::free(b.block);
+  for (const held& b : live)
+    heap::free(b.block);
   return wrong;
 }
 
@@ -54,8 +63,10 @@ TEST_F(clean_memory, zeroed_blocks_are_zeros_whatever_lay_there) {
     EXPECT_EQ(churn(h, 1, 20'000), 0u);
     std::vector<std::thread> threads;
     std::atomic<u64> wrong{0};
-    for (unsigned t = 0; t < 3; ++t) threads.emplace_back([&, t] { wrong += churn(h, t + 2, 10'000); });
-    for (std::thread& t : threads) t.join();
+    for (unsigned t = 0; t < 3; ++t)
+      threads.emplace_back([&, t] { wrong += churn(h, t + 2, 10'000); });
+    for (std::thread& t : threads)
+      t.join();
     EXPECT_EQ(wrong.load(), 0u);
     expect_sound(h);
   }
@@ -103,7 +114,8 @@ TEST_F(clean_memory, what_the_killed_wrote_is_cleared) {
   for (unsigned round = 0; round < 12; ++round) {
     child_process writer([&] {
       heap mine = must(heap::attach("h"));
-      for (;;) (void)churn(mine, round, 5000);
+      for (;;)
+        (void)churn(mine, round, 5000);
       return 0;
     });
     usleep(3000 + round * 1700);

@@ -1,5 +1,6 @@
-// tests/containers_test.cpp - containers of the standard library and of Boost in a heap of several regions, filled in one
-// process and read in another, to which each region lies elsewhere and at another distance from the next.
+// tests/containers_test.cpp - containers of the standard library and of Boost in a heap of several
+// regions, filled in one process and read in another, to which each region lies elsewhere and at
+// another distance from the next.
 #include <deque>
 #include <iterator>
 #include <new>
@@ -57,7 +58,8 @@ void* place_in(heap& h, region_id region) {
     if (block == nullptr || heap::locate(block)->region == region) break;
     others.push_back(block);
   }
-  for (void* other : others) heap::free(other);
+  for (void* other : others)
+    heap::free(other);
   return block;
 }
 std::vector<region_id> regions_of(const heap& h) {
@@ -68,7 +70,8 @@ std::vector<region_id> regions_of(const heap& h) {
 
 using containers = in_own_directory;
 
-/// Another process, which was there before the heap and has every region at another distance from the next.
+/// Another process, which was there before the heap and has every region at another distance from
+/// the next.
 class reader {
  public:
   template <class Body>
@@ -97,7 +100,8 @@ class reader {
   std::optional<child_process> child_;
 };
 
-/// Fills one in the second region, has it read and filled further by another process, and looks again.
+/// Fills one in the second region, has it read and filled further by another process, and looks
+/// again.
 template <class Container, class Fill, class Good>
 void is_shared(Fill fill, Good good) {
   reader other([=](heap&, void* where) {
@@ -120,15 +124,18 @@ void is_shared(Fill fill, Good good) {
 }
 
 constexpr auto push_numbers = [](auto& c, int round) {
-  for (int i = 0; i < count; ++i) c.insert(c.end(), round * count + i);
+  for (int i = 0; i < count; ++i)
+    c.insert(c.end(), round * count + i);
 };
 constexpr auto has_numbers = [](auto& c, int rounds) {
   long sum = 0, n = 0;
-  for (int i : c) sum += i, ++n;
+  for (int i : c)
+    sum += i, ++n;
   return n == rounds * count && sum == long{rounds} * count * (rounds * count - 1) / 2;
 };
 constexpr auto push_pairs = [](auto& c, int round) {
-  for (int i = 0; i < count; ++i) c[round * count + i] = i + 7;
+  for (int i = 0; i < count; ++i)
+    c[round * count + i] = i + 7;
 };
 constexpr auto has_pairs = [](auto& c, int rounds) {
   for (int i = 0; i < rounds * count; ++i)
@@ -136,8 +143,10 @@ constexpr auto has_pairs = [](auto& c, int rounds) {
   return static_cast<int>(c.size()) == rounds * count;
 };
 
-#define SHARED(name, fill, good, ...) \
-  TEST_F(containers, name) { is_shared<__VA_ARGS__>(fill, good); }
+#define SHARED(name, fill, good, ...)   \
+  TEST_F(containers, name) {            \
+    is_shared<__VA_ARGS__>(fill, good); \
+  }
 
 SHARED(a_standard_vector_is_shared, push_numbers, has_numbers, numbers)
 SHARED(a_standard_deque_is_shared, push_numbers, has_numbers, std::deque<int, allocator<int>>)
@@ -149,21 +158,30 @@ template <class T>
 using of_pairs = allocator<std::pair<const int, T>>;
 
 SHARED(boosts_vector_is_shared, push_numbers, has_numbers, bc::vector<int, allocator<int>>)
-SHARED(boosts_stable_vector_is_shared, push_numbers, has_numbers, bc::stable_vector<int, allocator<int>>)
+SHARED(boosts_stable_vector_is_shared, push_numbers, has_numbers,
+       bc::stable_vector<int, allocator<int>>)
 SHARED(boosts_deque_is_shared, push_numbers, has_numbers, bc::deque<int, allocator<int>>)
 SHARED(boosts_list_is_shared, push_numbers, has_numbers, bc::list<int, allocator<int>>)
-SHARED(boosts_set_is_shared, push_numbers, has_numbers, bc::set<int, std::less<int>, allocator<int>>)
-SHARED(boosts_flat_set_is_shared, push_numbers, has_numbers, bc::flat_set<int, std::less<int>, allocator<int>>)
-SHARED(boosts_map_is_shared, push_pairs, has_pairs, bc::map<int, int, std::less<int>, of_pairs<int>>)
-SHARED(boosts_flat_map_is_shared, push_pairs, has_pairs, bc::flat_map<int, int, std::less<int>, allocator<std::pair<int, int>>>)
-SHARED(boosts_unordered_map_is_shared, push_pairs, has_pairs, boost::unordered_map<int, int, boost::hash<int>, std::equal_to<int>, of_pairs<int>>)
+SHARED(boosts_set_is_shared, push_numbers, has_numbers,
+       bc::set<int, std::less<int>, allocator<int>>)
+SHARED(boosts_flat_set_is_shared, push_numbers, has_numbers,
+       bc::flat_set<int, std::less<int>, allocator<int>>)
+SHARED(boosts_map_is_shared, push_pairs, has_pairs,
+       bc::map<int, int, std::less<int>, of_pairs<int>>)
+SHARED(boosts_flat_map_is_shared, push_pairs, has_pairs,
+       bc::flat_map<int, int, std::less<int>, allocator<std::pair<int, int>>>)
+SHARED(boosts_unordered_map_is_shared, push_pairs, has_pairs,
+       boost::unordered_map<int, int, boost::hash<int>, std::equal_to<int>, of_pairs<int>>)
 constexpr auto insert_numbers = [](auto& c, int round) {
-  for (int i = 0; i < count; ++i) c.insert(round * count + i);
+  for (int i = 0; i < count; ++i)
+    c.insert(round * count + i);
 };
-SHARED(boosts_unordered_set_is_shared, insert_numbers, has_numbers, boost::unordered_set<int, boost::hash<int>, std::equal_to<int>, allocator<int>>)
+SHARED(boosts_unordered_set_is_shared, insert_numbers, has_numbers,
+       boost::unordered_set<int, boost::hash<int>, std::equal_to<int>, allocator<int>>)
 
 constexpr auto push_letters = [](auto& c, int round) {
-  for (int i = 0; i < count; ++i) c.push_back(static_cast<char>('a' + (round * count + i) % 26));
+  for (int i = 0; i < count; ++i)
+    c.push_back(static_cast<char>('a' + (round * count + i) % 26));
 };
 constexpr auto has_letters = [](auto& c, int rounds) {
   for (int i = 0; i < rounds * count; ++i)
@@ -173,9 +191,13 @@ constexpr auto has_letters = [](auto& c, int rounds) {
 SHARED(boosts_string_is_shared, push_letters, has_letters, text)
 
 using texts = bc::vector<text, bc::scoped_allocator_adaptor<allocator<text>>>;
-std::string text_of(int i) { return std::string(static_cast<std::size_t>(i % 60), static_cast<char>('a' + i % 26)) + std::to_string(i); }
+std::string text_of(int i) {
+  return std::string(static_cast<std::size_t>(i % 60), static_cast<char>('a' + i % 26)) +
+         std::to_string(i);
+}
 constexpr auto push_texts = [](auto& c, int round) {
-  for (int i = 0; i < count; ++i) c.emplace_back(text_of(round * count + i).c_str());
+  for (int i = 0; i < count; ++i)
+    c.emplace_back(text_of(round * count + i).c_str());
 };
 constexpr auto has_texts = [](auto& c, int rounds) {
   for (int i = 0; i < rounds * count; ++i)
@@ -185,14 +207,19 @@ constexpr auto has_texts = [](auto& c, int rounds) {
 SHARED(strings_in_boosts_vector_are_shared, push_texts, has_texts, texts)
 
 namespace mi = boost::multi_index;
-using indexed = mi::multi_index_container<int, mi::indexed_by<mi::ordered_unique<mi::identity<int>>, mi::hashed_unique<mi::identity<int>>>, allocator<int>>;
+using indexed = mi::multi_index_container<
+    int,
+    mi::indexed_by<mi::ordered_unique<mi::identity<int>>, mi::hashed_unique<mi::identity<int>>>,
+    allocator<int>>;
 SHARED(boosts_multi_index_container_is_shared, insert_numbers, has_numbers, indexed)
 
 constexpr auto push_round = [](auto& c, int round) {
   if (c.capacity() == 0) c.set_capacity(2 * count);
-  for (int i = 0; i < count; ++i) c.push_back(round * count + i);
+  for (int i = 0; i < count; ++i)
+    c.push_back(round * count + i);
 };
-SHARED(boosts_circular_buffer_is_shared, push_round, has_numbers, boost::circular_buffer<int, allocator<int>>)
+SHARED(boosts_circular_buffer_is_shared, push_round, has_numbers,
+       boost::circular_buffer<int, allocator<int>>)
 
 TEST_F(containers, boosts_intrusive_containers_link_by_offset_pointers) {
   struct node : boost::intrusive::list_base_hook<boost::intrusive::void_pointer<offset_ptr<void>>> {
@@ -204,7 +231,8 @@ TEST_F(containers, boosts_intrusive_containers_link_by_offset_pointers) {
   };
   reader other([](heap&, void* where) {
     int sum = 0;
-    for (const node& n : static_cast<shared*>(where)->list) sum += n.value;
+    for (const node& n : static_cast<shared*>(where)->list)
+      sum += n.value;
     return sum == 4950;
   });
   heap h = two_regions();
@@ -259,19 +287,27 @@ TEST_F(containers, of_boost_are_copied_between_regions_and_keep_to_their_own) {
   check(static_cast<bc::vector<int, allocator<int>>*>(nullptr), push_numbers, has_numbers);
   check(static_cast<bc::deque<int, allocator<int>>*>(nullptr), push_numbers, has_numbers);
   check(static_cast<bc::list<int, allocator<int>>*>(nullptr), push_numbers, has_numbers);
-  check(static_cast<bc::set<int, std::less<int>, allocator<int>>*>(nullptr), push_numbers, has_numbers);
+  check(static_cast<bc::set<int, std::less<int>, allocator<int>>*>(nullptr), push_numbers,
+        has_numbers);
   check(static_cast<text*>(nullptr), push_letters, has_letters);
   check(static_cast<texts*>(nullptr), push_texts, has_texts);
-  check(static_cast<bc::flat_map<int, int, std::less<int>, allocator<std::pair<int, int>>>*>(nullptr), push_pairs, has_pairs);
-  check(static_cast<boost::unordered_map<int, int, boost::hash<int>, std::equal_to<int>, of_pairs<int>>*>(nullptr), push_pairs, has_pairs);
+  check(
+      static_cast<bc::flat_map<int, int, std::less<int>, allocator<std::pair<int, int>>>*>(nullptr),
+      push_pairs, has_pairs);
+  check(static_cast<
+            boost::unordered_map<int, int, boost::hash<int>, std::equal_to<int>, of_pairs<int>>*>(
+            nullptr),
+        push_pairs, has_pairs);
   EXPECT_EQ(h.stats().live_blocks, 0u);
   expect_sound(h);
 }
 #else
-TEST_F(containers, of_boost_are_not_tried_without_boost) { GTEST_SKIP() << "no Boost headers: apt install libboost-dev"; }
+TEST_F(containers, of_boost_are_not_tried_without_boost) {
+  GTEST_SKIP() << "no Boost headers: apt install libboost-dev";
+}
 #endif
 
-// ---- which region -------------------------------------------------------------------------------------------------------
+// ---- which region -------------------------------------------------------------------------------
 
 TEST_F(containers, a_buffer_that_the_containers_region_has_no_room_for_is_refused) {
   heap h = two_regions();
@@ -279,12 +315,15 @@ TEST_F(containers, a_buffer_that_the_containers_region_has_no_room_for_is_refuse
   auto* v = new (place_in<numbers>(h, small)) numbers(allocator<int>(h));
   EXPECT_THROW(v->resize(8 << 20), std::bad_alloc);
   EXPECT_EQ(heap::last_failure().why, explanation::cause::one_region);
-  EXPECT_NE(std::string(heap::last_failure().message()).find("region " + std::to_string(static_cast<u32>(small))), std::string::npos);
+  EXPECT_NE(std::string(heap::last_failure().message())
+                .find("region " + std::to_string(static_cast<u32>(small))),
+            std::string::npos);
   v->resize(1000, 5);
   EXPECT_EQ(heap::locate(v->data())->region, small);
   int pushed = 0;
   try {
-    for (;; ++pushed) v->push_back(pushed);
+    for (;; ++pushed)
+      v->push_back(pushed);
   } catch (const std::bad_alloc&) {
     EXPECT_GT(pushed, 100'000);
   }
@@ -298,12 +337,14 @@ TEST_F(containers, an_allocator_outside_the_heap_takes_the_region_it_is_made_wit
     numbers v(100, 1, allocator<int>(h, region));
     EXPECT_EQ(heap::locate(v.data())->region, region);
     std::deque<int, allocator<int>> d(1000, 1, allocator<int>(h, v.data()));
-    for (const int& i : d) ASSERT_EQ(heap::locate(&i)->region, region);
+    for (const int& i : d)
+      ASSERT_EQ(heap::locate(&i)->region, region);
     EXPECT_EQ(d.get_allocator(), v.get_allocator());
   }
   numbers nowhere{allocator<int>(h)};
   EXPECT_THROW(nowhere.push_back(1), std::bad_alloc) << "two regions: which one is not said";
-  EXPECT_NE(heap::last_failure().message().find("make its allocator with the region"), std::string_view::npos);
+  EXPECT_NE(heap::last_failure().message().find("make its allocator with the region"),
+            std::string_view::npos);
   numbers gone{allocator<int>(h, region_id{77})};
   EXPECT_THROW(gone.push_back(1), std::bad_alloc);
   EXPECT_EQ(h.stats().live_blocks, 0u);
@@ -316,7 +357,8 @@ TEST_F(containers, a_heap_of_one_region_serves_containers_outside_it) {
   must(h.bring_memory({.length_bytes = 4 << 20}));
   v.push_back(1);
   must(h.bring_memory({.length_bytes = 4 << 20}));
-  for (int i = 0; i < 1000; ++i) v.push_back(i);
+  for (int i = 0; i < 1000; ++i)
+    v.push_back(i);
   EXPECT_EQ(heap::locate(v.data())->region, regions_of(h)[0]);
   void* const memory = place_in<numbers>(h, regions_of(h)[0]);
   auto* in_heap = new (memory) numbers(std::move(v));
@@ -344,7 +386,8 @@ TEST_F(containers, lie_in_regions_whose_ids_are_beyond_the_limit) {
     const region_id made = must(h.bring_memory({.length_bytes = 1 << 20}));
     {
       numbers v{allocator<int>(h, made)};
-      for (int k = 0; k < count; ++k) v.push_back(k);
+      for (int k = 0; k < count; ++k)
+        v.push_back(k);
       EXPECT_EQ(heap::locate(v.data())->region, made) << "round " << i;
     }
     must(h.remove_memory(made));
@@ -378,7 +421,8 @@ TEST_F(containers, that_would_take_blocks_into_another_region_stop_the_program) 
   auto* here = new (place_in<numbers>(h, regions[1])) numbers(allocator<int>(h));
   there->assign(10, 1);
   here->assign(20, 2);
-  EXPECT_DEATH((void)new (place_in<numbers>(h, regions[1])) numbers(std::move(*there)), "was moved into another region");
+  EXPECT_DEATH((void)new (place_in<numbers>(h, regions[1])) numbers(std::move(*there)),
+               "was moved into another region");
   *here = std::move(*there);
   EXPECT_EQ(here->size(), 10u);
   EXPECT_EQ(heap::locate(here->data())->region, regions[1]);
@@ -388,18 +432,21 @@ TEST_F(containers, that_would_take_blocks_into_another_region_stop_the_program) 
   EXPECT_EQ(nothing.size(), 10u);
   there->assign(10, 1);
   here->assign(20, 2);
-  EXPECT_DEATH(there->swap(*here), "two containers were swapped, whose blocks lie in region");  // they are lost
+  // They are lost.
+  EXPECT_DEATH(there->swap(*here), "two containers were swapped, whose blocks lie in region");
 }
 
-// ---- what it costs ------------------------------------------------------------------------------------------------------
+// ---- what it costs ------------------------------------------------------------------------------
 
 TEST_F(containers, small_buffers_share_slabs) {
   heap h = two_regions(32 << 20, 32 << 20);
   const region_id first = regions_of(h)[0];
   std::vector<numbers> many;
   const u64 before = h.stats().free_bytes;
-  for (int i = 0; i < 1000; ++i) many.emplace_back(allocator<int>(h, first)).assign(10, i);
-  for (const numbers& v : many) ASSERT_EQ(heap::locate(v.data())->region, first);
+  for (int i = 0; i < 1000; ++i)
+    many.emplace_back(allocator<int>(h, first)).assign(10, i);
+  for (const numbers& v : many)
+    ASSERT_EQ(heap::locate(v.data())->region, first);
   EXPECT_LE(before - h.stats().free_bytes, u64{256} << 10) << "1000 buffers of 40 bytes";
   many.clear();
   h.trim();
@@ -414,9 +461,9 @@ TEST_F(containers, find_blocks_that_another_thread_freed_in_a_full_region) {
   std::vector<numbers> all;
   auto fill = [&] {
     try {
-      for (;;) all.emplace_back(allocator<int>(h, first)).assign(200, 1);
-    } catch (const std::bad_alloc&) {
-    }
+      for (;;)
+        all.emplace_back(allocator<int>(h, first)).assign(200, 1);
+    } catch (const std::bad_alloc&) {}
     return all.size();
   };
   const std::size_t fitted = fill();
@@ -427,7 +474,7 @@ TEST_F(containers, find_blocks_that_another_thread_freed_in_a_full_region) {
   expect_sound(h);
 }
 
-// ---- the pointer --------------------------------------------------------------------------------------------------------
+// ---- the pointer --------------------------------------------------------------------------------
 
 struct base {
   virtual ~base() = default;
@@ -439,17 +486,23 @@ struct derived : base {
 
 TEST(offset_pointer, stands_wherever_a_pointer_may) {
   using pointer = offset_ptr<int>;
-  static_assert(std::random_access_iterator<pointer> && std::random_access_iterator<offset_ptr<const int>>);
-  static_assert(std::is_convertible_v<int*, pointer> && std::is_convertible_v<std::nullptr_t, pointer>);
-  static_assert(std::is_convertible_v<pointer, offset_ptr<const int>> && !std::is_convertible_v<offset_ptr<const int>, pointer>);
-  static_assert(std::is_convertible_v<pointer, offset_ptr<void>> && !std::is_convertible_v<offset_ptr<void>, pointer>);
+  static_assert(std::random_access_iterator<pointer> &&
+                std::random_access_iterator<offset_ptr<const int>>);
+  static_assert(std::is_convertible_v<int*, pointer> &&
+                std::is_convertible_v<std::nullptr_t, pointer>);
+  static_assert(std::is_convertible_v<pointer, offset_ptr<const int>> &&
+                !std::is_convertible_v<offset_ptr<const int>, pointer>);
+  static_assert(std::is_convertible_v<pointer, offset_ptr<void>> &&
+                !std::is_convertible_v<offset_ptr<void>, pointer>);
   static_assert(!std::is_convertible_v<pointer, bool> && std::is_constructible_v<bool, pointer>);
-  static_assert(std::is_same_v<std::pointer_traits<pointer>::rebind<const char>, offset_ptr<const char>>);
+  static_assert(
+      std::is_same_v<std::pointer_traits<pointer>::rebind<const char>, offset_ptr<const char>>);
   static_assert(std::is_same_v<std::pointer_traits<offset_ptr<void>>::rebind<int>, pointer>);
   static_assert(std::is_same_v<std::pointer_traits<pointer>::element_type, int>);
   int array[4] = {1, 2, 3, 4};
   pointer p = array, zero = 0, null = nullptr, from_zero(0);
-  EXPECT_TRUE(p == array && array == p && p != nullptr && nullptr != p && zero == 0 && zero == null && !from_zero);
+  EXPECT_TRUE(p == array && array == p && p != nullptr && nullptr != p && zero == 0 &&
+              zero == null && !from_zero);
   EXPECT_EQ(std::pointer_traits<pointer>::pointer_to(array[2]).get(), array + 2);
   EXPECT_EQ(std::to_address(p), array);
   EXPECT_EQ(*(2 + p), 3);

@@ -1,4 +1,5 @@
-// tests/death_test.cpp - the other ways to go: stopped, replaced, exited, aborted, in another PID namespace, pid taken by another.
+// tests/death_test.cpp - the other ways to go: stopped, replaced, exited, aborted, in another PID
+// namespace, pid taken by another.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
@@ -10,17 +11,21 @@
 #include <random>
 #include <thread>
 
-#include "heap/local_heap.hpp"
 #include "another_member.hpp"
+#include "heap/local_heap.hpp"
 #include "support.hpp"
 
 namespace annex {
 namespace {
 
 using deaths = in_own_directory;
-struct words { std::atomic<int> ready{0}, inner{0}; std::atomic<u64> block{0}; };
+struct words {
+  std::atomic<int> ready{0}, inner{0};
+  std::atomic<u64> block{0};
+};
 
-// The dead are noticed, their caches come back, their blocks stay until they are reaped, then the heap is as it was.
+// The dead are noticed, their caches come back, their blocks stay until they are reaped, then the
+// heap is as it was.
 void expect_recovered(heap& h, u64 blocks_left) {
   EXPECT_TRUE(wait_until([&] { return h.recover() == 1; }));
   expect_sound(h);
@@ -38,7 +43,8 @@ TEST_F(deaths, exit_without_close) {
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([] {
     heap mine = must(attach_as_another("a"));
-    for (int i = 0; i < 40; ++i) mine.allocate(100);
+    for (int i = 0; i < 40; ++i)
+      mine.allocate(100);
     ::_exit(0);
     return 0;
   });
@@ -51,7 +57,8 @@ TEST_F(deaths, exec_is_the_end_of_a_member_though_not_of_its_process) {
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([w] {
     heap mine = must(attach_as_another("a"));
-    for (int i = 0; i < 40; ++i) mine.allocate(100);
+    for (int i = 0; i < 40; ++i)
+      mine.allocate(100);
     w->ready = 1;
     ::execl("/bin/sleep", "sleep", "100", nullptr);
     return 1;
@@ -72,7 +79,8 @@ TEST_F(deaths, a_thread_that_ends_gives_its_full_caches_back) {
   heap h = heap_with(8 << 20, {}, "a");
   std::thread([&] {
     std::vector<void*> blocks;
-    for (int i = 0; i < 2000; ++i) blocks.push_back(h.allocate(static_cast<std::size_t>(16 + i)));
+    for (int i = 0; i < 2000; ++i)
+      blocks.push_back(h.allocate(static_cast<std::size_t>(16 + i)));
     heap::free_bulk(blocks);
     EXPECT_GT(h.members().front().cached_bytes, 10000u);
   }).join();
@@ -87,7 +95,8 @@ TEST_F(deaths, a_pid_that_is_somebody_elses_now_means_nothing) {
   {
     child_process child([] {
       heap mine = must(attach_as_another("a"));
-      for (int i = 0; i < 7; ++i) mine.allocate(100);
+      for (int i = 0; i < 7; ++i)
+        mine.allocate(100);
       ::kill(::getpid(), SIGKILL);
       return 0;
     });
@@ -97,9 +106,13 @@ TEST_F(deaths, a_pid_that_is_somebody_elses_now_means_nothing) {
   // The next process gets the dead one's number.
   const int last = ::open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
   const std::string before = std::to_string(dead - 1);
-  if (last < 0 || ::write(last, before.data(), before.size()) < 0) GTEST_SKIP() << "may not choose process numbers";
+  if (last < 0 || ::write(last, before.data(), before.size()) < 0)
+    GTEST_SKIP() << "may not choose process numbers";
   ::close(last);
-  child_process heir([] { ::pause(); return 0; });
+  child_process heir([] {
+    ::pause();
+    return 0;
+  });
   if (heir.id() != dead) GTEST_SKIP() << "another process was faster";
   expect_recovered(h, 7);
 }
@@ -112,25 +125,32 @@ TEST_F(deaths, other_pid_namespaces_are_no_hiding_place) {
     child_process inner([w] {  // process 1 over there
       heap mine = must(attach_as_another("a"));
       int alive = 0;
-      for (const member_summary& m : mine.members()) alive += m.alive;
+      for (const member_summary& m : mine.members())
+        alive += m.alive;
       if (::getpid() != 1 || alive != 2 || mine.recover() != 0) return 1;
-      for (int i = 0; i < 9; ++i) mine.allocate(100);
+      for (int i = 0; i < 9; ++i)
+        mine.allocate(100);
       w->ready = 1;
-      for (;;) ::pause();
+      for (;;)
+        ::pause();
     });
     w->inner = inner.id();  // its number here
     return inner.wait_for_exit_code() == -SIGKILL ? 0 : 1;
   });
   auto has_ended = [&] {
     siginfo_t info{};
-    return ::waitid(P_PID, static_cast<id_t>(outer.id()), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0;
+    return ::waitid(P_PID, static_cast<id_t>(outer.id()), &info, WEXITED | WNOHANG | WNOWAIT) ==
+               0 &&
+           info.si_pid != 0;
   };
   ASSERT_TRUE(wait_until([&] { return (w->ready == 1 && w->inner != 0) || has_ended(); }));
   if (w->ready == 0) GTEST_SKIP() << "may not make a PID namespace";
   EXPECT_EQ(h.recover(), 0u) << "it lives";
   EXPECT_EQ(h.members().size(), 2u);
   for (const member_summary& m : h.members())
-    if (!m.self) { EXPECT_EQ(m.process_id, 1) << "its number there, which means nothing here"; }
+    if (!m.self) {
+      EXPECT_EQ(m.process_id, 1) << "its number there, which means nothing here";
+    }
   ::kill(w->inner, SIGKILL);
   EXPECT_EQ(outer.wait_for_exit_code(), 0);
   expect_recovered(h, 9);
@@ -158,8 +178,10 @@ TEST_F(deaths, abort_in_an_observer_leaves_no_half_region) {
       heap mine = must(attach_as_another("a"));
       aborting who(when_added);
       auto seen = must(mine.observe(who));
-      if (when_added) (void)mine.bring_memory({.length_bytes = 1 << 20});
-      else (void)mine.remove_memory(region_id{1});
+      if (when_added)
+        (void)mine.bring_memory({.length_bytes = 1 << 20});
+      else
+        (void)mine.remove_memory(region_id{1});
       return 0;
     });
     EXPECT_EQ(child.wait_for_exit_code(), -SIGABRT);
@@ -190,7 +212,8 @@ TEST_F(deaths, whoever_is_stopped_keeps_what_is_his_and_others_go_on) {
     w->block = static_cast<u64>(mine.handle_of(kept));
     std::memset(kept, 7, 1000);
     w->ready = 1;
-    for (;;) heap::free(mine.allocate(16 + random() % 3000));
+    for (;;)
+      heap::free(mine.allocate(16 + random() % 3000));
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return w->ready == 1; }));
@@ -220,7 +243,8 @@ TEST_F(deaths, whoever_is_stopped_keeps_what_is_his_and_others_go_on) {
     must(h.release_zone("z"));
     h.trim();
     const auto report = must(h.audit());
-    for (const std::string& sentence : report.broken) ADD_FAILURE() << sentence;
+    for (const std::string& sentence : report.broken)
+      ADD_FAILURE() << sentence;
     EXPECT_EQ(static_cast<unsigned char*>(must(h.resolve(handle{w->block.load()})))[999], 7);
     heap::free(h.allocate(64));  // in the cache again after the trim
     child.kill_now(SIGCONT);

@@ -1,4 +1,5 @@
-// tests/defect_test.cpp - the nineteen defects of DPDK's external memory (dpdk-semantics.md, B1 to B19): annex does it right.
+// tests/defect_test.cpp - the nineteen defects of DPDK's external memory (dpdk-semantics.md, B1 to
+// B19): annex does it right.
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -26,7 +27,10 @@ TEST_F(defects, b2_overlap_is_refused_and_no_address_is_given_out_twice) {
   std::memset(m.data(), 5, m.size());
   must(a.add_memory(m.range()));
   EXPECT_EQ(refused(b.add_memory(m.range())), errc::region_overlap);
-  EXPECT_EQ(refused(a.add_memory({.base = m.data() + 4096, .length_bytes = m.size() - 4096, .contents = fill::zero})), errc::region_overlap);
+  EXPECT_EQ(
+      refused(a.add_memory(
+          {.base = m.data() + 4096, .length_bytes = m.size() - 4096, .contents = fill::zero})),
+      errc::region_overlap);
   EXPECT_EQ(m.data()[5000], 5) << "and nothing was erased";
 }
 
@@ -62,8 +66,10 @@ TEST_F(defects, b4_b5_a_region_is_not_torn_out_behind_the_heaps_back) {
 
 TEST_F(defects, b6_contiguity_is_never_granted_without_iovas_and_zones_stay_in_their_heap) {
   heap h = heap_with(1 << 20);
-  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 8192, .iova_contiguous = true})), errc::out_of_memory);
-  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 0, .iova_contiguous = true})), errc::out_of_memory);
+  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 8192, .iova_contiguous = true})),
+            errc::out_of_memory);
+  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 0, .iova_contiguous = true})),
+            errc::out_of_memory);
   const zone all = must(h.reserve_zone("all", {.size_bytes = 0}));
   EXPECT_EQ(heap::locate(all.address)->heap, h.id());
 }
@@ -84,20 +90,25 @@ TEST_F(defects, b8_zeroing_stays_inside_the_block) {
   auto* all = static_cast<char*>(h.allocate(1 << 20));
   std::memset(all, 7, 1 << 20);
   heap::free(all);
-  auto* block = static_cast<char*>(h.allocate({.size_bytes = 5000, .align_bytes = 8192, .zeroed = true}));
+  auto* block =
+      static_cast<char*>(h.allocate({.size_bytes = 5000, .align_bytes = 8192, .zeroed = true}));
   EXPECT_EQ(block[4999], 0);
   EXPECT_EQ(all[block - all + 5000], 7);
 }
 
-TEST_F(defects, b9_addresses_that_wrap_are_refused_and_an_observer_can_refuse_what_its_device_cannot_reach) {
+TEST_F(defects,
+       b9_addresses_that_wrap_are_refused_and_an_observer_can_refuse_what_its_device_cannot_reach) {
   struct mask : observer {
     std::string_view name() const noexcept override { return "32-bit device"; }
     result<void> on_add(const region_view& r) override {
       for (const auto& run : r.runs)
-        if (static_cast<u64>(run.bus_address) + run.length_bytes > 4 * GiB) return std::unexpected(error{errc::bad_iova, 0, "above 4 GiB"});
+        if (static_cast<u64>(run.bus_address) + run.length_bytes > 4 * GiB)
+          return std::unexpected(error{errc::bad_iova, 0, "above 4 GiB"});
       return {};
     }
-    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+      return {};
+    }
   } device;
   heap h = heap_with(0);
   observation o = must(h.observe(device));
@@ -127,7 +138,9 @@ TEST_F(defects, b11_sizes_that_overflow_are_refused) {
   EXPECT_EQ(h.allocate(~std::size_t{0}), nullptr);
   EXPECT_EQ(h.allocate({.size_bytes = ~std::size_t{0} - 100, .align_bytes = 4096}), nullptr);
   EXPECT_EQ(heap::last_failure().why, explanation::cause::bad_request);
-  EXPECT_EQ(refused(raw_pool::create(h, "p", {.object_bytes = std::size_t{1} << 62, .object_count = 8})), errc::invalid_argument);
+  EXPECT_EQ(
+      refused(raw_pool::create(h, "p", {.object_bytes = std::size_t{1} << 62, .object_count = 8})),
+      errc::invalid_argument);
   expect_sound(h);
 }
 
@@ -147,7 +160,9 @@ TEST_F(defects, b13_every_region_can_be_passed_on_by_descriptor_when_it_has_one)
       (r.fd >= 0 ? with : without)++;
       return {};
     }
-    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+      return {};
+    }
     int with = 0, without = 0;
   } s;
   heap h = heap_with(1 << 20);
@@ -163,10 +178,13 @@ TEST_F(defects, b14_what_an_observer_sees_is_complete) {
     std::string_view name() const noexcept override { return "looker"; }
     result<void> on_add(const region_view& r) override {
       const auto where = heap::locate(static_cast<char*>(r.base) + 4097);
-      complete = where && where->region == r.region && where->heap == r.heap && where->bus_address == iova{0x5001};
+      complete = where && where->region == r.region && where->heap == r.heap &&
+                 where->bus_address == iova{0x5001};
       return {};
     }
-    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+      return {};
+    }
     bool complete = false;
   } l;
   heap h = heap_with(0);
@@ -215,7 +233,9 @@ TEST_F(defects, b17_callbacks_look_up_and_walk_while_others_add_memory) {
       }
       return {};
     }
-    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+      return {};
+    }
     heap& h;
   };
   heap h = heap_with(1 << 20);
@@ -229,7 +249,8 @@ TEST_F(defects, b17_callbacks_look_up_and_walk_while_others_add_memory) {
       (void)h.release_zone("z");
     }
   });
-  for (std::size_t i = 0; i < 200; ++i) must(h.add_memory({.base = m.data() + i * 8192, .length_bytes = 4096}));
+  for (std::size_t i = 0; i < 200; ++i)
+    must(h.add_memory({.base = m.data() + i * 8192, .length_bytes = 4096}));
   stop = true;
   other.join();
 }

@@ -1,4 +1,5 @@
-// tests/ending_test.cpp - how threads and programs end: any order of destructors, and workers that go on while main returns.
+// tests/ending_test.cpp - how threads and programs end: any order of destructors, and workers that
+// go on while main returns.
 //
 // A program that ends is this one, executed again with the name of a part of it.
 #include <pthread.h>
@@ -19,8 +20,8 @@
 namespace annex {
 namespace {
 
-heap* left_open = nullptr;   // a heap that is never closed
-heap closed_at_the_end;      // a static one: its destructor runs when main has returned
+heap* left_open = nullptr;  // a heap that is never closed
+heap closed_at_the_end;     // a static one: its destructor runs when main has returned
 
 void check(bool holds, const char* what) {
   if (holds) return;
@@ -40,7 +41,8 @@ void use(heap& h) {
 }
 void fill_a_cache(heap& h) {
   std::vector<void*> blocks;
-  for (std::size_t i = 0; i < 200; ++i) blocks.push_back(h.allocate(16 + i * 20));
+  for (std::size_t i = 0; i < 200; ++i)
+    blocks.push_back(h.allocate(16 + i * 20));
   heap::free_bulk(blocks);
 }
 
@@ -56,7 +58,7 @@ struct user {
   }
 };
 thread_local user of_the_thread;
-user of_the_program;         // made before main, destroyed after
+user of_the_program;  // made before main, destroyed after
 
 pthread_key_t the_key{};
 pthread_key_t make_key() {
@@ -67,9 +69,13 @@ pthread_key_t make_key() {
   });
   return the_key;
 }
-void set(pthread_key_t key, int rounds) { ::pthread_setspecific(key, reinterpret_cast<void*>(static_cast<std::intptr_t>(rounds))); }
+void set(pthread_key_t key, int rounds) {
+  ::pthread_setspecific(key, reinterpret_cast<void*>(static_cast<std::intptr_t>(rounds)));
+}
 
-void open_heap() { left_open = new heap(must(heap::attach("a"))); }
+void open_heap() {
+  left_open = new heap(must(heap::attach("a")));
+}
 
 // ---- programs
 int thread_locals_then_heap() {
@@ -157,8 +163,10 @@ void start_detached_workers(heap& h) {
       std::mt19937 random(seed);
       for (;;) {
         void* blocks[64];
-        for (void*& block : blocks) block = h.allocate(16 + random() % 40000);
-        for (void* block : blocks) heap::free(block);
+        for (void*& block : blocks)
+          block = h.allocate(16 + random() % 40000);
+        for (void* block : blocks)
+          heap::free(block);
       }
     }).detach();
   ::usleep(5000);
@@ -180,7 +188,9 @@ int workers_and_an_observation() {
   struct willing : observer {
     std::string_view name() const noexcept override { return "willing"; }
     result<void> on_add(const region_view&) override { return {}; }
-    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+    result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+      return {};
+    }
   };
   static willing who;
   static observation seen = must(closed_at_the_end.observe(who));
@@ -189,10 +199,12 @@ int workers_and_an_observation() {
 }
 int main_thread_ends_first() {
   open_heap();
-  fill_a_cache(*left_open);  // glibc does not destroy the thread_locals of a main thread that ends so
+  // Glibc does not destroy the thread_locals of a main thread that ends so.
+  fill_a_cache(*left_open);
   std::thread([] {
     ::usleep(3000);
-    for (int i = 0; i < 50; ++i) use(*left_open);
+    for (int i = 0; i < 50; ++i)
+      use(*left_open);
     of_the_thread.keep();
   }).detach();
   ::pthread_exit(nullptr);
@@ -213,7 +225,8 @@ const std::map<std::string, int (*)()> programs = {
     {"main_thread_ends_first", main_thread_ends_first},
 };
 
-// ThreadSanitizer ends its part of a thread before the last destructors of keys run, and crashes in whatever is instrumented.
+// ThreadSanitizer ends its part of a thread before the last destructors of keys run, and crashes in
+// whatever is instrumented.
 #if defined(__SANITIZE_THREAD__)
 #define NOT_UNDER_A_RACE_CHECKER() GTEST_SKIP() << "the sanitizer has left the thread by then"
 #else
@@ -228,7 +241,8 @@ class endings : public in_own_directory {
     for (int i = 0; i < times; ++i) {
       child_process child([program] {
         ::alarm(30);
-        // pthread_exit() in main leaves memory of the C library behind, which a leak checker reports.
+        // pthread_exit() in main leaves memory of the C library behind, which a leak checker
+        // reports.
         ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
         ::execl("/proc/self/exe", "ending_test", "--program", program, static_cast<char*>(nullptr));
         return 9;
@@ -237,7 +251,9 @@ class endings : public in_own_directory {
       h.recover();
       expect_sound(h);
       EXPECT_EQ(h.stats().misuse_count, 0u);
-      if (!leaves_blocks) { EXPECT_EQ(h.stats().live_blocks, 0u) << "run " << i; }
+      if (!leaves_blocks) {
+        EXPECT_EQ(h.stats().live_blocks, 0u) << "run " << i;
+      }
       for (const member_summary& m : h.members())
         if (!m.alive) (void)h.reap(m.id);
     }
@@ -245,8 +261,12 @@ class endings : public in_own_directory {
   }
 };
 
-TEST_F(endings, of_threads_with_thread_locals_older_than_their_cache) { expect_good_end_of("thread_locals_then_heap", 3); }
-TEST_F(endings, of_threads_with_thread_locals_younger_than_their_cache) { expect_good_end_of("heap_then_thread_locals", 3); }
+TEST_F(endings, of_threads_with_thread_locals_older_than_their_cache) {
+  expect_good_end_of("thread_locals_then_heap", 3);
+}
+TEST_F(endings, of_threads_with_thread_locals_younger_than_their_cache) {
+  expect_good_end_of("heap_then_thread_locals", 3);
+}
 TEST_F(endings, of_threads_with_keys_older_than_annexs) {
   NOT_UNDER_A_RACE_CHECKER();
   expect_good_end_of("keys_made_before", 3);
@@ -259,12 +279,25 @@ TEST_F(endings, of_threads_that_first_allocate_in_a_destructor) {
   NOT_UNDER_A_RACE_CHECKER();
   expect_good_end_of("threads_that_first_allocate_in_a_destructor", 3);
 }
-TEST_F(endings, of_programs_whose_statics_allocate_and_free) { expect_good_end_of("statics", 5); }
-TEST_F(endings, of_programs_that_allocate_at_exit) { expect_good_end_of("at_exit", 5); }
-TEST_F(endings, of_programs_by_exit_in_a_thread) { expect_good_end_of("exit_in_a_thread", 5, true); }  // main's thread_local stays
-TEST_F(endings, while_detached_workers_use_a_static_heap) { expect_good_end_of("workers_with_a_static_heap", 15, true); }
-TEST_F(endings, while_detached_workers_use_a_heap_that_is_left_open) { expect_good_end_of("workers_with_a_heap_left_open", 15, true); }
-TEST_F(endings, while_detached_workers_work_and_an_observation_ends) { expect_good_end_of("workers_and_an_observation", 15, true); }
+TEST_F(endings, of_programs_whose_statics_allocate_and_free) {
+  expect_good_end_of("statics", 5);
+}
+TEST_F(endings, of_programs_that_allocate_at_exit) {
+  expect_good_end_of("at_exit", 5);
+}
+// Main's thread_local stays.
+TEST_F(endings, of_programs_by_exit_in_a_thread) {
+  expect_good_end_of("exit_in_a_thread", 5, true);
+}
+TEST_F(endings, while_detached_workers_use_a_static_heap) {
+  expect_good_end_of("workers_with_a_static_heap", 15, true);
+}
+TEST_F(endings, while_detached_workers_use_a_heap_that_is_left_open) {
+  expect_good_end_of("workers_with_a_heap_left_open", 15, true);
+}
+TEST_F(endings, while_detached_workers_work_and_an_observation_ends) {
+  expect_good_end_of("workers_and_an_observation", 15, true);
+}
 TEST_F(endings, of_main_before_the_last_thread) {
   NOT_UNDER_A_RACE_CHECKER();
   expect_good_end_of("main_thread_ends_first", 5);

@@ -1,4 +1,5 @@
-// tests/error_test.cpp - refusals that need a special world: no address space, no pages, stopped processes, forked children.
+// tests/error_test.cpp - refusals that need a special world: no address space, no pages, stopped
+// processes, forked children.
 #include <fcntl.h>
 #include <sys/resource.h>
 
@@ -37,7 +38,10 @@ TEST_F(refusals, no_address_space_is_an_os_failure) {
     ::setrlimit(RLIMIT_AS, &little);
     if (refused(heap::create("b")) != errc::os_failure) return 1;
     if (refused(attach_as_another("a")) != errc::os_failure) return 2;
-    return refused(heap::create_private({.metadata_limit_bytes = std::size_t{32} << 30})) == errc::os_failure ? 0 : 3;
+    return refused(heap::create_private({.metadata_limit_bytes = std::size_t{32} << 30})) ==
+                   errc::os_failure
+               ? 0
+               : 3;
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
 }
@@ -45,10 +49,12 @@ TEST_F(refusals, no_address_space_is_an_os_failure) {
 TEST_F(refusals, no_pages_behind_a_mapping_are_found_by_prefault) {
   const int fd = ::memfd_create("huge", MFD_HUGETLB | (21u << 26));
   if (fd < 0 || ::ftruncate(fd, std::size_t{1} << 40) != 0) GTEST_SKIP() << "no hugetlb here";
-  void* base = ::mmap(nullptr, std::size_t{1} << 40, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  void* base = ::mmap(nullptr, std::size_t{1} << 40, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (base == MAP_FAILED) GTEST_SKIP() << "no hugetlb here";
   heap h = must(heap::create_private());
-  const region_id id = must(h.add_memory({.base = base, .length_bytes = std::size_t{1} << 40, .page_bytes = 2 << 20, .fd = fd}));
+  const region_id id = must(h.add_memory(
+      {.base = base, .length_bytes = std::size_t{1} << 40, .page_bytes = 2 << 20, .fd = fd}));
   EXPECT_EQ(refused(h.prefault(id)), errc::out_of_memory);
   ::munmap(base, std::size_t{1} << 40);
   ::close(fd);
@@ -90,7 +96,8 @@ TEST_F(refusals, observers_of_a_stopped_process_keep_a_region) {
     heap mine = must(attach_as_another("a"));
     observation o = must(mine.observe(s));
     *ready = 1;
-    for (;;) ::pause();
+    for (;;)
+      ::pause();
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return *ready == 1; }));
@@ -130,7 +137,11 @@ TEST_F(refusals, a_file_that_may_not_be_opened_is_a_matter_of_permission) {
   child_process child([&] {
     if (::setgid(65534) != 0 || ::setuid(65534) != 0) return 9;
     heap h = must(heap::create_private());
-    return refused(h.bring_memory({.from = memory_source::kind::file, .length_bytes = 4096, .path = file})) == errc::permission ? 0 : 1;
+    return refused(h.bring_memory(
+               {.from = memory_source::kind::file, .length_bytes = 4096, .path = file})) ==
+                   errc::permission
+               ? 0
+               : 1;
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
 }

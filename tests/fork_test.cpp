@@ -1,4 +1,5 @@
-// tests/fork_test.cpp - fork, vfork and posix_spawn under load: no child hangs, none is refused, nothing is lost.
+// tests/fork_test.cpp - fork, vfork and posix_spawn under load: no child hangs, none is refused,
+// nothing is lost.
 //
 // ANNEX_FORKS: how many children of the busy parent (400).
 #include <fcntl.h>
@@ -33,21 +34,25 @@ int how_many(int usually) {
 struct willing : observer {
   std::string_view name() const noexcept override { return "willing"; }
   result<void> on_add(const region_view&) override { return {}; }
-  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+    return {};
+  }
 };
 
 // Threads that are in the middle of everything.
 class busy_threads {
  public:
   explicit busy_threads(heap& h) : heap_(h) {
-    for (unsigned seed = 1; seed <= 2; ++seed) work([this, random = std::mt19937(seed)]() mutable { allocate_and_free(random); });
+    for (unsigned seed = 1; seed <= 2; ++seed)
+      work([this, random = std::mt19937(seed)]() mutable { allocate_and_free(random); });
     work([this] { bring_and_remove(); });
     work([this] { attach_and_close(); });
     work([this] { observe(); });
   }
   ~busy_threads() {
     stop_ = true;
-    for (std::thread& t : threads_) t.join();
+    for (std::thread& t : threads_)
+      t.join();
   }
   std::uint64_t rounds() const { return rounds_; }
 
@@ -63,13 +68,17 @@ class busy_threads {
   }
   void allocate_and_free(std::mt19937& random) {
     void* blocks[32] = {};
-    for (void*& block : blocks) block = heap_.allocate(1 + random() % (random() % 10 == 0 ? 200000 : 4000));
-    for (void* block : blocks) heap::free(block);
+    for (void*& block : blocks)
+      block = heap_.allocate(1 + random() % (random() % 10 == 0 ? 200000 : 4000));
+    for (void* block : blocks)
+      heap::free(block);
   }
   void bring_and_remove() {
     const auto id = heap_.bring_memory({.length_bytes = 1 << 20});
-    if (!id) ADD_FAILURE() << id.error().message();
-    else (void)heap_.drain_memory(*id, std::chrono::milliseconds(1));
+    if (!id)
+      ADD_FAILURE() << id.error().message();
+    else
+      (void)heap_.drain_memory(*id, std::chrono::milliseconds(1));
   }
   void attach_and_close() {
     { heap shared = must(heap::attach("a")); }
@@ -95,16 +104,21 @@ void remove_what_was_brought(heap& h) {
       if (!m.alive) (void)h.reap(m.id);
     h.trim();
     std::vector<region_id> extra;
-    h.for_each_region([&](const region_summary& r) { if (static_cast<unsigned>(r.id) > 1) extra.push_back(r.id); });
-    for (const region_id id : extra) (void)h.drain_memory(id, std::chrono::seconds(2));
+    h.for_each_region([&](const region_summary& r) {
+      if (static_cast<unsigned>(r.id) > 1) extra.push_back(r.id);
+    });
+    for (const region_id id : extra)
+      (void)h.drain_memory(id, std::chrono::seconds(2));
   }
 }
 
 TEST_F(forks, of_a_program_in_the_middle_of_everything_end_well) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "the sanitizer's allocator is not put right at fork: a child of threads may find its locks held";
+  GTEST_SKIP() << "the sanitizer's allocator is not put right at fork: a child of threads may find "
+                  "its locks held";
 #endif
-  heap h = heap_with(64 << 20, {.member_limit = 64, .thread_limit = 256, .region_limit = 1024}, "a");
+  heap h =
+      heap_with(64 << 20, {.member_limit = 64, .thread_limit = 256, .region_limit = 1024}, "a");
   const auto begin = std::chrono::steady_clock::now();
   std::chrono::steady_clock::duration longest{};
   {
@@ -122,12 +136,14 @@ TEST_F(forks, of_a_program_in_the_middle_of_everything_end_well) {
         if (i % 4 == 2) {  // threads that all ask for their first lock at once
           std::atomic<bool> failed{false};
           std::thread others[4];
-          for (std::thread& t : others) t = std::thread([&] {
-            void* const block = h.allocate(100000);
-            if (block == nullptr) failed = true;
-            heap::free(block);
-          });
-          for (std::thread& t : others) t.join();
+          for (std::thread& t : others)
+            t = std::thread([&] {
+              void* const block = h.allocate(100000);
+              if (block == nullptr) failed = true;
+              heap::free(block);
+            });
+          for (std::thread& t : others)
+            t.join();
           if (failed) return 3;
         }
         if (i % 4 == 3) {
@@ -146,7 +162,9 @@ TEST_F(forks, of_a_program_in_the_middle_of_everything_end_well) {
     }
     EXPECT_GT(busy.rounds(), 0u);
   }
-  std::printf("longest child %.0f ms, all in %.1f s\n", std::chrono::duration<double, std::milli>(longest).count(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  std::printf("longest child %.0f ms, all in %.1f s\n",
+              std::chrono::duration<double, std::milli>(longest).count(),
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   EXPECT_LT(longest, std::chrono::seconds(10));
   remove_what_was_brought(h);
   EXPECT_EQ(h.members().size(), 1u);
@@ -166,7 +184,8 @@ TEST_F(forks, first_locks_of_a_childs_threads_do_not_disturb_each_other) {
       auto use = [&](heap& h) {
         ++ready;
         while (ready != 2) {}
-        for (int n = 0; n < 3; ++n) heap::free(h.allocate(100000));
+        for (int n = 0; n < 3; ++n)
+          heap::free(h.allocate(100000));
       };
       std::thread other([&] { use(b); });
       use(a);
@@ -207,11 +226,15 @@ TEST_F(forks, of_forks_are_members_of_their_own) {
 
 TEST_F(forks, other_programs_started_while_the_lock_is_held_keep_nothing_alive) {
   heap h = heap_with(8 << 20, {}, "a");
-  struct words { std::atomic<int> ready{0}; std::atomic<int> programs[3]; };
+  struct words {
+    std::atomic<int> ready{0};
+    std::atomic<int> programs[3];
+  };
   auto* w = shared_words<words>();
   child_process child([w] {
     heap mine = must(attach_as_another("a"));
-    for (int i = 0; i < 10; ++i) mine.allocate(100);
+    for (int i = 0; i < 10; ++i)
+      mine.allocate(100);
     detail::local_heap::locked held(*mine.internal());
     static char name[] = "sleep", time[] = "60";
     char* const arguments[] = {name, time, nullptr};
@@ -238,7 +261,8 @@ TEST_F(forks, other_programs_started_while_the_lock_is_held_keep_nothing_alive) 
   child.kill_now();
   EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
   const auto before = std::chrono::steady_clock::now();
-  void* const large = h.allocate(100000);  // the lock is taken over at once, although three of its children live
+  // The lock is taken over at once, although three of its children live.
+  void* const large = h.allocate(100000);
   EXPECT_NE(large, nullptr);
   heap::free(large);
   EXPECT_LT(std::chrono::steady_clock::now() - before, std::chrono::seconds(1));
@@ -264,9 +288,11 @@ TEST_F(forks, while_another_thread_has_the_lock_leave_it_to_the_parent) {
     std::thread holder([&] {
       detail::local_heap::locked held(*another.internal());
       has = true;
-      while (!leave) std::this_thread::yield();
+      while (!leave)
+        std::this_thread::yield();
     });
-    while (!has) std::this_thread::yield();
+    while (!has)
+      std::this_thread::yield();
     child_process child([&] {
       ::alarm(hanging_after_seconds);
       void* const block = h.allocate(100000);  // waits for the parent

@@ -1,7 +1,9 @@
-// tests/hand_overs.cpp - a program as others write it, without a race, in which memory goes from thread to thread in every way
-// annex has. tests/checkers_test builds it with sanitizers against the library as it is installed, and runs it under valgrind.
+// tests/hand_overs.cpp - a program as others write it, without a race, in which memory goes from
+// thread to thread in every way annex has. tests/checkers_test builds it with sanitizers against
+// the library as it is installed, and runs it under valgrind.
 //
-//   hand_overs [ROUNDS]     exit 0 and one line at the end; what a checker has to say comes from the checker
+//   hand_overs [ROUNDS]     exit 0 and one line at the end; what a checker has to say comes from
+//                           the checker
 #include <annex/annex.hpp>
 
 #include <atomic>
@@ -38,13 +40,16 @@ void* must(void* block) {
 }
 
 void fill(void* block, std::size_t bytes) {  // where the checker sees it
-  for (std::size_t i = 0; i + sizeof(long) <= bytes; i += 64) *reinterpret_cast<long*>(static_cast<char*>(block) + i) = static_cast<long>(i);
+  for (std::size_t i = 0; i + sizeof(long) <= bytes; i += 64)
+    *reinterpret_cast<long*>(static_cast<char*>(block) + i) = static_cast<long>(i);
 }
 
 void together(int threads, const auto& work) {
   std::vector<std::thread> all;
-  for (int i = 0; i < threads; ++i) all.emplace_back([&work, i] { work(i); });
-  for (std::thread& t : all) t.join();
+  for (int i = 0; i < threads; ++i)
+    all.emplace_back([&work, i] { work(i); });
+  for (std::thread& t : all)
+    t.join();
 }
 
 // Blocks by a ring, freed where they arrive: put to take, another's free to the owner's allocate.
@@ -56,15 +61,18 @@ void blocks_by_ring(heap& h) {
       for (int k = 0; k < rounds; ++k) {
         void* const p = must(h.allocate(64 + static_cast<std::size_t>(k % 7) * 100));
         fill(p, 64);
-        while (!ring.put(h.handle_of(p))) std::this_thread::yield();
+        while (!ring.put(h.handle_of(p)))
+          std::this_thread::yield();
       }
       return;
     }
     while (left.load(std::memory_order_relaxed) > 0) {
       annex::handle some[8];
       std::size_t n = 1;
-      if (i == 2) n = ring.take(some);
-      else if ((some[0] = ring.take()) == annex::null_handle) n = 0;
+      if (i == 2)
+        n = ring.take(some);
+      else if ((some[0] = ring.take()) == annex::null_handle)
+        n = 0;
       if (n == 0) std::this_thread::yield();
       for (std::size_t k = 0; k < n; ++k) {
         void* const p = must(h.resolve(some[k]));
@@ -79,9 +87,11 @@ void blocks_by_ring(heap& h) {
 
 // Buffers that go round: back by a second ring, and taken in hand.
 void buffers_go_round(heap& h) {
-  auto there = must(annex::ring::create(h, "there", 8)), back = must(annex::ring::create(h, "back", 8));
+  auto there = must(annex::ring::create(h, "there", 8)),
+       back = must(annex::ring::create(h, "back", 8));
   std::vector<long> buffers(8);
-  for (std::uint64_t i = 0; i < 8; ++i) (void)back.put(annex::handle{i + 1});
+  for (std::uint64_t i = 0; i < 8; ++i)
+    (void)back.put(annex::handle{i + 1});
   together(2, [&](int i) {
     annex::ring from = i == 0 ? back : there, to = i == 0 ? there : back;
     for (int k = 0; k < rounds;) {
@@ -91,7 +101,8 @@ void buffers_go_round(heap& h) {
         continue;
       }
       buffers[static_cast<std::size_t>(one[0]) - 1] += 1;
-      while (!to.put(one[0])) std::this_thread::yield();
+      while (!to.put(one[0]))
+        std::this_thread::yield();
       from.settle();
       ++k;
     }
@@ -100,7 +111,8 @@ void buffers_go_round(heap& h) {
   must(annex::ring::release(h, "back"));
 }
 
-// Threads that end leave slabs with free blocks behind; others go on with them. Some are recalled from living threads.
+// Threads that end leave slabs with free blocks behind; others go on with them. Some are recalled
+// from living threads.
 void slabs_change_hands(heap& h) {
   for (int round = 0; round < rounds / 50 + 2; ++round) {
     std::atomic<bool> go_on{true};
@@ -121,24 +133,29 @@ void slabs_change_hands(heap& h) {
         fill(p, 512);
         heap::free(p);
       }
-      for (std::size_t k = 1; i == 1 && k < mine.size(); k += 2) heap::free(mine[k]);
+      for (std::size_t k = 1; i == 1 && k < mine.size(); k += 2)
+        heap::free(mine[k]);
     });
   }
 }
 
-// More than there is, so that what others keep is recalled: from one's hits to another's, and nothing else in between.
+// More than there is, so that what others keep is recalled: from one's hits to another's, and
+// nothing else in between.
 void shortage(heap& h) {
   std::atomic<int> turn{0};
   together(2, [&](int i) {
     for (int k = 0; k < 6; ++k) {
       if (k % 2 == i) {
-        while (turn.load(std::memory_order_relaxed) != k) std::this_thread::yield();  // orders nothing
+        // Orders nothing.
+        while (turn.load(std::memory_order_relaxed) != k)
+          std::this_thread::yield();
         std::vector<void*> some;
         while (void* p = h.allocate(i == 0 ? 4096 : 1024)) {
           fill(p, 1024);
           some.push_back(p);
         }
-        for (void* p : some) heap::free(p);
+        for (void* p : some)
+          heap::free(p);
         for (int hit = 0; hit < 8; ++hit) {  // no lock is taken from here on
           some[0] = must(h.allocate(i == 0 ? 4096 : 1024));
           fill(some[0], 1024);
@@ -151,12 +168,16 @@ void shortage(heap& h) {
 }
 
 void objects_of_a_pool(heap& h) {
-  auto pool = must(annex::raw_pool::create(h, "objects", {.object_bytes = 128, .object_count = 256, .cache_objects = 32}));
+  auto pool = must(annex::raw_pool::create(
+      h, "objects", {.object_bytes = 128, .object_count = 256, .cache_objects = 32}));
   together(4, [&](int i) {
     for (int k = 0; k < rounds; ++k) {
       void* some[24];
-      const std::size_t n = i % 2 == 0 ? pool.take_bulk(some) : (some[0] = pool.take()) != nullptr ? 1 : 0;
-      for (std::size_t j = 0; j < n; ++j) fill(some[j], 128);
+      const std::size_t n = i % 2 == 0                           ? pool.take_bulk(some)
+                            : (some[0] = pool.take()) != nullptr ? 1
+                                                                 : 0;
+      for (std::size_t j = 0; j < n; ++j)
+        fill(some[j], 128);
       pool.give_bulk({some, n});
     }
   });
@@ -195,7 +216,8 @@ void memory_comes_and_goes(heap& h) {
         some.push_back(must(h.allocate(8000)));
         fill(some.back(), 8000);
       }
-      for (void* p : some) heap::free(p);
+      for (void* p : some)
+        heap::free(p);
     });
     must(h.drain_memory(region, std::chrono::seconds(20)));
   }

@@ -1,4 +1,5 @@
-// tests/inside.hpp - a segment by its inside, to change it as a hostile member or a death in the middle would.
+// tests/inside.hpp - a segment by its inside, to change it as a hostile member or a death in the
+// middle would.
 #pragma once
 #include <fcntl.h>
 
@@ -22,14 +23,16 @@ class opened_segment {
     if (base_ == MAP_FAILED) std::abort();
   }
   ~opened_segment() {
-    for (region_record* r : changed_) r->seal = seal_of_region(*r);
+    for (region_record* r : changed_)
+      r->seal = seal_of_region(*r);
     ::munmap(base_, bytes_);
     ::close(fd_);
   }
   opened_segment(const opened_segment&) = delete;
   opened_segment& operator=(const opened_segment&) = delete;
   segment view() const { return segment(base_, fd_, true); }
-  /// A record to be changed. Its seal follows when the segment is closed: who may write to it can write that, too.
+  /// A record to be changed. Its seal follows when the segment is closed: who may write to it can
+  /// write that, too.
   region_record& region(u32 id) const {
     region_record& r = record_of(id);
     changed_.insert(&r);
@@ -38,7 +41,8 @@ class opened_segment {
 
  private:
   region_record& record_of(u32 id) const {
-    return view().at<region_record>(view().geometry().regions_at)[region_slot_of(id, view().region_limit())];
+    return view().at<region_record>(
+        view().geometry().regions_at)[region_slot_of(id, view().region_limit())];
   }
 
   mutable std::set<region_record*> changed_;
@@ -47,11 +51,15 @@ class opened_segment {
   void* base_;
 };
 
-/// Entries of the journal, as if a process had died in the middle of a change, with the lock in its hand. The last one is undone first.
-struct journaled { u64 offset, bytes, old_value; };
+/// Entries of the journal, as if a process had died in the middle of a change, with the lock in its
+/// hand. The last one is undone first.
+struct journaled {
+  u64 offset, bytes, old_value;
+};
 inline void write_journal(const segment& s, std::initializer_list<journaled> entries) {
   u32 count = 0;
-  for (const journaled& e : entries) s.log().entries[count++] = {e.offset << 4 | e.bytes, e.old_value};
+  for (const journaled& e : entries)
+    s.log().entries[count++] = {e.offset << 4 | e.bytes, e.old_value};
   s.log().count.value = count;
   s.header().lock.value = 3;  // held by the thread in slot 2, which is nobody's
 }

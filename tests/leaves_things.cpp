@@ -23,6 +23,5 @@ int main(int, char** argv) {
   if (std::strcmp(argv[2], "killed") == 0) std::raise(SIGKILL);
   std::puts("there");
   std::fflush(stdout);
-  while (std::getchar() != EOF) {
-  }
+  while (std::getchar() != EOF) {}
 }

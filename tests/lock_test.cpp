@@ -1,4 +1,5 @@
-// tests/lock_test.cpp - the heap lock among many: waiters take turns, and a word that lies is noticed.
+// tests/lock_test.cpp - the heap lock among many: waiters take turns, and a word that lies is
+// noticed.
 #include <sys/resource.h>
 
 #include <atomic>
@@ -6,17 +7,21 @@
 #include <thread>
 #include <vector>
 
-#include "heap/local_heap.hpp"
 #include "another_member.hpp"
+#include "heap/local_heap.hpp"
 #include "support.hpp"
 
 namespace annex {
 namespace {
 
 using locks = in_own_directory;
-struct words { std::atomic<int> ready{0}, leave{0}; };
+struct words {
+  std::atomic<int> ready{0}, leave{0};
+};
 
-segment_header& header_of(const heap& h) { return h.internal()->seg().header(); }
+segment_header& header_of(const heap& h) {
+  return h.internal()->seg().header();
+}
 
 u32 a_slot_of(const heap& h, u32 member) {
   const segment& s = h.internal()->seg();
@@ -28,7 +33,8 @@ u32 a_slot_of(const heap& h, u32 member) {
 double processor_seconds() {
   rusage used{};
   ::getrusage(RUSAGE_SELF, &used);
-  return static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) + static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e-6;
+  return static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+         static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec) * 1e-6;
 }
 
 TEST_F(locks, hundreds_of_waiters_cost_no_more_than_a_few_and_all_get_it) {
@@ -56,7 +62,8 @@ TEST_F(locks, hundreds_of_waiters_cost_no_more_than_a_few_and_all_get_it) {
       ++done;
     });
   ASSERT_TRUE(wait_until([&] { return ready == waiters; }));
-  header_of(h).lock.store(a_slot_of(h, 2) + 1, std::memory_order_relaxed);  // as if the other process had it
+  // As if the other process had it.
+  header_of(h).lock.store(a_slot_of(h, 2) + 1, std::memory_order_relaxed);
   go = true;
   go.notify_all();
   std::this_thread::sleep_for(std::chrono::milliseconds(300));
@@ -64,9 +71,11 @@ TEST_F(locks, hundreds_of_waiters_cost_no_more_than_a_few_and_all_get_it) {
   std::this_thread::sleep_for(std::chrono::milliseconds(500));
   EXPECT_LT(processor_seconds() - before, 0.25);
   EXPECT_EQ(done, 0);
-  header_of(h).lock.store(0, std::memory_order_release);  // nobody is woken: as if the one that was had died
+  // Nobody is woken: as if the one that was had died.
+  header_of(h).lock.store(0, std::memory_order_release);
   EXPECT_TRUE(wait_until([&] { return done == waiters; }));
-  for (std::thread& t : threads) t.join();
+  for (std::thread& t : threads)
+    t.join();
   w->leave = 1;
   EXPECT_EQ(holder.wait_for_exit_code(), 0);
   EXPECT_EQ(h.stats().live_blocks, 0u);
@@ -100,9 +109,11 @@ TEST_F(locks, threads_that_come_and_go_use_few_slots) {
         wait_until([&] { return ready == 100; });
         heap::free(block);
       });
-    for (std::thread& t : threads) t.join();
+    for (std::thread& t : threads)
+      t.join();
   }
-  for (int i = 0; i < 300; ++i) std::thread([&] { heap::free(h.allocate(100)); }).join();
+  for (int i = 0; i < 300; ++i)
+    std::thread([&] { heap::free(h.allocate(100)); }).join();
   EXPECT_LT(header_of(h).thread_slots_used.load(std::memory_order_relaxed), 102u + 64u);
   EXPECT_EQ(h.members().front().threads, 0u);
   expect_sound(h);

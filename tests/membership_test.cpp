@@ -1,4 +1,5 @@
-// tests/membership_test.cpp - who counts as a member, whatever is done with descriptors, locks and names.
+// tests/membership_test.cpp - who counts as a member, whatever is done with descriptors, locks and
+// names.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -21,11 +22,14 @@ namespace {
 using memberships = in_own_directory;
 using std::chrono::steady_clock;
 
-struct words { std::atomic<int> ready{0}, leave{0}; };
+struct words {
+  std::atomic<int> ready{0}, leave{0};
+};
 
 int living_in(const heap& h) {
   int living = 0;
-  for (const member_summary& m : h.members()) living += m.alive;
+  for (const member_summary& m : h.members())
+    living += m.alive;
   return living;
 }
 // As another process sees it.
@@ -39,7 +43,8 @@ int living_in(const char* name) {
 }
 std::vector<int> open_descriptors() {
   std::vector<int> all;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) all.push_back(std::atoi(entry.path().filename().c_str()));
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd"))
+    all.push_back(std::atoi(entry.path().filename().c_str()));
   return all;
 }
 
@@ -51,7 +56,8 @@ TEST_F(memberships, of_a_second_attach_share_the_first) {
   EXPECT_EQ(a.members().size(), 2u) << "each counts";
   EXPECT_EQ(living_in("a"), 2);
   std::vector<handle> handles;
-  for (std::size_t i = 0; i < 500; ++i) handles.push_back((i % 2 == 0 ? a : b).handle_of((i % 2 == 0 ? a : b).allocate(50 + i)));
+  for (std::size_t i = 0; i < 500; ++i)
+    handles.push_back((i % 2 == 0 ? a : b).handle_of((i % 2 == 0 ? a : b).allocate(50 + i)));
   for (const handle where : handles) {
     void* const block = must(a.resolve(where));
     EXPECT_EQ(must(b.resolve(where)), block) << "one mapping";
@@ -60,7 +66,8 @@ TEST_F(memberships, of_a_second_attach_share_the_first) {
   a = heap{};
   EXPECT_EQ(living_in("a"), 1) << "the process is in it still";
   EXPECT_EQ(refused(heap::destroy("a")), errc::heap_in_use);
-  for (const handle where : handles) heap::free(must(b.resolve(where)));
+  for (const handle where : handles)
+    heap::free(must(b.resolve(where)));
   b.trim();
   EXPECT_EQ(b.stats().live_blocks, 0u);
   expect_sound(b);
@@ -82,14 +89,16 @@ TEST_F(memberships, of_threads_that_attach_and_close_the_same_heap_come_and_go) 
         heap::free(block);
       }
     });
-  for (std::thread& t : threads) t.join();
+  for (std::thread& t : threads)
+    t.join();
   h.recover();
   expect_alone_and_empty(h);
 }
 
 TEST_F(memberships, with_and_without_writing_are_two_attachments) {
   heap a = heap_with(8 << 20, {}, "a");
-  heap reader = must(heap::attach("a", {.read_only = true})), another_reader = must(heap::attach("a", {.read_only = true}));
+  heap reader = must(heap::attach("a", {.read_only = true})),
+       another_reader = must(heap::attach("a", {.read_only = true}));
   EXPECT_EQ(a.members().size(), 1u) << "readers are no members";
   void* const block = a.allocate(100);
   std::strcpy(static_cast<char*>(block), "seen");
@@ -118,7 +127,8 @@ TEST_F(memberships, do_not_end_with_descriptors_that_the_program_closes) {
     ::close_range(3, ~0u, 0);
     // The numbers go to files of the program's.
     std::vector<int> own;
-    for (int i = 0; i < 40; ++i) own.push_back(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    for (int i = 0; i < 40; ++i)
+      own.push_back(::open("/dev/null", O_RDWR | O_CLOEXEC));
     if (mine.allocate(200000) == nullptr) return 1;
     if (!mine.bring_memory({.length_bytes = 8 << 20})) return 2;
     heap::free(before);
@@ -173,7 +183,8 @@ TEST_F(memberships, do_not_outlive_their_process_in_copies_of_its_descriptors) {
     // A grandchild with copies of every descriptor, and with the mappings.
     const pid_t grandchild = ::fork();
     if (grandchild == 0) {
-      for (const int fd : open_descriptors()) (void)::fcntl(fd, F_DUPFD, 100);
+      for (const int fd : open_descriptors())
+        (void)::fcntl(fd, F_DUPFD, 100);
       w->ready = 1;
       wait_until([&] { return w->leave == 1; });
       ::_exit(0);
@@ -186,7 +197,9 @@ TEST_F(memberships, do_not_outlive_their_process_in_copies_of_its_descriptors) {
   EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
   EXPECT_TRUE(wait_until([&] { return h.recover() == 1; }));
   for (const member_summary& m : h.members())
-    if (!m.self) { EXPECT_EQ(must(h.reap(m.id)), 1u); }
+    if (!m.self) {
+      EXPECT_EQ(must(h.reap(m.id)), 1u);
+    }
   EXPECT_EQ(h.members().size(), 1u);
   h = heap{};
   must(heap::destroy("a"));
@@ -223,13 +236,16 @@ TEST_F(memberships, that_only_read_hinder_nobody_with_locks) {
   victim.wait_for_exit_code();
   EXPECT_EQ(h.recover(), 1u) << "no lock of a reader makes the dead look alive";
   for (const member_summary& m : h.members())
-    if (!m.self) { EXPECT_EQ(must(h.reap(m.id)), 1u); }
+    if (!m.self) {
+      EXPECT_EQ(must(h.reap(m.id)), 1u);
+    }
   heap another = must(attach_as_another("a"));
   another = heap{};
   h = heap{};
   EXPECT_TRUE(must(heap::repair("a")).after.holds());
   must(heap::destroy("a"));
-  for (const int fd : readable) ::close(fd);
+  for (const int fd : readable)
+    ::close(fd);
 }
 
 // ---- every record is a dead one's
@@ -239,7 +255,8 @@ TEST_F(memberships, of_the_dead_leave_room_for_the_one_who_mends) {
     for (int i = 0; i < 4; ++i) {
       child_process child([] {
         heap mine = must(heap::attach("a"));
-        for (std::size_t k = 0; k < 50; ++k) mine.allocate(100 + k);
+        for (std::size_t k = 0; k < 50; ++k)
+          mine.allocate(100 + k);
         ::kill(::getpid(), SIGKILL);
         return 0;
       });
@@ -309,7 +326,8 @@ TEST_F(memberships, whose_file_of_lives_was_removed_keep_repair_out) {
   child_process member([m] {
     heap h = must(heap::attach("a"));
     m->ready = 1;
-    while (m->leave == 0) ::usleep(1000);
+    while (m->leave == 0)
+      ::usleep(1000);
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return m->ready == 1; }));
@@ -324,7 +342,11 @@ TEST_F(memberships, whose_file_of_lives_was_removed_keep_repair_out) {
 }
 
 TEST_F(memberships, of_heaps_that_come_and_go_are_never_in_one_that_has_ended) {
-  struct counts { std::atomic<u64> created, attached, destroyed; std::atomic<u64> under; std::atomic<int> stop; };
+  struct counts {
+    std::atomic<u64> created, attached, destroyed;
+    std::atomic<u64> under;
+    std::atomic<int> stop;
+  };
   auto* c = shared_words<counts>();
   std::vector<std::unique_ptr<child_process>> children;
   for (unsigned seed = 1; seed <= 8; ++seed)
@@ -346,11 +368,16 @@ TEST_F(memberships, of_heaps_that_come_and_go_are_never_in_one_that_has_ended) {
       while (c->stop == 0) {
         const auto what = random() % 3;
         if (what == 0) {
-          auto made = heap::create("a", {.metadata_limit_bytes = 16 << 20, .member_limit = 32, .thread_limit = 64, .region_limit = 16});
+          auto made = heap::create("a", {.metadata_limit_bytes = 16 << 20,
+                                         .member_limit = 32,
+                                         .thread_limit = 64,
+                                         .region_limit = 16});
           if (!made && odd(made.error(), {errc::name_taken})) return 1;
           if (!made) continue;
           ++c->created;
-          if (const auto brought = made->bring_memory({.length_bytes = 1 << 20}); !brought && odd(brought.error(), {})) return 2;
+          if (const auto brought = made->bring_memory({.length_bytes = 1 << 20});
+              !brought && odd(brought.error(), {}))
+            return 2;
           use(*made);
         } else if (what == 1) {
           auto there = heap::attach("a");
@@ -368,15 +395,20 @@ TEST_F(memberships, of_heaps_that_come_and_go_are_never_in_one_that_has_ended) {
     }));
   std::this_thread::sleep_for(std::chrono::seconds(4));
   c->stop = 1;
-  for (auto& child : children) EXPECT_EQ(child->wait_for_exit_code(), 0);
+  for (auto& child : children)
+    EXPECT_EQ(child->wait_for_exit_code(), 0);
   EXPECT_EQ(c->under, 0u) << "times somebody had a heap that was destroyed under him";
   EXPECT_GT(c->created, 0u);
   EXPECT_GT(c->attached, 0u);
   EXPECT_GT(c->destroyed, 0u);
-  std::printf("%lu made, %lu attached, %lu ended\n", c->created.load(), c->attached.load(), c->destroyed.load());
-  if (const auto ended = heap::destroy("a"); !ended) { EXPECT_EQ(ended.error().code, errc::no_such_heap) << ended.error().message(); }
+  std::printf("%lu made, %lu attached, %lu ended\n", c->created.load(), c->attached.load(),
+              c->destroyed.load());
+  if (const auto ended = heap::destroy("a"); !ended) {
+    EXPECT_EQ(ended.error().code, errc::no_such_heap) << ended.error().message();
+  }
   std::string left;
-  for (const auto& file : std::filesystem::directory_iterator(path())) left += file.path().filename().string() + " ";
+  for (const auto& file : std::filesystem::directory_iterator(path()))
+    left += file.path().filename().string() + " ";
   EXPECT_EQ(left, "");
 }
 

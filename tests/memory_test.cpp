@@ -8,8 +8,8 @@
 #include <fstream>
 #include <thread>
 
-#include "heap/local_heap.hpp"
 #include "another_member.hpp"
+#include "heap/local_heap.hpp"
 #include "support.hpp"
 
 namespace annex {
@@ -22,7 +22,8 @@ using bringing = in_own_directory;
 
 std::vector<iova> iovas_for(std::size_t pages, u64 first = 0x100000000) {
   std::vector<iova> all;
-  for (std::size_t i = 0; i < pages; ++i) all.push_back(iova{first + i * 4096});
+  for (std::size_t i = 0; i < pages; ++i)
+    all.push_back(iova{first + i * 4096});
   return all;
 }
 
@@ -42,9 +43,11 @@ TEST_F(adding, refuses_bad_arguments_and_changes_nothing) {
   EXPECT_EQ(with([](auto& r) { r.page_bytes = std::size_t{2} << 30; }), errc::bad_page_size);
   EXPECT_EQ(with([](auto& r) { r.length_bytes = 0; }), errc::bad_length);
   EXPECT_EQ(with([](auto& r) { r.length_bytes = 5000; }), errc::bad_length);
-  EXPECT_EQ(with([](auto& r) { r.length_bytes = (std::size_t{16} << 40) + 4096; }), errc::bad_length);
+  EXPECT_EQ(with([](auto& r) { r.length_bytes = (std::size_t{16} << 40) + 4096; }),
+            errc::bad_length);
   EXPECT_EQ(with([](auto& r) { r.base = static_cast<char*>(r.base) + 64; }), errc::bad_alignment);
-  EXPECT_EQ(with([](auto& r) { r.access = touch::none, r.contents = fill::zero; }), errc::no_cpu_access);
+  EXPECT_EQ(with([](auto& r) { r.access = touch::none, r.contents = fill::zero; }),
+            errc::no_cpu_access);
   EXPECT_EQ(with([](auto& r) { r.fd = 9999; }), errc::invalid_argument);
   const auto few = iovas_for(255), many = iovas_for(257);
   EXPECT_EQ(with([&](auto& r) { r.page_iovas = few; }), errc::bad_iova);
@@ -90,12 +93,16 @@ TEST_F(adding, refuses_the_same_file_bytes_and_the_same_iovas_twice) {
   heap h = heap_with(0);
   const int fd = ::memfd_create("m", 0);
   ASSERT_EQ(::ftruncate(fd, 1 << 20), 0);
-  char* one = static_cast<char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-  char* two = static_cast<char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  char* one =
+      static_cast<char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  char* two =
+      static_cast<char*>(::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
   must(h.add_memory({.base = one, .length_bytes = 1 << 20, .fd = fd}));
-  EXPECT_EQ(refused(h.add_memory({.base = two, .length_bytes = 1 << 20, .fd = fd})), errc::region_overlap);
+  EXPECT_EQ(refused(h.add_memory({.base = two, .length_bytes = 1 << 20, .fd = fd})),
+            errc::region_overlap);
   mapped_memory x(1 << 20), y(1 << 20);
-  const auto table = iovas_for(256), overlapping = iovas_for(256, 0x100000000 + 255 * 4096), next = iovas_for(256, 0x100000000 + 256 * 4096);
+  const auto table = iovas_for(256), overlapping = iovas_for(256, 0x100000000 + 255 * 4096),
+             next = iovas_for(256, 0x100000000 + 256 * 4096);
   memory_range rx = x.range(), ry = y.range();
   rx.page_iovas = table;
   must(h.add_memory(rx));
@@ -125,7 +132,8 @@ TEST_F(adding, keeps_contents_unless_asked_to_zero) {
   r.contents = fill::zero;
   must(h.add_memory(r));
   EXPECT_TRUE(std::all_of(kept.data(), kept.data() + kept.size(), [](char c) { return c == 7; }));
-  EXPECT_TRUE(std::all_of(zeroed.data(), zeroed.data() + zeroed.size(), [](char c) { return c == 0; }));
+  EXPECT_TRUE(
+      std::all_of(zeroed.data(), zeroed.data() + zeroed.size(), [](char c) { return c == 0; }));
 }
 
 TEST_F(adding, takes_every_size_from_a_page_to_sixteen_terabytes) {
@@ -163,8 +171,13 @@ TEST_F(adding, takes_every_page_size) {
   for (u64 page = 4 * KiB; page <= 1 * GiB; page *= 2) {
     char* base = reinterpret_cast<char*>(align_up(reinterpret_cast<u64>(m.data()), page));
     std::vector<iova> table;
-    for (u64 i = 0; i < 2; ++i) table.push_back(iova{(16 * GiB) * (2 - i)});
-    const region_id id = must(h.add_memory({.base = base, .length_bytes = 2 * page, .page_bytes = page, .page_iovas = table, .access = touch::none}));
+    for (u64 i = 0; i < 2; ++i)
+      table.push_back(iova{(16 * GiB) * (2 - i)});
+    const region_id id = must(h.add_memory({.base = base,
+                                            .length_bytes = 2 * page,
+                                            .page_bytes = page,
+                                            .page_iovas = table,
+                                            .access = touch::none}));
     EXPECT_EQ(heap::locate(base + page - 1)->bus_address, iova{32 * GiB + page - 1});
     EXPECT_EQ(heap::locate(base + page)->bus_address, iova{16 * GiB});
     EXPECT_EQ(h.address_of(iova{16 * GiB + 5}), base + page + 5);
@@ -179,7 +192,8 @@ TEST_F(adding, many_regions_are_found_as_one) {
   std::vector<region_id> ids;
   for (std::size_t i = 0; i < count; ++i) {
     const std::vector<iova> table{iova{0x1000000000 + i * 1048576}};
-    ids.push_back(must(h.add_memory({.base = m.data() + i * 8192, .length_bytes = 4096, .page_iovas = table})));
+    ids.push_back(must(
+        h.add_memory({.base = m.data() + i * 8192, .length_bytes = 4096, .page_iovas = table})));
   }
   for (std::size_t i = 0; i < count; ++i) {
     EXPECT_EQ(heap::locate(m.data() + i * 8192)->region, ids[i]);
@@ -189,11 +203,13 @@ TEST_F(adding, many_regions_are_found_as_one) {
     EXPECT_EQ(h.address_of(iova{0x1000000000 + i * 1048576 + 4096}), nullptr);
   }
   std::vector<void*> blocks;
-  while (void* block = h.allocate(4096)) blocks.push_back(block);
+  while (void* block = h.allocate(4096))
+    blocks.push_back(block);
   EXPECT_EQ(blocks.size(), count);
   heap::free_bulk(blocks);
   h.trim();
-  for (const region_id id : ids) must(h.remove_memory(id));
+  for (const region_id id : ids)
+    must(h.remove_memory(id));
   expect_sound(h);
 }
 
@@ -219,7 +235,8 @@ TEST_F(removing, refuses_while_a_block_is_live_and_goes_on_serving) {
   void* block = h.allocate(100);
   const auto r = h.remove_memory(id);
   EXPECT_EQ(refused(r), errc::blocks_live);
-  EXPECT_NE(r.error().message().find(std::to_string(::getpid())), std::string_view::npos) << "the error names the holder";
+  EXPECT_NE(r.error().message().find(std::to_string(::getpid())), std::string_view::npos)
+      << "the error names the holder";
   void* more = h.allocate(100);
   EXPECT_NE(more, nullptr);
   heap::free(more);
@@ -239,7 +256,8 @@ TEST_F(removing, a_drain_waits_for_the_last_block_and_stops_new_ones) {
   mapped_memory a(1 << 20), b(1 << 20);
   const region_id id = must(h.add_memory(a.range()));
   std::vector<void*> blocks;
-  for (int i = 0; i < 100; ++i) blocks.push_back(h.allocate(1000));
+  for (int i = 0; i < 100; ++i)
+    blocks.push_back(h.allocate(1000));
   must(h.add_memory(b.range()));
   std::thread drainer([&] { must(h.drain_memory(id, 10s), "drain"); });
   bool draining = false;
@@ -294,12 +312,15 @@ TEST_F(removing, takes_back_what_other_threads_cache) {
   const region_id id = must(h.add_memory(m.range()));
   std::atomic<bool> cached{false}, go{false};
   std::thread other([&] {
-    for (std::size_t size = 16; size <= 65536; size *= 2) heap::free(h.allocate(size));
+    for (std::size_t size = 16; size <= 65536; size *= 2)
+      heap::free(h.allocate(size));
     cached = true;
-    while (!go) std::this_thread::yield();
+    while (!go)
+      std::this_thread::yield();
     EXPECT_EQ(h.allocate(64), nullptr) << "its cache must not hand out removed memory";
   });
-  while (!cached) std::this_thread::yield();
+  while (!cached)
+    std::this_thread::yield();
   must(h.remove_memory(id));
   go = true;
   other.join();
@@ -312,7 +333,8 @@ TEST_F(bringing, gives_memory_of_every_kind_there_is_here) {
   must(h.bring_memory({.from = kind::anonymous, .length_bytes = 1 << 20}));
   must(h.bring_memory({.from = kind::shared, .length_bytes = 1 << 20}));
   must(h.bring_memory({.from = kind::file, .length_bytes = 1 << 20, .path = file}));
-  must(h.bring_memory({.from = kind::file, .length_bytes = 1 << 20, .path = file, .offset_bytes = 1 << 20}));
+  must(h.bring_memory(
+      {.from = kind::file, .length_bytes = 1 << 20, .path = file, .offset_bytes = 1 << 20}));
   EXPECT_EQ(std::filesystem::file_size(file), 2u << 20);
   EXPECT_EQ(h.stats().region_count, 4u);
   std::vector<void*> blocks;
@@ -324,11 +346,14 @@ TEST_F(bringing, gives_memory_of_every_kind_there_is_here) {
   heap::free_bulk(blocks);
   std::vector<region_id> ids;
   h.for_each_region([&](const region_summary& r) { ids.push_back(r.id); });
-  for (const region_id id : ids) must(h.remove_memory(id));
+  for (const region_id id : ids)
+    must(h.remove_memory(id));
   EXPECT_TRUE(std::filesystem::exists(file)) << "a user's file stays";
   std::size_t files = 0;
-  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path())) ++files;
-  EXPECT_EQ(files, 3u) << "annex's own backing files go with their region: the segment, the file of lives and the user's file are left";
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(path()))
+    ++files;
+  EXPECT_EQ(files, 3u) << "annex's own backing files go with their region: the segment, the file "
+                          "of lives and the user's file are left";
 }
 
 TEST_F(bringing, takes_a_descriptor_as_it_is) {
@@ -337,9 +362,14 @@ TEST_F(bringing, takes_a_descriptor_as_it_is) {
   const int fd = ::memfd_create("m", 0);
   ASSERT_EQ(::ftruncate(fd, 1 << 20), 0);
   ASSERT_EQ(::pwrite(fd, "kept", 4, 65536), 4);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 2 << 20, .fd = fd})), errc::wrong_memory);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 4096, .fd = 9999})), errc::os_failure);
-  must(h.bring_memory({.from = kind::descriptor, .length_bytes = (1 << 20) - 65536, .offset_bytes = 65536, .fd = fd}));
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 2 << 20, .fd = fd})),
+            errc::wrong_memory);
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 4096, .fd = 9999})),
+            errc::os_failure);
+  must(h.bring_memory({.from = kind::descriptor,
+                       .length_bytes = (1 << 20) - 65536,
+                       .offset_bytes = 65536,
+                       .fd = fd}));
   ::close(fd);
   EXPECT_EQ(std::memcmp(h.allocate((1 << 20) - 65536), "kept", 4), 0);
 }
@@ -349,20 +379,31 @@ TEST_F(bringing, refuses_what_cannot_be_had_and_says_what_to_do) {
   using kind = memory_source::kind;
   EXPECT_EQ(refused(h.bring_memory({.length_bytes = 0})), errc::bad_length);
   EXPECT_EQ(refused(h.bring_memory({.length_bytes = 4097})), errc::bad_length);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::hugetlb, .length_bytes = 2 << 20, .page_bytes = 12345})), errc::bad_page_size);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 4096})), errc::invalid_argument);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 4096, .path = "/proc/no/such"})), errc::os_failure);
-  EXPECT_EQ(refused(h.bring_memory({.length_bytes = 1 << 20, .physical_iovas = true})), errc::not_supported);
+  EXPECT_EQ(refused(h.bring_memory(
+                {.from = kind::hugetlb, .length_bytes = 2 << 20, .page_bytes = 12345})),
+            errc::bad_page_size);
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 4096})),
+            errc::invalid_argument);
+  EXPECT_EQ(
+      refused(h.bring_memory({.from = kind::file, .length_bytes = 4096, .path = "/proc/no/such"})),
+      errc::os_failure);
+  EXPECT_EQ(refused(h.bring_memory({.length_bytes = 1 << 20, .physical_iovas = true})),
+            errc::not_supported);
   EXPECT_EQ(refused(h.bring_memory({.length_bytes = 1 << 20, .numa_node = 60})), errc::wrong_node);
-  const auto huge = h.bring_memory({.from = kind::hugetlb, .length_bytes = std::size_t{1} << 44, .page_bytes = 2 << 20});
+  const auto huge = h.bring_memory(
+      {.from = kind::hugetlb, .length_bytes = std::size_t{1} << 44, .page_bytes = 2 << 20});
   EXPECT_EQ(refused(huge), errc::out_of_memory);
   EXPECT_NE(huge.error().message().find("nr_hugepages"), std::string_view::npos);
   for (const auto from : {kind::anonymous, kind::shared})
-    for (const bool pin : {false, true}) {  // more than the machine has, all of it now: refused before anybody is killed for it
-      const auto all = h.bring_memory({.from = from, .length_bytes = 1 * TiB, .prefault = true, .pin = pin});
+    // More than the machine has, all of it now: refused before anybody is killed for it.
+    for (const bool pin : {false, true}) {
+      const auto all =
+          h.bring_memory({.from = from, .length_bytes = 1 * TiB, .prefault = true, .pin = pin});
       EXPECT_EQ(refused(all), errc::out_of_memory);
-      const char* const figure = from == kind::shared ? "free" : "available";  // of the place, or of the machine
-      EXPECT_NE(all.error().message().find(figure), std::string_view::npos) << all.error().message();
+      // Of the place, or of the machine.
+      const char* const figure = from == kind::shared ? "free" : "available";
+      EXPECT_NE(all.error().message().find(figure), std::string_view::npos)
+          << all.error().message();
     }
   EXPECT_EQ(h.stats().region_count, 0u);
 }
@@ -370,12 +411,15 @@ TEST_F(bringing, refuses_what_cannot_be_had_and_says_what_to_do) {
 TEST_F(bringing, prefaults_in_parallel_with_progress) {
   heap h = heap_with(0);
   u64 last = 0, calls = 0;
-  const region_id id = must(h.bring_memory({.length_bytes = 64 << 20, .prefault = true, .threads = 2, .progress = [&](u64 done, u64 total) {
-    EXPECT_EQ(total, 64u << 20);
-    EXPECT_GT(done, 0u);
-    last = std::max(last, done);
-    ++calls;
-  }}));
+  const region_id id = must(h.bring_memory({.length_bytes = 64 << 20,
+                                            .prefault = true,
+                                            .threads = 2,
+                                            .progress = [&](u64 done, u64 total) {
+                                              EXPECT_EQ(total, 64u << 20);
+                                              EXPECT_GT(done, 0u);
+                                              last = std::max(last, done);
+                                              ++calls;
+                                            }}));
   EXPECT_EQ(last, 64u << 20);
   EXPECT_EQ(calls, 4u);
   unsigned char present[16384];
@@ -393,9 +437,13 @@ TEST_F(bringing, prefaults_in_parallel_with_progress) {
 
 TEST_F(bringing, uses_hugepages_where_there_are_any) {
   heap h = heap_with(0);
-  const auto brought = h.bring_memory({.from = memory_source::kind::hugetlb, .length_bytes = 4 << 20, .page_bytes = 2 << 20, .physical_iovas = true});
+  const auto brought = h.bring_memory({.from = memory_source::kind::hugetlb,
+                                       .length_bytes = 4 << 20,
+                                       .page_bytes = 2 << 20,
+                                       .physical_iovas = true});
   if (!brought) GTEST_SKIP() << brought.error().message();
-  void* block = h.allocate({.size_bytes = 2 << 20, .align_bytes = 2 << 20, .iova_contiguous = true});
+  void* block =
+      h.allocate({.size_bytes = 2 << 20, .align_bytes = 2 << 20, .iova_contiguous = true});
   EXPECT_NE(block, nullptr);
   EXPECT_TRUE(heap::locate(block)->bus_address.has_value());
 }
@@ -431,7 +479,8 @@ TEST_F(adding, memory_at_one_address_is_attached_without_being_told) {
   });
   ASSERT_EQ(adder.wait_for_exit_code(), 0);
   child_process without_it([&] {
-    ::mprotect(range.base, range.length_bytes, PROT_NONE);  // unmapped, the segment might come to lie there
+    // Unmapped, the segment might come to lie there.
+    ::mprotect(range.base, range.length_bytes, PROT_NONE);
     heap h = must(attach_as_another("a"));
     if (h.allocate(200) != nullptr) return 1;
     return h.find_zone("z").has_value() ? 2 : 0;
@@ -462,7 +511,8 @@ TEST_F(adding, ephemeral_heaps_end_with_their_members) {
   EXPECT_EQ(maker.wait_for_exit_code(), 0);
   heap again = must(heap::create("a", {.ephemeral = true}));
   EXPECT_EQ(again.stats().region_count, 0u) << "a new one under the old name";
-  EXPECT_EQ(heap::create("a", {.ephemeral = true}).error().code, errc::name_taken) << "its member lives";
+  EXPECT_EQ(heap::create("a", {.ephemeral = true}).error().code, errc::name_taken)
+      << "its member lives";
   must(again.bring_memory({.length_bytes = 1 << 20}));
   (void)again.allocate(100);
   { heap gone = std::move(again); }

@@ -1,4 +1,5 @@
-// tests/misuse_test.cpp - mistakes of the program: stopped with a report, or counted; never a damaged heap.
+// tests/misuse_test.cpp - mistakes of the program: stopped with a report, or counted; never a
+// damaged heap.
 #include <algorithm>
 #include <atomic>
 #include <functional>
@@ -46,7 +47,8 @@ TEST_F(misuse, what_is_left_behind_a_slabs_last_block_is_no_block) {
   heap h = refusing();
   constexpr std::size_t bytes = 48;  // 4096 and 65536 are no multiples of it
   std::vector<char*> blocks;
-  for (int i = 0; i < 5000; ++i) blocks.push_back(static_cast<char*>(h.allocate(bytes)));
+  for (int i = 0; i < 5000; ++i)
+    blocks.push_back(static_cast<char*>(h.allocate(bytes)));
   std::sort(blocks.begin(), blocks.end());
   u64 count = 0;
   for (std::size_t i = 0; i + 1 < blocks.size() && count < 10; ++i) {
@@ -55,7 +57,8 @@ TEST_F(misuse, what_is_left_behind_a_slabs_last_block_is_no_block) {
     EXPECT_EQ(h.stats().misuse_count, ++count) << "a whole step behind the last block";
   }
   EXPECT_GT(count, 0u);
-  for (char* block : blocks) heap::free(block);
+  for (char* block : blocks)
+    heap::free(block);
   EXPECT_EQ(h.stats().misuse_count, count);
   expect_sound(h);
 }
@@ -70,44 +73,60 @@ void free_again(heap& h) {
 }
 
 TEST_F(misuse, a_double_free_is_found_wherever_the_block_leaves_its_cache) {
-  struct leaving { const char* name; std::function<void(heap&)> run; };
+  struct leaving {
+    const char* name;
+    std::function<void(heap&)> run;
+  };
   const leaving ways[] = {
       {"trim", [](heap& h) { free_again(h), h.trim(); }},
       {"the end of a thread", [](heap& h) { std::thread([&] { free_again(h); }).join(); }},
-      {"overflow", [](heap& h) {
+      {"overflow",
+       [](heap& h) {
          free_again(h);
          std::vector<void*> blocks(1000);
-         for (void*& block : blocks) block = h.allocate(100);
+         for (void*& block : blocks)
+           block = h.allocate(100);
          heap::free_bulk(blocks);
        }},
-      {"recall, when memory is short", [](heap& h) {
+      {"recall, when memory is short",
+       [](heap& h) {
          free_again(h);
          std::vector<void*> blocks;
-         while (void* block = h.allocate(60'000)) blocks.push_back(block);
+         while (void* block = h.allocate(60'000))
+           blocks.push_back(block);
          heap::free_bulk(blocks);
        }},
-      {"draining", [](heap& h) { free_again(h), (void)h.drain_memory(region_id{1}, std::chrono::milliseconds(5)); }},
+      {"draining",
+       [](heap& h) {
+         free_again(h), (void)h.drain_memory(region_id{1}, std::chrono::milliseconds(5));
+       }},
       {"refused removal", [](heap& h) { free_again(h), (void)h.remove_memory(region_id{1}); }},
-      {"detaching", [](heap& h) {
+      {"detaching",
+       [](heap& h) {
          heap other = must(attach_as_another(h.name()));
          free_again(other);
          must(other.detach_memory(region_id{1}));
        }},
-      {"closing", [](heap& h) {
+      {"closing",
+       [](heap& h) {
          heap other = must(attach_as_another(h.name()));
          free_again(other);
        }},
-      {"two other threads", [](heap& h) {
+      {"two other threads",
+       [](heap& h) {
          void* block = h.allocate(100);
-         for (int i = 0; i < 2; ++i) std::thread([&] { heap::free(block); }).join();
+         for (int i = 0; i < 2; ++i)
+           std::thread([&] { heap::free(block); }).join();
        }},
-      {"the owner and another thread", [](heap& h) {
+      {"the owner and another thread",
+       [](heap& h) {
          void* block = h.allocate(100);
          heap::free(block);
          std::thread([&] { heap::free(block); }).join();
          h.trim();
        }},
-      {"another thread and the owner", [](heap& h) {
+      {"another thread and the owner",
+       [](heap& h) {
          void* block = h.allocate(100);
          std::thread([&] { heap::free(block); }).join();
          heap::free(block);
@@ -135,10 +154,13 @@ TEST_F(misuse, a_block_freed_twice_that_outlives_its_slab_in_the_cache_hurts_nob
   child_process child([] {
     heap mine = must(attach_as_another("a"));
     std::vector<void*> blocks(600);
-    for (void*& block : blocks) block = mine.allocate(100);
+    for (void*& block : blocks)
+      block = mine.allocate(100);
     heap::free(blocks[0]);
     heap::free_bulk(std::span(blocks).subspan(1));
-    for (int i = 0; i < 40; ++i) heap::free(blocks[static_cast<std::size_t>(i) * 7]);  // some have left the cache long ago
+    // Some have left the cache long ago.
+    for (int i = 0; i < 40; ++i)
+      heap::free(blocks[static_cast<std::size_t>(i) * 7]);
     ::kill(::getpid(), SIGKILL);
     return 0;
   });
@@ -158,7 +180,8 @@ TEST_F(misuse, who_comes_first_after_a_program_that_freed_twice_can_attach) {
       if (in_pool) {
         raw_pool p = must(raw_pool::create(mine, "p", {.object_bytes = 64, .object_count = 100}));
         void* objects[2] = {p.take(), p.take()};
-        for (int i = 0; i < 3; ++i) p.give(objects[i % 2]);
+        for (int i = 0; i < 3; ++i)
+          p.give(objects[i % 2]);
         EXPECT_EQ(p.free_count(), 100u);
       } else {
         free_again(mine);
@@ -168,7 +191,8 @@ TEST_F(misuse, who_comes_first_after_a_program_that_freed_twice_can_attach) {
     });
     EXPECT_EQ(child.wait_for_exit_code(), 0);
     heap h = must(attach_as_another("a", {.verify = true}));
-    EXPECT_EQ(h.stats().misuse_count, 1u) << "the program that did it is gone, and nobody is stopped for it";
+    EXPECT_EQ(h.stats().misuse_count, 1u)
+        << "the program that did it is gone, and nobody is stopped for it";
     expect_sound(h);
     if (in_pool) {
       raw_pool p = must(raw_pool::open(h, "p"));
@@ -180,14 +204,17 @@ TEST_F(misuse, who_comes_first_after_a_program_that_freed_twice_can_attach) {
       must(raw_pool::release(h, "p"));
     }
     h = heap{};
-    for (const heap_summary& left : must(heap::list())) EXPECT_EQ(left.name, "a");
+    for (const heap_summary& left : must(heap::list()))
+      EXPECT_EQ(left.name, "a");
     must(heap::destroy("a"));
   }
 }
 
 TEST_F(misuse, of_another_process_found_by_this_one_is_counted_and_stops_nobody) {
   heap h = heap_with(4 << 20, {}, "a");  // the default: stop
-  struct words { std::atomic<int> ready{0}, leave{0}; };
+  struct words {
+    std::atomic<int> ready{0}, leave{0};
+  };
   auto* w = shared_words<words>();
   child_process child([w] {
     heap mine = must(attach_as_another("a"));
@@ -224,7 +251,8 @@ TEST_F(misuse, a_free_where_nothing_can_be_freed_gets_an_answer) {
   ::testing::internal::CaptureStderr();
   {
     heap reader = must(attach_as_another("a", {.read_only = true}));
-    for (const handle place : places) heap::free(must(reader.resolve(place)));
+    for (const handle place : places)
+      heap::free(must(reader.resolve(place)));
     reader.trim();
     EXPECT_EQ(reader.recover(), 0u);
   }
@@ -247,8 +275,12 @@ TEST_F(misuse, a_forked_child_of_a_private_heap_frees_nothing_of_its_parents) {
     heap::free(block);
     p.give(object);
     if (h.allocate(100) != nullptr || p.take() != nullptr || p.free_count() != 0) return 1;
-    if (refused(raw_pool::open(h, "p")) != errc::forked_away || refused(ring::open(h, "r")) != errc::forked_away) return 2;
-    if (refused(h.detach_memory(region_id{1})) != errc::forked_away || refused(h.cancel_drain(region_id{1})) != errc::forked_away) return 3;
+    if (refused(raw_pool::open(h, "p")) != errc::forked_away ||
+        refused(ring::open(h, "r")) != errc::forked_away)
+      return 2;
+    if (refused(h.detach_memory(region_id{1})) != errc::forked_away ||
+        refused(h.cancel_drain(region_id{1})) != errc::forked_away)
+      return 3;
     return ::testing::Test::HasFailure() ? 4 : 0;
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
@@ -262,10 +294,13 @@ TEST_F(misuse, a_forked_child_of_a_private_heap_frees_nothing_of_its_parents) {
 TEST_F(misuse, a_checked_heap_finds_every_double_free_at_once) {
   heap h = refusing({.checked = true});
   std::vector<void*> blocks;
-  for (int i = 0; i < 1000; ++i) blocks.push_back(h.allocate(100));
-  for (void* block : blocks) heap::free(block);
+  for (int i = 0; i < 1000; ++i)
+    blocks.push_back(h.allocate(100));
+  for (void* block : blocks)
+    heap::free(block);
   EXPECT_EQ(h.stats().misuse_count, 0u);
-  for (void* block : blocks) heap::free(block);
+  for (void* block : blocks)
+    heap::free(block);
   EXPECT_EQ(h.stats().misuse_count, 1000u);
   void* again = h.allocate(100);
   heap::free(again);
@@ -281,7 +316,8 @@ TEST_F(misuse, a_checked_heap_finds_every_double_free_at_once) {
 TEST_F(misuse, a_checked_heap_works_like_any_other) {
   heap h = heap_with(8 << 20, {.checked = true});
   std::vector<void*> blocks;
-  for (int i = 0; i < 20000; ++i) blocks.push_back(h.allocate(1 + static_cast<std::size_t>(i) % 300));
+  for (int i = 0; i < 20000; ++i)
+    blocks.push_back(h.allocate(1 + static_cast<std::size_t>(i) % 300));
   EXPECT_EQ(h.stats().live_blocks, 20000u);
   EXPECT_EQ(h.stats().used_bytes + h.stats().cached_bytes + h.stats().free_bytes, 8u << 20);
   expect_sound(h);
@@ -379,7 +415,8 @@ TEST_F(misuse_death, a_double_free_found_late_stops_the_program_that_did_it) {
       "freed twice");
   EXPECT_DEATH(
       {
-        heap h = heap_with(1 << 20);  // private: its memory goes with it, the mistake is said all the same
+        // Private: its memory goes with it, the mistake is said all the same.
+        heap h = heap_with(1 << 20);
         free_again(h);
         h = heap{};
       },
@@ -389,13 +426,18 @@ TEST_F(misuse_death, a_double_free_found_late_stops_the_program_that_did_it) {
 TEST_F(misuse, overruns_of_user_memory_cannot_hurt_the_heap) {
   heap h = heap_with(1 << 20);
   std::vector<char*> blocks;
-  for (int i = 0; i < 500; ++i) blocks.push_back(static_cast<char*>(h.allocate(1000)));
+  for (int i = 0; i < 500; ++i)
+    blocks.push_back(static_cast<char*>(h.allocate(1000)));
   char* base = nullptr;
   h.for_each_region([&](const region_summary& r) { base = static_cast<char*>(r.base); });
-  for (std::size_t i = 0; i < 1 << 20; ++i) base[i] = static_cast<char>(i * 31);  // all of it, live or free
+  // All of it, live or free.
+  for (std::size_t i = 0; i < 1 << 20; ++i)
+    base[i] = static_cast<char>(i * 31);
   expect_sound(h);
-  for (char* block : blocks) heap::free(block);
-  for (std::size_t i = 0; i < 1 << 20; ++i) base[i] = static_cast<char>(i * 17);
+  for (char* block : blocks)
+    heap::free(block);
+  for (std::size_t i = 0; i < 1 << 20; ++i)
+    base[i] = static_cast<char>(i * 17);
   h.trim();
   expect_sound(h);
   EXPECT_EQ(h.stats().free_bytes, 1u << 20);

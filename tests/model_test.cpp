@@ -1,6 +1,8 @@
-// tests/model_test.cpp - random operations against the model, audit after each thousand; the seed is printed.
+// tests/model_test.cpp - random operations against the model, audit after each thousand; the seed
+// is printed.
 //
-// ANNEX_MODEL_OPERATIONS and ANNEX_MODEL_SEED choose; 3 million operations by default in `make test`.
+// ANNEX_MODEL_OPERATIONS and ANNEX_MODEL_SEED choose; 3 million operations by default in `make
+// test`.
 #include <cstdlib>
 #include <iostream>
 #include <random>
@@ -13,7 +15,9 @@ namespace {
 
 struct random_choices : choices {
   explicit random_choices(u64 seed) : state(seed) {}
-  std::uint32_t next(std::uint32_t below) override { return static_cast<std::uint32_t>(state() % below); }
+  std::uint32_t next(std::uint32_t below) override {
+    return static_cast<std::uint32_t>(state() % below);
+  }
   bool more() override { return true; }
   std::mt19937_64 state;
 };
@@ -41,8 +45,14 @@ void run_model(u64 operations, u64 seed, heap_options options) {
 
 using model = in_own_directory;
 
-TEST_F(model, agrees_with_the_heap) { run_model(setting("ANNEX_MODEL_OPERATIONS", 3'000'000), setting("ANNEX_MODEL_SEED", std::random_device{}()), {}); }
-TEST_F(model, agrees_with_a_checked_heap) { run_model(setting("ANNEX_MODEL_OPERATIONS", 3'000'000) / 10, setting("ANNEX_MODEL_SEED", std::random_device{}()), {.checked = true}); }
+TEST_F(model, agrees_with_the_heap) {
+  run_model(setting("ANNEX_MODEL_OPERATIONS", 3'000'000),
+            setting("ANNEX_MODEL_SEED", std::random_device{}()), {});
+}
+TEST_F(model, agrees_with_a_checked_heap) {
+  run_model(setting("ANNEX_MODEL_OPERATIONS", 3'000'000) / 10,
+            setting("ANNEX_MODEL_SEED", std::random_device{}()), {.checked = true});
+}
 
 }  // namespace
 }  // namespace annex

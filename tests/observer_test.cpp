@@ -1,4 +1,5 @@
-// tests/observer_test.cpp - who must agree before memory is used, who is told before it goes; leases.
+// tests/observer_test.cpp - who must agree before memory is used, who is told before it goes;
+// leases.
 #include <algorithm>
 #include <chrono>
 #include <mutex>
@@ -14,7 +15,8 @@ using namespace std::chrono_literals;
 using observers = in_own_directory;
 
 struct recorder : observer {
-  explicit recorder(std::string own, std::vector<std::string>* into) : name_(std::move(own)), log(into) {}
+  explicit recorder(std::string own, std::vector<std::string>* into)
+      : name_(std::move(own)), log(into) {}
   std::string_view name() const noexcept override { return name_; }
   result<void> on_add(const region_view& r) override {
     note("add", r);
@@ -26,17 +28,20 @@ struct recorder : observer {
     note("begin", r);
     return quiesce::pending;
   }
-  result<void> finish_remove(const region_view& r, std::chrono::steady_clock::time_point deadline) override {
+  result<void> finish_remove(const region_view& r,
+                             std::chrono::steady_clock::time_point deadline) override {
     note("finish", r);
     while (busy) {
-      if (std::chrono::steady_clock::now() >= deadline) return std::unexpected(error{errc::deadline_passed, 0, "a transfer is under way"});
+      if (std::chrono::steady_clock::now() >= deadline)
+        return std::unexpected(error{errc::deadline_passed, 0, "a transfer is under way"});
       std::this_thread::sleep_for(1ms);
     }
     return {};
   }
   void note(const char* what, const region_view& r) {
     std::lock_guard guard(mutex);
-    log->push_back(std::string(what) + " " + name_ + " " + std::to_string(static_cast<unsigned>(r.region)));
+    log->push_back(std::string(what) + " " + name_ + " " +
+                   std::to_string(static_cast<unsigned>(r.region)));
   }
   std::string name_;
   std::vector<std::string>* log;
@@ -77,7 +82,8 @@ TEST_F(observers, a_veto_undoes_the_others_in_reverse_and_nothing_is_added) {
   EXPECT_NE(r.error().message().find("\"c\""), std::string_view::npos);
   EXPECT_NE(r.error().message().find("the device is full"), std::string_view::npos);
   EXPECT_EQ(r.error().os_errno, 5);
-  EXPECT_EQ(log, (lines{"add a 1", "add b 1", "add c 1", "begin b 1", "finish b 1", "begin a 1", "finish a 1"}));
+  EXPECT_EQ(log, (lines{"add a 1", "add b 1", "add c 1", "begin b 1", "finish b 1", "begin a 1",
+                        "finish a 1"}));
   EXPECT_EQ(h.stats().region_count, 0u);
   EXPECT_FALSE(heap::locate(m.data()));
   c.refuse = false;
@@ -97,7 +103,8 @@ TEST_F(observers, a_late_one_is_told_of_what_is_there_and_may_refuse_it) {
     EXPECT_EQ(log, (lines{"add a 1", "add a 2"}));
     log.clear();
   }
-  EXPECT_EQ(log, (lines{"begin a 2", "finish a 2", "begin a 1", "finish a 1"})) << "unsubscribing removes every region";
+  EXPECT_EQ(log, (lines{"begin a 2", "finish a 2", "begin a 1", "finish a 1"}))
+      << "unsubscribing removes every region";
   log.clear();
   a.on_add_do = [&](const region_view& r) { a.refuse = r.region == region_id{2}; };
   EXPECT_EQ(refused(h.observe(a)), errc::vetoed);
@@ -135,7 +142,8 @@ TEST_F(observers, may_allocate_and_look_up_in_a_callback) {
     void* block = h.allocate(100);
     void* large = h.allocate(200000);
     ASSERT_NE(block, nullptr);
-    EXPECT_NE(heap::locate(block)->region, r.region) << "the new region is not allocated from before all have agreed";
+    EXPECT_NE(heap::locate(block)->region, r.region)
+        << "the new region is not allocated from before all have agreed";
     EXPECT_EQ(heap::locate(r.base)->region, r.region);
     must(h.reserve_zone("in callback" + std::to_string(calls), {.size_bytes = 10}));
     heap::free(block);
@@ -185,7 +193,8 @@ TEST_F(observers, a_lease_keeps_a_region) {
   EXPECT_EQ(refused(h.hold(id)), errc::no_such_region);
 }
 
-TEST_F(observers, a_lease_keeps_a_region_from_a_drain_of_another_process_that_observers_would_let_go) {
+TEST_F(observers,
+       a_lease_keeps_a_region_from_a_drain_of_another_process_that_observers_would_let_go) {
   lines log;
   recorder a("a", &log);
   heap h = heap_with(1 << 20, {}, "a");
@@ -208,12 +217,14 @@ TEST_F(observers, of_who_only_reads_let_go_of_a_region_that_another_process_drai
     heap look = must(heap::attach("a", {.read_only = true}));
     observation o = must(look.observe(a));
     *stage = 1;
-    while (*stage == 1) ::usleep(1000);
+    while (*stage == 1)
+      ::usleep(1000);
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return *stage == 1; }));
   void* const block = h.allocate(100);
-  EXPECT_EQ(refused(h.drain_memory(region_id{1}, 300ms)), errc::deadline_passed) << "the reader looks meanwhile";
+  EXPECT_EQ(refused(h.drain_memory(region_id{1}, 300ms)), errc::deadline_passed)
+      << "the reader looks meanwhile";
   heap::free(block);
   must(h.drain_memory(region_id{1}, 5s));
   *stage = 2;
@@ -238,21 +249,31 @@ TEST_F(observers, a_killed_process_holds_no_lease) {
 }
 
 TEST_F(observers, of_another_process_are_told_though_it_sleeps) {
-  struct words { std::atomic<int> added{0}, removed{0}, ready{0}; };
+  struct words {
+    std::atomic<int> added{0}, removed{0}, ready{0};
+  };
   auto* seen = shared_words<words>();
   heap h = heap_with(1 << 20, {}, "a");
   child_process child([seen] {
     struct counter : observer {
       explicit counter(words* w) : to(w) {}
       std::string_view name() const noexcept override { return "counter"; }
-      result<void> on_add(const region_view&) override { ++to->added; return {}; }
-      result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { ++to->removed; return {}; }
+      result<void> on_add(const region_view&) override {
+        ++to->added;
+        return {};
+      }
+      result<void> finish_remove(const region_view&,
+                                 std::chrono::steady_clock::time_point) override {
+        ++to->removed;
+        return {};
+      }
       words* to;
     } c(seen);
     heap mine = must(attach_as_another("a"));
     observation o = must(mine.observe(c));
     seen->ready = 1;
-    for (;;) ::pause();
+    for (;;)
+      ::pause();
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return seen->ready == 1; }));

@@ -1,4 +1,5 @@
-// tests/open_test.cpp - heap::open: attach to what is there, create what is not, whoever else does the same.
+// tests/open_test.cpp - heap::open: attach to what is there, create what is not, whoever else does
+// the same.
 #include <sched.h>
 #include <time.h>
 
@@ -15,11 +16,16 @@ namespace {
 
 using open = in_own_directory;
 
-const heap_options small{.metadata_limit_bytes = std::size_t{16} << 20, .member_limit = 64, .thread_limit = 64, .region_limit = 16, .zone_limit = 16};
+const heap_options small{.metadata_limit_bytes = std::size_t{16} << 20,
+                         .member_limit = 64,
+                         .thread_limit = 64,
+                         .region_limit = 16,
+                         .zone_limit = 16};
 
 std::vector<std::string> files_of_the_directory() {
   std::vector<std::string> names;
-  for (const auto& file : std::filesystem::directory_iterator(directory())) names.push_back(file.path().filename().string());
+  for (const auto& file : std::filesystem::directory_iterator(directory()))
+    names.push_back(file.path().filename().string());
   return names;
 }
 
@@ -48,7 +54,8 @@ TEST_F(open, refuses_what_create_and_attach_refuse) {
   EXPECT_EQ(refused(heap::open("a", {.thread_limit = 1})), errc::invalid_argument);
   EXPECT_EQ(refused(heap::attach("a")), errc::no_such_heap) << "nothing was made";
   must(heap::open("a", small));
-  EXPECT_EQ(refused(heap::open("a", {.thread_limit = 1})), errc::invalid_argument) << "there or not";
+  EXPECT_EQ(refused(heap::open("a", {.thread_limit = 1})), errc::invalid_argument)
+      << "there or not";
 }
 
 TEST_F(open, of_an_ephemeral_heap_begins_anew_when_its_last_member_has_died) {
@@ -88,7 +95,8 @@ TEST_F(open, by_sixteen_processes_at_once_creates_once) {
     for (int i = 0; i < crowd; ++i)
       all.push_back(std::make_unique<child_process>([m] {
         ++m->ready;
-        while (m->go.load() == 0) ::sched_yield();
+        while (m->go.load() == 0)
+          ::sched_yield();
         bool is_new = false;
         heap h = must(heap::open("a", small, &is_new));
         if (is_new) ++m->creators;
@@ -96,7 +104,8 @@ TEST_F(open, by_sixteen_processes_at_once_creates_once) {
         const u64 mine = static_cast<u64>(h.id());
         if (!m->id.compare_exchange_strong(nobody, mine) && nobody != mine) ++m->strangers;
         ++m->opened;
-        while (m->leave.load() == 0) ::usleep(200);
+        while (m->leave.load() == 0)
+          ::usleep(200);
         return 0;
       }));
     ASSERT_TRUE(wait_until([&] { return m->ready.load() == crowd; }));
@@ -109,7 +118,8 @@ TEST_F(open, by_sixteen_processes_at_once_creates_once) {
       expect_sound(h);
     }
     m->leave = 1;
-    for (auto& one : all) EXPECT_EQ(one->wait_for_exit_code(), 0);
+    for (auto& one : all)
+      EXPECT_EQ(one->wait_for_exit_code(), 0);
     must(heap::destroy("a"));
     EXPECT_TRUE(files_of_the_directory().empty()) << files_of_the_directory().front();
   }
@@ -123,7 +133,8 @@ TEST_F(open, is_not_blocked_by_processes_that_are_killed_while_they_open) {
     for (int i = 0; i < 4; ++i)
       all.push_back(std::make_unique<child_process>([m] {
         ++m->ready;
-        while (m->go.load() == 0) ::sched_yield();
+        while (m->go.load() == 0)
+          ::sched_yield();
         heap h = must(heap::open("a", small));
         ::pause();
         return 0;
@@ -132,8 +143,10 @@ TEST_F(open, is_not_blocked_by_processes_that_are_killed_while_they_open) {
     m->go = 1;
     const timespec moment{0, static_cast<long>(random() % 3'000'000)};
     ::nanosleep(&moment, nullptr);
-    for (auto& one : all) one->kill_now();
-    for (auto& one : all) one->wait_for_exit_code();
+    for (auto& one : all)
+      one->kill_now();
+    for (auto& one : all)
+      one->wait_for_exit_code();
     {
       heap h = must(heap::open("a", small));
       expect_alone_and_empty(h);
@@ -151,11 +164,14 @@ TEST_F(open, and_destroy_in_a_crowd_leave_a_heap_or_none) {
       for (int round = 0; round < 60; ++round) {
         { heap h = must(heap::open("a", small)); }
         if (round % 6 == i)
-          if (auto ended = heap::destroy("a"); !ended && ended.error().code != errc::heap_in_use && ended.error().code != errc::no_such_heap) ++m->strangers;
+          if (auto ended = heap::destroy("a"); !ended && ended.error().code != errc::heap_in_use &&
+                                               ended.error().code != errc::no_such_heap)
+            ++m->strangers;
       }
       return 0;
     }));
-  for (auto& one : all) EXPECT_EQ(one->wait_for_exit_code(), 0);
+  for (auto& one : all)
+    EXPECT_EQ(one->wait_for_exit_code(), 0);
   EXPECT_EQ(m->strangers.load(), 0);
   heap h = must(heap::open("a", small));
   expect_alone_and_empty(h);

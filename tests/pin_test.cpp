@@ -1,4 +1,5 @@
-// tests/pin_test.cpp - pinned regions: where their pages are they stay, and physical addresses are true.
+// tests/pin_test.cpp - pinned regions: where their pages are they stay, and physical addresses are
+// true.
 #include <fcntl.h>
 #include <sys/resource.h>
 
@@ -20,11 +21,16 @@ class pinning : public in_own_directory {};
 u64 frame_of(const void* address) {
   const int fd = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
   u64 entry = 0;
-  const bool read = fd >= 0 && ::pread(fd, &entry, sizeof entry, static_cast<off_t>(reinterpret_cast<u64>(address) / 4096 * 8)) == sizeof entry;
+  const bool read =
+      fd >= 0 &&
+      ::pread(fd, &entry, sizeof entry,
+              static_cast<off_t>(reinterpret_cast<u64>(address) / 4096 * 8)) == sizeof entry;
   if (fd >= 0) ::close(fd);
   return read && (entry >> 63) != 0 ? entry & ((u64{1} << 55) - 1) : 0;
 }
-void compact_memory() { std::ofstream("/proc/sys/vm/compact_memory") << 1; }
+void compact_memory() {
+  std::ofstream("/proc/sys/vm/compact_memory") << 1;
+}
 bool frames_are_shown() {
   int here = 1;
   return frame_of(&here) != 0;
@@ -35,22 +41,34 @@ TEST_F(pinning, ordinary_pages_have_their_physical_addresses_as_iovas_and_stay) 
   heap h = must(heap::create("h"));
   for (const auto from : {memory_source::kind::shared, memory_source::kind::anonymous}) {
     u64 done = 0;
-    const auto brought = h.bring_memory({.from = from, .length_bytes = 32 * MiB, .pin = true, .physical_iovas = true, .progress = [&](u64 so_far, u64) { done = so_far; }});
-    if (!brought && brought.error().code == errc::not_supported) GTEST_SKIP() << brought.error().message();
+    const auto brought = h.bring_memory({.from = from,
+                                         .length_bytes = 32 * MiB,
+                                         .pin = true,
+                                         .physical_iovas = true,
+                                         .progress = [&](u64 so_far, u64) { done = so_far; }});
+    if (!brought && brought.error().code == errc::not_supported)
+      GTEST_SKIP() << brought.error().message();
     const region_id region = must(brought);
     EXPECT_EQ(done, 32 * MiB);
     char* base = nullptr;
-    h.for_each_region([&](const region_summary& r) { if (r.id == region) base = static_cast<char*>(r.base); });
+    h.for_each_region([&](const region_summary& r) {
+      if (r.id == region) base = static_cast<char*>(r.base);
+    });
     ASSERT_NE(base, nullptr);
     auto are_true = [&] {
       u64 wrong = 0;
-      for (u64 at = 0; at < 32 * MiB; at += 4096) wrong += static_cast<u64>(*heap::locate(base + at)->bus_address) == frame_of(base + at) * 4096 ? 0u : 1u;
+      for (u64 at = 0; at < 32 * MiB; at += 4096)
+        wrong +=
+            static_cast<u64>(*heap::locate(base + at)->bus_address) == frame_of(base + at) * 4096
+                ? 0u
+                : 1u;
       return wrong == 0;
     };
     EXPECT_TRUE(are_true());
     compact_memory();
     EXPECT_TRUE(are_true()) << "pages moved";
-    auto* const block = static_cast<char*>(h.allocate({.size_bytes = 4096, .iova_contiguous = true}));
+    auto* const block =
+        static_cast<char*>(h.allocate({.size_bytes = 4096, .iova_contiguous = true}));
     ASSERT_NE(block, nullptr);
     EXPECT_EQ(static_cast<u64>(*heap::locate(block)->bus_address) / 4096, frame_of(block));
     heap::free(block);
@@ -64,10 +82,16 @@ TEST_F(pinning, holds_as_long_as_one_member_lives) {
   heap h = must(heap::create("h"));
   child_process adder([] {
     heap mine = must(attach_as_another("h"));
-    return mine.bring_memory({.from = memory_source::kind::shared, .length_bytes = 32 * MiB, .pin = true, .physical_iovas = true}) ? 0 : 77;
+    return mine.bring_memory({.from = memory_source::kind::shared,
+                              .length_bytes = 32 * MiB,
+                              .pin = true,
+                              .physical_iovas = true})
+               ? 0
+               : 77;
   });
   if (adder.wait_for_exit_code() == 77) GTEST_SKIP() << "nothing can be pinned here";
-  // The adder's pin ended with it, before this process attaches, pins, and looks where the pages are. Either they are where they were, or it is refused.
+  // The adder's pin ended with it, before this process attaches, pins, and looks where the pages
+  // are. Either they are where they were, or it is refused.
   auto* const block = static_cast<char*>(h.allocate(20 * MiB));
   if (block == nullptr) {
     EXPECT_EQ(refused(h.attach_memory(region_id{1})), errc::wrong_memory);
@@ -76,7 +100,10 @@ TEST_F(pinning, holds_as_long_as_one_member_lives) {
   std::memset(block, 1, 20 * MiB);
   compact_memory();
   u64 wrong = 0;
-  for (u64 at = 0; at < 20 * MiB; at += 4096) wrong += static_cast<u64>(*heap::locate(block + at)->bus_address) == frame_of(block + at) * 4096 ? 0u : 1u;
+  for (u64 at = 0; at < 20 * MiB; at += 4096)
+    wrong += static_cast<u64>(*heap::locate(block + at)->bus_address) == frame_of(block + at) * 4096
+                 ? 0u
+                 : 1u;
   EXPECT_EQ(wrong, 0u);
 }
 
@@ -87,7 +114,11 @@ TEST_F(pinning, that_moved_while_nobody_held_it_is_found_out) {
   ASSERT_EQ(::pipe(go), 0);
   child_process adder([&] {
     heap mine = must(attach_as_another("h"));
-    if (!mine.bring_memory({.from = memory_source::kind::shared, .length_bytes = 1 * MiB, .pin = true, .physical_iovas = true})) return 77;
+    if (!mine.bring_memory({.from = memory_source::kind::shared,
+                            .length_bytes = 1 * MiB,
+                            .pin = true,
+                            .physical_iovas = true}))
+      return 77;
     std::string file;
     mine.for_each_region([&](const region_summary& r) { file = r.backing; });
     if (file.empty()) return 1;
@@ -107,12 +138,15 @@ class long_mapping {
  public:
   static constexpr u64 bytes = 64 * GiB, own_bytes = 256 * MiB;
   long_mapping() : fd_(::memfd_create("long", MFD_CLOEXEC)) {
-    void* const space = ::mmap(nullptr, bytes + GiB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* const space =
+        ::mmap(nullptr, bytes + GiB, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (fd_ < 0 || space == MAP_FAILED || ::ftruncate(fd_, own_bytes) != 0) return;
     space_ = static_cast<char*>(space);
     base_ = reinterpret_cast<char*>(align_up(reinterpret_cast<u64>(space), GiB));
     for (u64 at = 0; at < bytes; at += own_bytes)
-      if (::mmap(base_ + at, own_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd_, 0) == MAP_FAILED) base_ = nullptr;
+      if (::mmap(base_ + at, own_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd_, 0) ==
+          MAP_FAILED)
+        base_ = nullptr;
   }
   ~long_mapping() {
     if (space_ != nullptr) ::munmap(space_, bytes + GiB);
@@ -152,7 +186,9 @@ TEST_F(pinning, of_64_GiB_goes_in_parallel_tells_its_progress_and_lets_others_al
   const auto added = h.add_memory(r);
   over = true;
   others.join();
-  if (!added && (added.error().code == errc::not_supported || added.error().code == errc::out_of_memory)) GTEST_SKIP() << added.error().message();
+  if (!added &&
+      (added.error().code == errc::not_supported || added.error().code == errc::out_of_memory))
+    GTEST_SKIP() << added.error().message();
   const region_id region = must(added);
   EXPECT_EQ(told.size(), 64u);
   EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
@@ -177,9 +213,14 @@ TEST_F(pinning, is_refused_where_it_cannot_be) {
     heap mine = must(attach_as_another("h"));
     const rlimit small{256 * KiB, 256 * KiB};
     if (::setrlimit(RLIMIT_MEMLOCK, &small) != 0 || ::setuid(65534) != 0) return 77;
-    const auto refusal = mine.bring_memory({.from = memory_source::kind::anonymous, .length_bytes = 8 * MiB, .pin = true});
+    const auto refusal = mine.bring_memory(
+        {.from = memory_source::kind::anonymous, .length_bytes = 8 * MiB, .pin = true});
     if (refusal) return 1;
-    return refusal.error().code == errc::out_of_memory && refusal.error().message().find("262144") != std::string_view::npos ? 0 : refusal.error().code == errc::not_supported ? 77 : 2;
+    return refusal.error().code == errc::out_of_memory &&
+                   refusal.error().message().find("262144") != std::string_view::npos
+               ? 0
+           : refusal.error().code == errc::not_supported ? 77
+                                                         : 2;
   });
   const int code = limited.wait_for_exit_code();
   EXPECT_TRUE(code == 0 || code == 77) << code;

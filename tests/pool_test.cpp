@@ -29,7 +29,8 @@ TEST_F(pools, give_every_object_once_and_take_all_back) {
   EXPECT_EQ(objects.size(), 1000u);
   EXPECT_EQ(p.free_count(), 0u);
   EXPECT_EQ(refused(raw_pool::release(h, "p")), errc::blocks_live);
-  for (void* object : objects) p.give(object);
+  for (void* object : objects)
+    p.give(object);
   EXPECT_EQ(p.free_count(), 1000u);
   expect_sound(h);
   must(raw_pool::release(h, "p"));
@@ -39,9 +40,13 @@ TEST_F(pools, give_every_object_once_and_take_all_back) {
 
 TEST_F(pools, refuse_bad_options_and_other_kinds) {
   heap h = heap_with(1 << 20);
-  for (const pool_options& o : {pool_options{.object_bytes = 0, .object_count = 1}, pool_options{.object_bytes = 1, .object_count = 0}, pool_options{.object_bytes = 1, .object_count = 1, .align_bytes = 3},
-                                pool_options{.object_bytes = 1, .object_count = 1, .cache_objects = 513}, pool_options{.object_bytes = 1, .object_count = 1u << 31},
-                                pool_options{.object_bytes = ~std::size_t{0} / 2, .object_count = 1u << 30}})
+  for (const pool_options& o :
+       {pool_options{.object_bytes = 0, .object_count = 1},
+        pool_options{.object_bytes = 1, .object_count = 0},
+        pool_options{.object_bytes = 1, .object_count = 1, .align_bytes = 3},
+        pool_options{.object_bytes = 1, .object_count = 1, .cache_objects = 513},
+        pool_options{.object_bytes = 1, .object_count = 1u << 31},
+        pool_options{.object_bytes = ~std::size_t{0} / 2, .object_count = 1u << 30}})
     EXPECT_EQ(refused(raw_pool::create(h, "p", o)), errc::invalid_argument);
   must(h.reserve_zone("z", {.size_bytes = 100}));
   EXPECT_EQ(refused(raw_pool::open(h, "z")), errc::wrong_kind);
@@ -51,14 +56,17 @@ TEST_F(pools, refuse_bad_options_and_other_kinds) {
   must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 10}));
   EXPECT_EQ(refused(h.find_zone("p")), errc::wrong_kind);
   EXPECT_EQ(refused(h.release_zone("p")), errc::wrong_kind);
-  EXPECT_EQ(refused(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 10})), errc::zone_exists);
-  EXPECT_EQ(refused(raw_pool::create(h, "q", {.object_bytes = 64, .object_count = 100000})), errc::out_of_memory);
+  EXPECT_EQ(refused(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 10})),
+            errc::zone_exists);
+  EXPECT_EQ(refused(raw_pool::create(h, "q", {.object_bytes = 64, .object_count = 100000})),
+            errc::out_of_memory);
 }
 
 TEST_F(pools, work_in_bulk_and_without_caches) {
   heap h = heap_with(4 << 20);
   for (const unsigned cache : {0u, 1u, 32u, 512u}) {
-    raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 5000, .cache_objects = cache}));
+    raw_pool p = must(raw_pool::create(
+        h, "p", {.object_bytes = 64, .object_count = 5000, .cache_objects = cache}));
     std::vector<void*> objects(6000);
     EXPECT_EQ(p.take_bulk(objects), 5000u);
     EXPECT_EQ(p.take_bulk(objects), 0u);
@@ -98,7 +106,8 @@ TEST_F(pools, know_an_object_that_two_threads_or_two_processes_give) {
   EXPECT_EQ(p.free_count(), 100u);
   void* const lent = p.take();
   EXPECT_EQ(lent, object) << "it is in the cache still, and in the pool";
-  EXPECT_EQ(h.handle_of(lent), null_handle) << "as in the pool it has no handle: the child finds it beside a block";
+  EXPECT_EQ(h.handle_of(lent), null_handle)
+      << "as in the pool it has no handle: the child finds it beside a block";
   auto* const block = static_cast<char*>(h.allocate(64));
   const handle beside = h.handle_of(block);
   const auto distance = static_cast<char*>(lent) - block;
@@ -120,7 +129,8 @@ TEST_F(pools, know_an_object_that_two_threads_or_two_processes_give) {
 
 TEST_F(pools, drop_a_second_give_that_another_member_has_taken_meanwhile) {
   heap h = heap_with(1 << 20, {.on_misuse = misuse_policy::refuse}, "a");
-  raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 8, .cache_objects = 4}));
+  raw_pool p =
+      must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 8, .cache_objects = 4}));
   heap other = must(attach_as_another("a"));
   raw_pool theirs = must(raw_pool::open(other, "p"));
   void* const object = p.take();
@@ -151,7 +161,8 @@ TEST_F(pools, say_no_once_they_are_released_and_reach_no_later_one) {
       heap mine = must(attach_as_another("a"));
       must(raw_pool::release(mine, "p"));
       must(raw_pool::create(mine, "later", {.object_bytes = 64, .object_count = 100}));
-      for (int i = 0; i < 60; ++i) must(mine.reserve_zone("z" + std::to_string(i), {.size_bytes = 64}));
+      for (int i = 0; i < 60; ++i)
+        must(mine.reserve_zone("z" + std::to_string(i), {.size_bytes = 64}));
       return 0;
     });
     EXPECT_EQ(other.wait_for_exit_code(), 0);
@@ -174,7 +185,8 @@ TEST_F(pools, say_no_once_they_are_released_and_reach_no_later_one) {
     EXPECT_EQ(later.free_count(), 100u);
     expect_sound(h);
     must(raw_pool::release(h, "later"));
-    for (int i = 0; i < 60; ++i) must(h.release_zone("z" + std::to_string(i)));
+    for (int i = 0; i < 60; ++i)
+      must(h.release_zone("z" + std::to_string(i)));
   }
   EXPECT_EQ(h.stats().zone_count, 0u);
 }
@@ -184,7 +196,10 @@ TEST_F(pools, released_under_busy_threads_never_hand_out_memory_of_others) {
   std::atomic<bool> ends{false};
   std::atomic<u64> strangers{0}, moved{0};
   std::mutex guard;
-  auto make = [&] { return must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 64, .cache_objects = 8})); };
+  auto make = [&] {
+    return must(
+        raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 64, .cache_objects = 8}));
+  };
   raw_pool now = make();
   std::vector<std::thread> threads;
   for (int t = 0; t < 3; ++t)
@@ -210,7 +225,8 @@ TEST_F(pools, released_under_busy_threads_never_hand_out_memory_of_others) {
   while (std::chrono::steady_clock::now() < until) {
     std::lock_guard lock(guard);
     if (auto done = raw_pool::release(h, "p"); !done) {
-      EXPECT_TRUE(done.error().code == errc::blocks_live || done.error().code == errc::heap_in_use) << done.error().message();
+      EXPECT_TRUE(done.error().code == errc::blocks_live || done.error().code == errc::heap_in_use)
+          << done.error().message();
       continue;
     }
     ++released;
@@ -219,7 +235,8 @@ TEST_F(pools, released_under_busy_threads_never_hand_out_memory_of_others) {
     now = make();
   }
   ends = true;
-  for (std::thread& t : threads) t.join();
+  for (std::thread& t : threads)
+    t.join();
   EXPECT_EQ(strangers, 0u);
   EXPECT_GT(moved, 0u);
   EXPECT_GT(released, 0);
@@ -246,7 +263,8 @@ TEST_F(pools, of_a_checked_heap_find_every_second_give_at_once) {
   ASSERT_EQ(p.take_bulk(objects), 10u);
   p.give_bulk(objects);
   EXPECT_EQ(h.stats().misuse_count, 0u);
-  for (void* object : objects) p.give(object);
+  for (void* object : objects)
+    p.give(object);
   EXPECT_EQ(h.stats().misuse_count, 10u);
   ASSERT_EQ(p.take_bulk(objects), 10u);
   void* const mixed[3] = {objects[0], objects[1], objects[0]};
@@ -257,13 +275,16 @@ TEST_F(pools, of_a_checked_heap_find_every_second_give_at_once) {
 
 TEST_F(pools, know_their_objects_whatever_the_size) {
   heap h = heap_with(8 << 20, {.on_misuse = misuse_policy::refuse});
-  for (const std::size_t bytes : {std::size_t{2}, std::size_t{48}, std::size_t{100}, std::size_t{4096}, std::size_t{100'000}}) {
-    raw_pool p = must(raw_pool::create(h, "p", {.object_bytes = bytes, .object_count = 33, .align_bytes = 2}));
+  for (const std::size_t bytes : {std::size_t{2}, std::size_t{48}, std::size_t{100},
+                                  std::size_t{4096}, std::size_t{100'000}}) {
+    raw_pool p = must(
+        raw_pool::create(h, "p", {.object_bytes = bytes, .object_count = 33, .align_bytes = 2}));
     std::vector<void*> objects(33);
     ASSERT_EQ(p.take_bulk(objects), 33u) << bytes;
     EXPECT_EQ(p.take(), nullptr);
     const u64 before = h.stats().misuse_count;
-    for (void* object : objects) p.give(static_cast<char*>(object) + bytes / 2);
+    for (void* object : objects)
+      p.give(static_cast<char*>(object) + bytes / 2);
     std::sort(objects.begin(), objects.end());
     p.give(static_cast<char*>(objects.front()) - bytes);
     p.give(static_cast<char*>(objects.back()) + bytes);
@@ -289,7 +310,8 @@ TEST_F(pools, serve_threads_that_give_what_others_took) {
         if (auto* old = slots[(i * 7 + t) % 256].exchange(made)) p.give(old);
       }
     });
-  for (std::thread& t : threads) t.join();
+  for (std::thread& t : threads)
+    t.join();
   for (auto& slot : slots)
     if (auto* left = slot.exchange(nullptr)) p.give(left);
   EXPECT_EQ(p.raw().free_count(), 2000u);

@@ -1,4 +1,5 @@
-// tests/process_test.cpp - several processes, each with the memory at an address of its own; really killed ones.
+// tests/process_test.cpp - several processes, each with the memory at an address of its own; really
+// killed ones.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -16,7 +17,11 @@ namespace {
 using processes = in_own_directory;
 
 TEST_F(processes, free_each_others_blocks_through_handles) {
-  struct words { std::atomic<u64> to_child[512], to_parent[512]; std::atomic<int> ready{0}; std::atomic<u64> base{0}; };
+  struct words {
+    std::atomic<u64> to_child[512], to_parent[512];
+    std::atomic<int> ready{0};
+    std::atomic<u64> base{0};
+  };
   auto* mail = shared_words<words>();
   heap h = heap_with(8 << 20, {}, "a");
   char* const base = static_cast<char*>(h.allocate(64));
@@ -36,7 +41,8 @@ TEST_F(processes, free_each_others_blocks_through_handles) {
       auto* block = static_cast<u64*>(mine.allocate(16 + random() % 2000));
       if (block == nullptr) continue;
       block[0] = static_cast<u64>(mine.handle_of(block));
-      if (const u64 old = mail->to_parent[at].exchange(block[0])) heap::free(must(mine.resolve(handle{old})));
+      if (const u64 old = mail->to_parent[at].exchange(block[0]))
+        heap::free(must(mine.resolve(handle{old})));
     }
     return 0;
   });
@@ -52,7 +58,8 @@ TEST_F(processes, free_each_others_blocks_through_handles) {
     auto* block = static_cast<u64*>(h.allocate(16 + random() % 2000));
     if (block == nullptr) continue;
     block[0] = static_cast<u64>(h.handle_of(block));
-    if (const u64 old = mail->to_child[at].exchange(block[0])) heap::free(must(h.resolve(handle{old})));
+    if (const u64 old = mail->to_child[at].exchange(block[0]))
+      heap::free(must(h.resolve(handle{old})));
   }
   EXPECT_EQ(child.wait_for_exit_code(), 0);
   expect_sound(h);
@@ -106,7 +113,8 @@ TEST_F(processes, two_mappings_in_one_process_are_two_members) {
 TEST_F(processes, any_may_be_the_first_and_any_the_last) {
   child_process maker([] {
     heap mine = heap_with(2 << 20, {}, "a");
-    std::strcpy(static_cast<char*>(must(mine.reserve_zone("z", {.size_bytes = 100})).address), "hello");
+    std::strcpy(static_cast<char*>(must(mine.reserve_zone("z", {.size_bytes = 100})).address),
+                "hello");
     return 0;
   });
   EXPECT_EQ(maker.wait_for_exit_code(), 0);
@@ -172,7 +180,8 @@ TEST_F(processes, kill_after_kill_leaves_the_heap_sound) {
     if (HasFailure()) FAIL() << "round " << round;
   }
   stolen = h.stats().lock_steals;
-  for (int i = 0; i < 5; ++i) (void)h.release_zone("zone" + std::to_string(i));
+  for (int i = 0; i < 5; ++i)
+    (void)h.release_zone("zone" + std::to_string(i));
   h.trim();
   EXPECT_EQ(h.stats().free_bytes, 16u << 20) << stolen << " locks were taken over";
 }
@@ -182,7 +191,8 @@ TEST_F(processes, reclaim_dead_frees_by_itself) {
   void* kept = h.allocate(100);
   child_process child([] {
     heap mine = must(attach_as_another("a"));
-    for (int i = 0; i < 1000; ++i) mine.allocate(1000);
+    for (int i = 0; i < 1000; ++i)
+      mine.allocate(1000);
     mine.allocate(500000);
     ::kill(::getpid(), SIGKILL);
     return 0;
@@ -196,14 +206,18 @@ TEST_F(processes, reclaim_dead_frees_by_itself) {
 }
 
 TEST_F(processes, the_application_looks_at_the_blocks_of_the_dead_before_they_go) {
-  struct words { std::atomic<u64> wanted{0}; };
+  struct words {
+    std::atomic<u64> wanted{0};
+  };
   auto* w = shared_words<words>();
   heap h = heap_with(4 << 20, {}, "a");
   must(raw_pool::create(h, "pool", {.object_bytes = 64, .object_count = 10}));
   child_process child([w] {
     heap mine = must(attach_as_another("a"));
-    for (int i = 0; i < 20; ++i) mine.allocate(1000);
-    for (int i = 0; i < 2; ++i) mine.allocate(100000);
+    for (int i = 0; i < 20; ++i)
+      mine.allocate(1000);
+    for (int i = 0; i < 2; ++i)
+      mine.allocate(100000);
     auto* wanted = static_cast<char*>(mine.allocate(1000));
     std::strcpy(wanted, "the last words");
     w->wanted = static_cast<u64>(mine.handle_of(wanted));
@@ -247,14 +261,16 @@ TEST_F(processes, who_holds_what_survives_adoption) {
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([] {
     heap mine = must(attach_as_another("a"));
-    for (int i = 0; i < 100; ++i) mine.allocate(64);
+    for (int i = 0; i < 100; ++i)
+      mine.allocate(64);
     ::kill(::getpid(), SIGKILL);
     return 0;
   });
   EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
   h.recover();
   std::vector<void*> mine;
-  for (int i = 0; i < 156; ++i) mine.push_back(h.allocate(64));  // out of the dead one's slab first
+  for (int i = 0; i < 156; ++i)
+    mine.push_back(h.allocate(64));  // out of the dead one's slab first
   member_id dead{};
   u64 held_by_me = 0;
   for (const member_summary& m : h.members()) {
@@ -266,7 +282,8 @@ TEST_F(processes, who_holds_what_survives_adoption) {
     EXPECT_EQ(m.held_blocks, 100u);
   }
   EXPECT_EQ(held_by_me, 156u);
-  EXPECT_EQ(h.stats().slab_count, 4u) << "the free blocks of the dead one's slabs were used: 64 blocks a slab";
+  EXPECT_EQ(h.stats().slab_count, 4u)
+      << "the free blocks of the dead one's slabs were used: 64 blocks a slab";
   EXPECT_EQ(refused(h.reap(h.self())), errc::invalid_argument);
   EXPECT_EQ(refused(h.reap(member_id{77})), errc::invalid_argument);
   EXPECT_EQ(must(h.reap(dead)), 100u);
@@ -310,22 +327,27 @@ TEST_F(processes, a_private_heap_is_not_the_childs) {
 }
 
 TEST_F(processes, a_stopped_process_is_not_dead_and_stops_nobody) {
-  struct words { std::atomic<int> ready{0}; };
+  struct words {
+    std::atomic<int> ready{0};
+  };
   auto* w = shared_words<words>();
   heap h = heap_with(4 << 20, {}, "a");
   child_process child([w] {
     heap mine = must(attach_as_another("a"));
     std::vector<void*> kept;
-    for (int i = 0; i < 50; ++i) kept.push_back(mine.allocate(1000));
+    for (int i = 0; i < 50; ++i)
+      kept.push_back(mine.allocate(1000));
     w->ready = 1;
-    for (;;) heap::free(mine.allocate(100));
+    for (;;)
+      heap::free(mine.allocate(100));
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return w->ready == 1; }));
   child.kill_now(SIGSTOP);
   ::waitpid(child.id(), nullptr, WUNTRACED);
   EXPECT_EQ(h.recover(), 0u);
-  for (int i = 0; i < 1000; ++i) ASSERT_NE(h.allocate(100), nullptr);
+  for (int i = 0; i < 1000; ++i)
+    ASSERT_NE(h.allocate(100), nullptr);
   const auto blocked = h.remove_memory(region_id{1});
   EXPECT_EQ(refused(blocked), errc::blocks_live);
   child.kill_now(SIGKILL);

@@ -1,4 +1,5 @@
-// tests/restart_test.cpp - everybody is gone, and the next one finds the heap as it was: zones, blocks, contents, rings.
+// tests/restart_test.cpp - everybody is gone, and the next one finds the heap as it was: zones,
+// blocks, contents, rings.
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 
@@ -16,7 +17,10 @@ namespace {
 using restarts = in_own_directory;
 
 // What is found again: a zone with the handles of blocks, whose contents say who they are.
-struct inventory { u64 count; u64 blocks[200]; };
+struct inventory {
+  u64 count;
+  u64 blocks[200];
+};
 
 void fill(heap& h, u64 seed) {
   auto z = must(h.reserve_zone("inventory", {.size_bytes = sizeof(inventory), .zeroed = true}));
@@ -32,7 +36,8 @@ void fill(heap& h, u64 seed) {
     list->count = i + 1;
   }
   auto r = must(ring::create(h, "ring", 16));
-  for (u64 i = 1; i <= 5; ++i) r.put(handle{i});
+  for (u64 i = 1; i <= 5; ++i)
+    r.put(handle{i});
   must(raw_pool::create(h, "pool", {.object_bytes = 64, .object_count = 50}));
 }
 
@@ -43,11 +48,13 @@ void check_and_empty(heap& h) {
     auto* block = static_cast<unsigned char*>(must(h.resolve(handle{list->blocks[i]})));
     std::size_t bytes = 0;
     std::memcpy(&bytes, block, sizeof bytes);
-    for (std::size_t at = sizeof bytes; at < bytes; ++at) ASSERT_EQ(block[at], static_cast<unsigned char>(i));
+    for (std::size_t at = sizeof bytes; at < bytes; ++at)
+      ASSERT_EQ(block[at], static_cast<unsigned char>(i));
     heap::free(block);
   }
   auto r = must(ring::open(h, "ring"));
-  for (u64 i = 1; i <= 5; ++i) EXPECT_EQ(static_cast<u64>(r.take()), i);
+  for (u64 i = 1; i <= 5; ++i)
+    EXPECT_EQ(static_cast<u64>(r.take()), i);
   EXPECT_EQ(must(raw_pool::open(h, "pool")).free_count(), 50u);
   must(raw_pool::release(h, "pool"));
   must(ring::release(h, "ring"));
@@ -60,13 +67,21 @@ void check_and_empty(heap& h) {
 }
 
 TEST_F(restarts, find_everything_on_memory_that_has_a_file) {
-  struct medium { const char* name; memory_source source; };
+  struct medium {
+    const char* name;
+    memory_source source;
+  };
   const std::string elsewhere = path() + "/elsewhere";
   std::filesystem::create_directory(elsewhere);
   const medium media[] = {
       {"the annex directory", {.length_bytes = 8 << 20}},
-      {"a file on disk", {.from = memory_source::kind::file, .length_bytes = 8 << 20, .path = elsewhere + "/memory"}},
-      {"hugepages", {.from = memory_source::kind::hugetlb, .length_bytes = 8 << 20, .page_bytes = 2 << 20, .path = "/dev/hugepages"}},
+      {"a file on disk",
+       {.from = memory_source::kind::file, .length_bytes = 8 << 20, .path = elsewhere + "/memory"}},
+      {"hugepages",
+       {.from = memory_source::kind::hugetlb,
+        .length_bytes = 8 << 20,
+        .page_bytes = 2 << 20,
+        .path = "/dev/hugepages"}},
   };
   for (const medium& m : media) {
     for (const bool killed : {false, true}) {
@@ -83,7 +98,8 @@ TEST_F(restarts, find_everything_on_memory_that_has_a_file) {
         EXPECT_EQ(code, killed ? -SIGKILL : 0) << m.name;
         child_process second([&] {  // looks, and is killed too
           heap h = must(heap::attach("warm"));
-          const bool found = static_cast<inventory*>(must(h.find_zone("inventory")).address)->count == 200;
+          const bool found =
+              static_cast<inventory*>(must(h.find_zone("inventory")).address)->count == 200;
           ::kill(::getpid(), found ? SIGKILL : SIGTERM);
           return 0;
         });
@@ -117,7 +133,8 @@ TEST_F(restarts, after_everybody_was_killed_at_once_in_the_middle_of_work) {
           std::vector<void*> blocks;
           for (;;) {
             if (random() % 3 != 0 || blocks.empty()) {
-              if (void* block = mine.allocate(1 + random() % (random() % 8 == 0 ? 200000 : 2000))) blocks.push_back(block);
+              if (void* block = mine.allocate(1 + random() % (random() % 8 == 0 ? 200000 : 2000)))
+                blocks.push_back(block);
             } else {
               heap::free(blocks.back());
               blocks.pop_back();
@@ -131,7 +148,8 @@ TEST_F(restarts, after_everybody_was_killed_at_once_in_the_middle_of_work) {
           return 0;
         }));
       ::usleep(3000 + round * 517);
-      for (auto& one : crowd) one->kill_now();
+      for (auto& one : crowd)
+        one->kill_now();
     }
     heap h = must(heap::attach("warm"));  // alone: it inspects everything
     expect_sound(h);

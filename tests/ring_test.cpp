@@ -20,14 +20,17 @@ TEST_F(rings, keep_order_and_know_full_and_empty) {
   EXPECT_EQ(r.capacity(), 8u);
   EXPECT_EQ(r.take(), null_handle);
   for (u64 round = 0; round < 100; ++round) {
-    for (u64 i = 1; i <= 8; ++i) EXPECT_TRUE(r.put(handle{round * 8 + i}));
+    for (u64 i = 1; i <= 8; ++i)
+      EXPECT_TRUE(r.put(handle{round * 8 + i}));
     EXPECT_FALSE(r.put(handle{1}));
     EXPECT_EQ(r.count(), 8u);
-    for (u64 i = 1; i <= 8; ++i) EXPECT_EQ(r.take(), handle{round * 8 + i});
+    for (u64 i = 1; i <= 8; ++i)
+      EXPECT_EQ(r.take(), handle{round * 8 + i});
     EXPECT_EQ(r.take(), null_handle);
   }
   handle in[12], out[12];
-  for (u64 i = 0; i < 12; ++i) in[i] = handle{i + 1};
+  for (u64 i = 0; i < 12; ++i)
+    in[i] = handle{i + 1};
   EXPECT_EQ(r.put(in), 8u);
   EXPECT_EQ(r.take(out), 8u);
   EXPECT_EQ(out[7], handle{8});
@@ -37,7 +40,8 @@ TEST_F(rings, keep_order_and_know_full_and_empty) {
 
 TEST_F(rings, refuse_bad_capacities_and_other_kinds) {
   heap h = heap_with(1 << 20);
-  for (const u64 capacity : {0ul, 1ul, 3ul, 1ul << 25}) EXPECT_EQ(refused(ring::create(h, "r", capacity)), errc::invalid_argument);
+  for (const u64 capacity : {0ul, 1ul, 3ul, 1ul << 25})
+    EXPECT_EQ(refused(ring::create(h, "r", capacity)), errc::invalid_argument);
   must(h.reserve_zone("z", {.size_bytes = 100}));
   EXPECT_EQ(refused(ring::open(h, "z")), errc::wrong_kind);
   EXPECT_EQ(refused(ring::open(h, "nobody")), errc::no_such_zone);
@@ -78,7 +82,8 @@ TEST_F(rings, say_no_once_they_are_released_and_reach_no_later_one) {
   };
   expect_no();
   EXPECT_EQ(later.count(), 0u);
-  for (u64 i = 1; i <= 8; ++i) EXPECT_TRUE(later.put(handle{i}));
+  for (u64 i = 1; i <= 8; ++i)
+    EXPECT_TRUE(later.put(handle{i}));
   EXPECT_FALSE(later.put(handle{9}));
   EXPECT_EQ(later.take_in_hand({values, 2}), 2u);
   expect_no();
@@ -96,7 +101,8 @@ TEST_F(rings, say_no_once_they_are_released_and_reach_no_later_one) {
   expect_sound(h);
 }
 
-// Threads that put and take know nothing of the others, who release the ring under them and make another in its place.
+// Threads that put and take know nothing of the others, who release the ring under them and make
+// another in its place.
 TEST_F(rings, released_under_busy_threads_never_show_a_handle_of_another) {
   heap h = heap_with(0);
   std::atomic<int> round{0};
@@ -117,7 +123,8 @@ TEST_F(rings, released_under_busy_threads_never_show_a_handle_of_another) {
           if (t == 2 && i % 16 == 0) {
             handle values[2];
             const std::size_t n = mine.take_in_hand(values);
-            for (std::size_t v = 0; v < n; ++v) strangers += static_cast<u64>(values[v]) != static_cast<u64>(number + 1);
+            for (std::size_t v = 0; v < n; ++v)
+              strangers += static_cast<u64>(values[v]) != static_cast<u64>(number + 1);
             mine.settle();
           } else if (i % 2 == 0) {
             mine.put(handle{static_cast<u64>(number + 1)});
@@ -136,7 +143,8 @@ TEST_F(rings, released_under_busy_threads_never_show_a_handle_of_another) {
     ++round;
   }
   ends = true;
-  for (std::thread& t : threads) t.join();
+  for (std::thread& t : threads)
+    t.join();
   EXPECT_EQ(strangers, 0u);
   EXPECT_GT(moved, 0u);
   EXPECT_GT(round, 10);
@@ -148,12 +156,14 @@ TEST_F(rings, lose_and_invent_nothing_among_threads) {
   ring r = must(ring::create(h, "r", 64));
   constexpr u64 each = 100000;
   std::vector<std::thread> threads;
-  std::unique_ptr<std::atomic<unsigned char>[]> seen(new std::atomic<unsigned char>[2 * each + 1]());
+  std::unique_ptr<std::atomic<unsigned char>[]> seen(
+      new std::atomic<unsigned char>[2 * each + 1]());
   std::atomic<u64> taken{0};
   for (u64 t = 0; t < 2; ++t)
     threads.emplace_back([&, t] {
       for (u64 i = 1; i <= each; ++i)
-        while (!r.put(handle{t * each + i})) std::this_thread::yield();
+        while (!r.put(handle{t * each + i}))
+          std::this_thread::yield();
     });
   for (int t = 0; t < 2; ++t)
     threads.emplace_back([&] {
@@ -171,8 +181,10 @@ TEST_F(rings, lose_and_invent_nothing_among_threads) {
         last[producer] = value;
       }
     });
-  for (std::thread& t : threads) t.join();
-  EXPECT_TRUE(std::all_of(seen.get() + 1, seen.get() + 2 * each + 1, [](const auto& n) { return n == 1; }));
+  for (std::thread& t : threads)
+    t.join();
+  EXPECT_TRUE(
+      std::all_of(seen.get() + 1, seen.get() + 2 * each + 1, [](const auto& n) { return n == 1; }));
 }
 
 TEST_F(rings, go_on_when_producers_and_consumers_are_killed) {
@@ -183,7 +195,8 @@ TEST_F(rings, go_on_when_producers_and_consumers_are_killed) {
       return [put] {
         heap mine = must(attach_as_another("a"));
         ring ours = must(ring::open(mine, "r"));
-        for (u64 i = 1;; ++i) put ? static_cast<void>(ours.put(handle{i})) : static_cast<void>(ours.take());
+        for (u64 i = 1;; ++i)
+          put ? static_cast<void>(ours.put(handle{i})) : static_cast<void>(ours.take());
         return 0;
       };
     };
@@ -194,9 +207,11 @@ TEST_F(rings, go_on_when_producers_and_consumers_are_killed) {
     producer.wait_for_exit_code();
     consumer.wait_for_exit_code();
     while (r.take() != null_handle) {}
-    for (u64 i = 1; i <= 256; ++i) ASSERT_TRUE(r.put(handle{i})) << "round " << round;
+    for (u64 i = 1; i <= 256; ++i)
+      ASSERT_TRUE(r.put(handle{i})) << "round " << round;
     ASSERT_FALSE(r.put(handle{1}));
-    for (u64 i = 1; i <= 256; ++i) ASSERT_EQ(r.take(), handle{i});
+    for (u64 i = 1; i <= 256; ++i)
+      ASSERT_EQ(r.take(), handle{i});
   }
   h.recover();
   EXPECT_EQ(h.members().size(), 1u);
@@ -206,7 +221,8 @@ TEST_F(rings, go_on_when_producers_and_consumers_are_killed) {
 TEST_F(rings, give_out_again_what_the_dead_had_in_hand) {
   heap h = heap_with(0, {}, "a");
   ring r = must(ring::create(h, "r", 64));
-  for (u64 i = 1; i <= 40; ++i) r.put(handle{i});
+  for (u64 i = 1; i <= 40; ++i)
+    r.put(handle{i});
   child_process child([] {
     heap mine = must(attach_as_another("a"));
     ring ours = must(ring::open(mine, "r"));
@@ -220,7 +236,8 @@ TEST_F(rings, give_out_again_what_the_dead_had_in_hand) {
   EXPECT_EQ(child.wait_for_exit_code(), -SIGKILL);
   handle again[64];
   ASSERT_EQ(r.recover_in_hand(again), 10u);
-  for (u64 i = 0; i < 10; ++i) EXPECT_EQ(again[i], handle{11 + i});
+  for (u64 i = 0; i < 10; ++i)
+    EXPECT_EQ(again[i], handle{11 + i});
   EXPECT_EQ(r.recover_in_hand(again), 0u) << "only once";
   r.settle();
   EXPECT_EQ(r.take(), handle{21});

@@ -1,13 +1,14 @@
-// tests/room_test.cpp - memory that is brought is there: small file systems, limits of the process, and what is said of them.
+// tests/room_test.cpp - memory that is brought is there: small file systems, limits of the process,
+// and what is said of them.
 //
 // Each place is a tmpfs of its own, mounted where the annex directory of the test lies.
-#include <annex/pool.hpp>
-#include <annex/ring.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/statfs.h>
+#include <annex/pool.hpp>
+#include <annex/ring.hpp>
 
 #include <cerrno>
 #include <cstring>
@@ -19,7 +20,11 @@
 namespace annex {
 namespace {
 
-constexpr heap_options small_tables{.metadata_limit_bytes = 256 << 20, .member_limit = 16, .thread_limit = 32, .region_limit = 64, .zone_limit = 64};
+constexpr heap_options small_tables{.metadata_limit_bytes = 256 << 20,
+                                    .member_limit = 16,
+                                    .thread_limit = 32,
+                                    .region_limit = 64,
+                                    .zone_limit = 64};
 
 class room : public in_own_directory {
  protected:
@@ -27,7 +32,10 @@ class room : public in_own_directory {
     if (is_mounted_) ::umount2(path().c_str(), MNT_DETACH);
   }
   /// False: this process may not mount.
-  bool mount_place(u64 bytes) { return is_mounted_ = ::mount("annex-room", path().c_str(), "tmpfs", 0, fmt::format("size={},mode=700", bytes).c_str()) == 0; }
+  bool mount_place(u64 bytes) {
+    return is_mounted_ = ::mount("annex-room", path().c_str(), "tmpfs", 0,
+                                 fmt::format("size={},mode=700", bytes).c_str()) == 0;
+  }
   u64 free_there() const {
     struct statfs s {};
     return ::statfs(path().c_str(), &s) == 0 ? s.f_bavail * static_cast<u64>(s.f_bsize) : 0;
@@ -36,8 +44,7 @@ class room : public in_own_directory {
   void fill_place() const {
     const int fd = ::open((path() + "/filler").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
     for (u64 step = MiB; step >= 4096; step /= 2)
-      while (::fallocate(fd, 0, ::lseek(fd, 0, SEEK_END), static_cast<off_t>(step)) == 0) {
-      }
+      while (::fallocate(fd, 0, ::lseek(fd, 0, SEEK_END), static_cast<off_t>(step)) == 0) {}
     ::close(fd);
   }
 
@@ -49,7 +56,9 @@ class room : public in_own_directory {
   if (!mount_place(bytes)) GTEST_SKIP() << "needs the right to mount"
 
 void expect_words(const error& e, std::initializer_list<std::string> words) {
-  for (const std::string& word : words) EXPECT_NE(e.message().find(word), std::string_view::npos) << "no \"" << word << "\" in: " << e.message();
+  for (const std::string& word : words)
+    EXPECT_NE(e.message().find(word), std::string_view::npos)
+        << "no \"" << word << "\" in: " << e.message();
 }
 
 // Every byte of every block there is.
@@ -70,7 +79,8 @@ TEST_F(room, more_than_the_file_system_has_is_refused_with_its_figures_and_a_rem
   for (const bool prefault : {false, true}) {
     const auto no = h.bring_memory({.length_bytes = 256 * MiB, .prefault = prefault});
     EXPECT_EQ(refused(no), errc::out_of_memory);
-    expect_words(no.error(), {std::to_string(256 * MiB), path(), std::to_string(64 * MiB), std::to_string(before), "remount,size=257M", "overcommit"});
+    expect_words(no.error(), {std::to_string(256 * MiB), path(), std::to_string(64 * MiB),
+                              std::to_string(before), "remount,size=257M", "overcommit"});
   }
   EXPECT_EQ(free_there(), before);
   EXPECT_EQ(h.stats().region_count, 0u);
@@ -83,7 +93,8 @@ TEST_F(room, no_write_to_a_block_kills_whatever_was_brought_before) {
     heap h = must(heap::create("a", small_tables));
     int brought = 0;
     for (const u64 bytes : {40 * MiB, 40 * MiB, 20 * MiB, 8 * MiB, 2 * MiB, MiB, 64 * KiB, 4 * KiB})
-      while (h.bring_memory({.length_bytes = bytes})) ++brought;
+      while (h.bring_memory({.length_bytes = bytes}))
+        ++brought;
     const u64 written = write_everything(h);
     expect_sound(h);
     EXPECT_GE(brought, 3);
@@ -115,7 +126,8 @@ TEST_F(room, a_region_as_large_as_its_file_system_shares_it_with_the_heaps_table
     must(h.bring_memory({.length_bytes = 8 * MiB}));
     EXPECT_EQ(refused(h.bring_memory({.length_bytes = 8 * MiB})), errc::out_of_memory);
     EXPECT_EQ(h.allocate(8 * MiB), nullptr) << "the tables lie there too";
-    EXPECT_NE(heap::last_failure().message().find("is full"), std::string_view::npos) << heap::last_failure().message();
+    EXPECT_NE(heap::last_failure().message().find("is full"), std::string_view::npos)
+        << heap::last_failure().message();
     const zone most = must(h.reserve_zone("largest", {}));
     std::memset(most.address, 1, most.size_bytes);
     EXPECT_GT(most.size_bytes, 7 * MiB);
@@ -151,17 +163,23 @@ TEST_F(room, a_refused_file_is_as_it_was) {
   using kind = memory_source::kind;
   heap h = must(heap::create("a", small_tables));
   const std::string fresh = path() + "/fresh", old = path() + "/old";
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 64 * MiB, .path = fresh})), errc::out_of_memory);
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 64 * MiB, .path = fresh})),
+            errc::out_of_memory);
   EXPECT_FALSE(std::filesystem::exists(fresh));
   const int fd = ::open(old.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
   ASSERT_EQ(::ftruncate(fd, 8192), 0);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 64 * MiB, .path = old})), errc::out_of_memory);
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 64 * MiB, .path = old})),
+            errc::out_of_memory);
   EXPECT_EQ(std::filesystem::file_size(old), 8192u);
   ASSERT_EQ(::ftruncate(fd, 64 << 20), 0);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 64 * MiB, .fd = fd})), errc::out_of_memory) << "a descriptor of a file with holes";
+  EXPECT_EQ(refused(h.bring_memory({.from = kind::descriptor, .length_bytes = 64 * MiB, .fd = fd})),
+            errc::out_of_memory)
+      << "a descriptor of a file with holes";
   const iova twice[2] = {iova{1 << 20}, iova{1 << 20}};
   ASSERT_EQ(::ftruncate(fd, 0), 0);
-  EXPECT_EQ(refused(h.bring_memory({.from = kind::file, .length_bytes = 8192, .path = old, .page_iovas = twice})), errc::iova_overlap);
+  EXPECT_EQ(refused(h.bring_memory(
+                {.from = kind::file, .length_bytes = 8192, .path = old, .page_iovas = twice})),
+            errc::iova_overlap);
   EXPECT_EQ(std::filesystem::file_size(old), 0u) << "refused at the very end";
   must(h.bring_memory({.from = kind::file, .length_bytes = 4 * MiB, .path = old}));
   EXPECT_LE(free_there(), 12 * MiB) << "reserved";
@@ -169,20 +187,23 @@ TEST_F(room, a_refused_file_is_as_it_was) {
 }
 
 TEST_F(room, reserving_tells_its_progress_and_contradictions_are_refused) {
-  heap named = must(heap::create("a", small_tables)), own = must(heap::create_private(small_tables));
+  heap named = must(heap::create("a", small_tables)),
+       own = must(heap::create_private(small_tables));
   for (heap* h : {&named, &own}) {
     u64 last = 0, calls = 0;
-    memory_source m{.length_bytes = 64 * MiB, .reserve = true, .progress = [&](u64 done, u64 total) {
-      EXPECT_GT(done, last);
-      EXPECT_EQ(total, 64 * MiB);
-      last = done;
-      ++calls;
-    }};
+    memory_source m{
+        .length_bytes = 64 * MiB, .reserve = true, .progress = [&](u64 done, u64 total) {
+          EXPECT_GT(done, last);
+          EXPECT_EQ(total, 64 * MiB);
+          last = done;
+          ++calls;
+        }};
     must(h->bring_memory(m));
     EXPECT_EQ(last, 64 * MiB);
     EXPECT_EQ(calls, 4u);
   }
-  for (memory_source m : {memory_source{.reserve = true}, memory_source{.prefault = true}, memory_source{.pin = true}}) {
+  for (memory_source m : {memory_source{.reserve = true}, memory_source{.prefault = true},
+                          memory_source{.pin = true}}) {
     m.length_bytes = MiB;
     m.overcommit = true;
     EXPECT_EQ(refused(own.bring_memory(m)), errc::invalid_argument);
@@ -246,7 +267,10 @@ TEST_F(room, the_file_size_limit_is_a_refusal_everywhere) {
       using kind = memory_source::kind;
       for (const kind from : {kind::shared, kind::file})
         for (const bool overcommit : {false, true}) {
-          const auto no = mine.bring_memory({.from = from, .length_bytes = 64 * MiB, .path = from == kind::file ? path() + "/file" : "", .overcommit = overcommit});
+          const auto no = mine.bring_memory({.from = from,
+                                             .length_bytes = 64 * MiB,
+                                             .path = from == kind::file ? path() + "/file" : "",
+                                             .overcommit = overcommit});
           EXPECT_FALSE(no.has_value());
           if (no) continue;
           EXPECT_EQ(no.error().os_errno, EFBIG);
@@ -263,8 +287,8 @@ TEST_F(room, the_file_size_limit_is_a_refusal_everywhere) {
       const auto no = ring::create(mine, "ring", 1 << 20);
       EXPECT_EQ(refused(no), errc::limit_reached);
       expect_words(no.error(), {"ulimit -f", std::to_string(now)});
-      while (mine.reserve_zone(fmt::format("zone{}", mine.stats().zone_count), {.size_bytes = 64})) {
-      }
+      while (
+          mine.reserve_zone(fmt::format("zone{}", mine.stats().zone_count), {.size_bytes = 64})) {}
       (void)write_everything(mine);
       expect_sound(mine);
     });
@@ -277,12 +301,14 @@ TEST_F(room, the_file_size_limit_is_a_refusal_everywhere) {
 TEST_F(room, a_log_at_the_file_size_limit_ends_and_the_program_goes_on) {
   child_process child([&] {
     ::setenv("ANNEX_LOG", ("level:warn;output:" + path() + "/log").c_str(), 1);
-    heap h = must(heap::create_private({.on_misuse = misuse_policy::refuse, .metadata_limit_bytes = 64 << 20}));
+    heap h = must(heap::create_private(
+        {.on_misuse = misuse_policy::refuse, .metadata_limit_bytes = 64 << 20}));
     must(h.bring_memory({.length_bytes = MiB}));
     void* block = h.allocate(100000);
     return with_file_size_limit(200, [&] {
       heap::free(block);
-      for (int i = 0; i < 50; ++i) heap::free(block);
+      for (int i = 0; i < 50; ++i)
+        heap::free(block);
       EXPECT_EQ(h.stats().misuse_count, 50u);
     });
   });
@@ -324,13 +350,17 @@ TEST_F(room, without_a_descriptor_left_it_says_so_and_does_what_needs_none) {
     says_so(heap::create("b").error());
     says_so(heap::create_private().error());
     says_so(h.bring_memory({.length_bytes = 4096}).error());
-    says_so(h.bring_memory({.from = memory_source::kind::descriptor, .length_bytes = 4096, .fd = fd}).error());
-    says_so(h.bring_memory({.from = memory_source::kind::file, .length_bytes = 4096, .path = file}).error());
+    says_so(
+        h.bring_memory({.from = memory_source::kind::descriptor, .length_bytes = 4096, .fd = fd})
+            .error());
+    says_so(h.bring_memory({.from = memory_source::kind::file, .length_bytes = 4096, .path = file})
+                .error());
     memory_range with_fd = m.range();
     with_fd.fd = fd;
     says_so(h.add_memory(with_fd).error());
     says_so(late.attach_memory(region_id{1}).error());
-    EXPECT_EQ(refused(h.add_memory(read_only.range())), errc::not_writable) << "it is looked at all the same";
+    EXPECT_EQ(refused(h.add_memory(read_only.range())), errc::not_writable)
+        << "it is looked at all the same";
     must(h.add_memory(m.range()));
     void* block = h.allocate(500000);
     EXPECT_NE(block, nullptr);
@@ -346,12 +376,16 @@ TEST_F(room, hugepages_of_a_size_the_kernel_does_not_have_are_told_from_too_few)
   heap h = must(heap::create("a", small_tables));
   using kind = memory_source::kind;
   std::size_t absent = 64 << 10;
-  while (std::filesystem::exists(fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB", absent >> 10))) absent *= 2;
-  const auto never = h.bring_memory({.from = kind::hugetlb, .length_bytes = absent, .page_bytes = absent});
+  while (
+      std::filesystem::exists(fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB", absent >> 10)))
+    absent *= 2;
+  const auto never =
+      h.bring_memory({.from = kind::hugetlb, .length_bytes = absent, .page_bytes = absent});
   EXPECT_EQ(refused(never), errc::not_supported);
   expect_words(never.error(), {std::to_string(absent), "/sys/kernel/mm/hugepages"});
   if (!std::filesystem::exists("/sys/kernel/mm/hugepages/hugepages-2048kB")) return;
-  const auto few = h.bring_memory({.from = kind::hugetlb, .length_bytes = std::size_t{1} << 40, .page_bytes = 2 << 20});
+  const auto few = h.bring_memory(
+      {.from = kind::hugetlb, .length_bytes = std::size_t{1} << 40, .page_bytes = 2 << 20});
   EXPECT_EQ(refused(few), errc::out_of_memory);
   expect_words(few.error(), {"524288 hugepages", "hugepages-2048kB/nr_hugepages"});
 }
@@ -366,7 +400,8 @@ TEST_F(room, no_address_space_names_the_limit) {
     ::setrlimit(RLIMIT_AS, &little);
     const heap_options roomy{.metadata_limit_bytes = 32 * GiB};  // the default takes what there is
     EXPECT_TRUE(heap::create_private().has_value());
-    for (const error& e : {heap::create("b").error(), heap::create_private(roomy).error(), h.bring_memory({.length_bytes = 2 * GiB, .overcommit = true}).error()}) {
+    for (const error& e : {heap::create("b").error(), heap::create_private(roomy).error(),
+                           h.bring_memory({.length_bytes = 2 * GiB, .overcommit = true}).error()}) {
       EXPECT_EQ(e.os_errno, ENOMEM);
       expect_words(e, {"ulimit -v", std::to_string(GiB)});
     }

@@ -1,4 +1,5 @@
-// tests/security_test.cpp - whose word is taken for what: records that name files, the directory, odd files, names of others.
+// tests/security_test.cpp - whose word is taken for what: records that name files, the directory,
+// odd files, names of others.
 //
 // Those that need two users run as root only: children become others.
 #include <fcntl.h>
@@ -26,7 +27,8 @@ constexpr std::size_t region_bytes = 1 << 20;
 int as_user(uid_t user, const std::function<int()>& body) {
   child_process child([&] {
     const gid_t groups[] = {team};
-    if (user != root && (::setgroups(1, groups) != 0 || ::setgid(team) != 0 || ::setuid(user) != 0)) return 99;
+    if (user != root && (::setgroups(1, groups) != 0 || ::setgid(team) != 0 || ::setuid(user) != 0))
+      return 99;
     ::umask(0);
     return body();
   });
@@ -47,11 +49,13 @@ class records : public in_own_directory {
 
   // A heap with a region of shared memory, at rest.
   void make_heap(uid_t whose, unsigned mode, const char* name = "a") {
-    ASSERT_EQ(as_user(whose, [&] {
-      heap h = must(heap::create(name, {.file_mode = mode}));
-      must(h.bring_memory({.length_bytes = region_bytes}));
-      return 0;
-    }), 0);
+    ASSERT_EQ(as_user(whose,
+                      [&] {
+                        heap h = must(heap::create(name, {.file_mode = mode}));
+                        must(h.bring_memory({.length_bytes = region_bytes}));
+                        return 0;
+                      }),
+              0);
     ASSERT_EQ(::chown((path() + "/" + name + ".annex").c_str(), whose, team), 0);
   }
   std::string make_file(const std::string& where, uid_t whose, mode_t mode, gid_t group = team) {
@@ -63,7 +67,8 @@ class records : public in_own_directory {
     ::close(fd);
     return where;
   }
-  static void say_region_is(const std::string& file, region_backing backing, const char* name = "a") {
+  static void say_region_is(const std::string& file, region_backing backing,
+                            const char* name = "a") {
     const opened_segment s(name);
     struct stat there {};
     ASSERT_EQ(::lstat(file.c_str(), &there), 0);
@@ -78,7 +83,9 @@ class records : public in_own_directory {
   // What attaching the region says to this user: 0 when it is mapped.
   static int attached_by(uid_t user, bool says_so = false, bool read_only = false) {
     return as_user(user, [&] {
-      heap h = must(heap::attach("a", {.read_only = read_only, .regions = attach_policy::manual, .foreign_memory = says_so}));
+      heap h = must(heap::attach(
+          "a",
+          {.read_only = read_only, .regions = attach_policy::manual, .foreign_memory = says_so}));
       const auto r = h.attach_memory(region_id{1});
       return r ? 0 : static_cast<int>(r.error().code);
     });
@@ -90,7 +97,7 @@ class records : public in_own_directory {
   std::string elsewhere_;
 };
 
-// ---- which files are mapped on a record's word ------------------------------------------------------------------------------
+// ---- which files are mapped on a record's word --------------------------------------------------
 
 TEST_F(records, of_ones_own_are_believed) {
   make_heap(owner, 0600);
@@ -145,18 +152,27 @@ TEST_F(records, lead_through_no_link_and_into_no_pipe) {
 }
 
 TEST_F(records, lead_to_own_memory_that_every_writer_may_open) {
-  struct look { unsigned heap_mode; uid_t whose; mode_t mode; gid_t group; int expected; };
-  for (const look& l : {look{0660, root, 0600, team, not_opened},       // moved there by one of the group: root's private file
-                        look{0660, root, 0660, team, mapped},
-                        look{0660, stranger, 0660, team, mapped},      // brought by another of the group
-                        look{0660, stranger, 0660, 1, not_opened},     // of another group
-                        look{0660, stranger, 0666, 1, mapped},
-                        look{0666, root, 0660, team, not_opened},
-                        look{0666, stranger, 0666, 1, mapped},
-                        look{0644, stranger, 0600, team, mapped}}) {   // root alone may write the record: it is believed
+  struct look {
+    unsigned heap_mode;
+    uid_t whose;
+    mode_t mode;
+    gid_t group;
+    int expected;
+  };
+  // Moved there by one of the group: root's private file.
+  for (const look& l :
+       {look{0660, root, 0600, team, not_opened}, look{0660, root, 0660, team, mapped},
+        // Brought by another of the group.
+        look{0660, stranger, 0660, team, mapped},
+        look{0660, stranger, 0660, 1, not_opened},  // of another group
+        look{0660, stranger, 0666, 1, mapped}, look{0666, root, 0660, team, not_opened},
+        look{0666, stranger, 0666, 1, mapped},
+        // Root alone may write the record: it is believed.
+        look{0644, stranger, 0600, team, mapped}}) {
     make_heap(root, l.heap_mode);
     say_region_is(make_file(path() + own_name, l.whose, l.mode, l.group), backing_owned);
-    EXPECT_EQ(attached_by(root), l.expected) << std::oct << l.heap_mode << " " << l.mode << std::dec << " " << l.whose << " " << l.group;
+    EXPECT_EQ(attached_by(root), l.expected)
+        << std::oct << l.heap_mode << " " << l.mode << std::dec << " " << l.whose << " " << l.group;
     fs::remove(path() + own_name);
     ASSERT_EQ(as_user(root, [] { return heap::destroy("a") ? 0 : 1; }), 0);
   }
@@ -172,7 +188,9 @@ TEST_F(records, lead_to_no_memory_with_a_second_name_or_another_heaps) {
   say_region_is(path() + own_name, backing_owned);
   EXPECT_EQ(attached_by(root), not_opened);
   fs::remove(path() + own_name);
-  for (const char* name : {"/b.annex.0123456789abcdef", "/a.annex.0123456789ABCDEF", "/a.annex.0123456789abcde", "/a.annex.0123456789abcdef0", "/aXannex.0123456789abcdef"}) {
+  for (const char* name :
+       {"/b.annex.0123456789abcdef", "/a.annex.0123456789ABCDEF", "/a.annex.0123456789abcde",
+        "/a.annex.0123456789abcdef0", "/aXannex.0123456789abcdef"}) {
     say_region_is(make_file(path() + name, root, 0666), backing_owned);
     EXPECT_EQ(attached_by(root), not_opened) << name;
   }
@@ -199,13 +217,19 @@ TEST_F(records, are_compared_with_what_the_file_is) {
 }
 
 TEST_F(records, say_addresses_only_to_those_who_may_believe_them) {
-  for (const auto& [mode, user, expected] : {std::tuple{0600u, owner, mapped}, std::tuple{0660u, owner, not_opened}, std::tuple{0600u, root, not_opened}}) {
-    void* const here = ::mmap(nullptr, region_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ASSERT_EQ(as_user(owner, [&, m = mode] {
-      heap h = must(heap::create("a", {.file_mode = m}));
-      must(h.add_memory({.base = here, .length_bytes = region_bytes, .same_address = true}));
-      return 0;
-    }), 0);
+  for (const auto& [mode, user, expected] :
+       {std::tuple{0600u, owner, mapped}, std::tuple{0660u, owner, not_opened},
+        std::tuple{0600u, root, not_opened}}) {
+    void* const here =
+        ::mmap(nullptr, region_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ASSERT_EQ(as_user(owner,
+                      [&, m = mode] {
+                        heap h = must(heap::create("a", {.file_mode = m}));
+                        must(h.add_memory(
+                            {.base = here, .length_bytes = region_bytes, .same_address = true}));
+                        return 0;
+                      }),
+              0);
     EXPECT_EQ(attached_by(user), expected) << std::oct << mode << " " << user;
     EXPECT_EQ(attached_by(user, true), mapped);
     ASSERT_EQ(as_user(owner, [] { return heap::destroy("a") ? 0 : 1; }), 0);
@@ -214,15 +238,21 @@ TEST_F(records, say_addresses_only_to_those_who_may_believe_them) {
 }
 
 TEST_F(records, lead_to_descriptors_of_the_owners_processes_only) {
-  struct look { unsigned mode; uid_t user; int expected; };
-  for (const look& l : {look{0600, owner, mapped}, look{0600, root, mapped}, look{0666, root, not_opened}, look{0666, owner, not_opened}}) {
+  struct look {
+    unsigned mode;
+    uid_t user;
+    int expected;
+  };
+  for (const look& l : {look{0600, owner, mapped}, look{0600, root, mapped},
+                        look{0666, root, not_opened}, look{0666, owner, not_opened}}) {
     auto* const ready = shared_words<std::atomic<int>>();
     child_process has_it([&, m = l.mode] {
       if (::setgid(team) != 0 || ::setuid(owner) != 0 || ::prctl(PR_SET_DUMPABLE, 1) != 0) return 1;
       const int fd = ::memfd_create("m", 0);
       if (::ftruncate(fd, region_bytes) != 0) return 1;
       heap h = must(heap::create("a", {.file_mode = m}));
-      must(h.bring_memory({.from = memory_source::kind::descriptor, .length_bytes = region_bytes, .fd = fd}));
+      must(h.bring_memory(
+          {.from = memory_source::kind::descriptor, .length_bytes = region_bytes, .fd = fd}));
       *ready = 1;
       ::pause();
       return 0;
@@ -255,15 +285,18 @@ TEST_F(records, lead_to_descriptors_of_the_owners_processes_only) {
 }
 
 TEST_F(records, of_a_shared_heap_serve_all_its_users) {
-  ASSERT_EQ(::chown(path().c_str(), root, team), 0);  // as docs/security.md says: the group first, then heaps
+  // As docs/security.md says: the group first, then heaps.
+  ASSERT_EQ(::chown(path().c_str(), root, team), 0);
   ASSERT_EQ(::chmod(path().c_str(), 02770), 0);
   make_heap(root, 0660);
-  EXPECT_EQ(as_user(stranger, [] {
-    heap h = must(heap::attach("a"));
-    must(h.bring_memory({.length_bytes = region_bytes}));
-    must(h.attach_memory(region_id{1}));
-    return 0;
-  }), 0);
+  EXPECT_EQ(as_user(stranger,
+                    [] {
+                      heap h = must(heap::attach("a"));
+                      must(h.bring_memory({.length_bytes = region_bytes}));
+                      must(h.attach_memory(region_id{1}));
+                      return 0;
+                    }),
+            0);
   heap h = must(heap::attach("a", {.regions = attach_policy::manual}));
   must(h.attach_memory(region_id{1}));
   must(h.attach_memory(region_id{2}));  // what another of the group brought
@@ -275,14 +308,16 @@ TEST_F(records, of_memory_that_root_brings_to_anothers_heap_serve_him) {
     heap h = must(heap::attach("a"));
     must(h.bring_memory({.length_bytes = region_bytes}));
   }
-  EXPECT_EQ(as_user(owner, [] {
-    heap h = must(heap::attach("a", {.regions = attach_policy::manual}));
-    must(h.attach_memory(region_id{2}));
-    return 0;
-  }), 0);
+  EXPECT_EQ(as_user(owner,
+                    [] {
+                      heap h = must(heap::attach("a", {.regions = attach_policy::manual}));
+                      must(h.attach_memory(region_id{2}));
+                      return 0;
+                    }),
+            0);
 }
 
-// ---- what is removed on a record's word -----------------------------------------------------------------------------------
+// ---- what is removed on a record's word ---------------------------------------------------------
 
 TEST_F(records, remove_nothing_but_memory_of_their_own_heap) {
   make_heap(root, 0600, "b");
@@ -290,7 +325,10 @@ TEST_F(records, remove_nothing_but_memory_of_their_own_heap) {
   for (const auto& entry : fs::directory_iterator(path()))
     if (entry.path().filename().string().starts_with("b.annex.")) of_b = entry.path();
   fs::create_directory(path() + "/sub");
-  const std::string files[] = {make_file(elsewhere() + "/precious", root, 0666), make_file(elsewhere() + own_name, root, 0666), make_file(path() + "/sub" + own_name, root, 0666), of_b, path() + "/b.annex"};
+  const std::string files[] = {make_file(elsewhere() + "/precious", root, 0666),
+                               make_file(elsewhere() + own_name, root, 0666),
+                               make_file(path() + "/sub" + own_name, root, 0666), of_b,
+                               path() + "/b.annex"};
   for (const std::string& file : files) {
     make_heap(root, 0666);
     say_region_is(file, backing_owned);
@@ -318,8 +356,13 @@ TEST_F(records, remove_nothing_but_memory_of_their_own_heap) {
 }
 
 TEST_F(records, remove_own_memory_from_a_hugetlbfs_if_every_writer_could_have_made_it) {
-  if (::mount("annex-test", elsewhere().c_str(), "hugetlbfs", 0, "mode=0777") != 0) GTEST_SKIP() << "needs the right to mount a hugetlbfs";
-  struct look { unsigned heap_mode; mode_t mode; bool removed; };
+  if (::mount("annex-test", elsewhere().c_str(), "hugetlbfs", 0, "mode=0777") != 0)
+    GTEST_SKIP() << "needs the right to mount a hugetlbfs";
+  struct look {
+    unsigned heap_mode;
+    mode_t mode;
+    bool removed;
+  };
   for (const look& l : {look{0600, 0600, true}, look{0660, 0660, true}, look{0660, 0600, false}}) {
     make_heap(root, l.heap_mode);
     const std::string file = elsewhere() + own_name;
@@ -335,7 +378,7 @@ TEST_F(records, remove_own_memory_from_a_hugetlbfs_if_every_writer_could_have_ma
   ::umount(elsewhere().c_str());
 }
 
-// ---- the directory ------------------------------------------------------------------------------------------------------------
+// ---- the directory ------------------------------------------------------------------------------
 
 class default_directory : public ::testing::Test {
  protected:
@@ -425,7 +468,10 @@ TEST_F(directories, that_are_relative_stay_where_they_were) {
     if (::chdir("/") != 0) return 3;
     must(h.bring_memory({.length_bytes = 1 << 20}));
     if (directory() != here + "/heaps" || !heap::attach("a")) return 4;
-    child_process grandchild([&] { return directory() == here + "/heaps" && heap::attach("a") && h.allocate(100) != nullptr ? 0 : 1; });
+    child_process grandchild([&] {
+      return directory() == here + "/heaps" && heap::attach("a") && h.allocate(100) != nullptr ? 0
+                                                                                               : 1;
+    });
     return grandchild.wait_for_exit_code();
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
@@ -452,7 +498,7 @@ TEST_F(directories, of_others_can_be_shared_by_name) {
   EXPECT_EQ(as_user(stranger, [] { return heap::attach("a") ? 0 : 1; }), 0);
 }
 
-// ---- looking ------------------------------------------------------------------------------------------------------------------
+// ---- looking ------------------------------------------------------------------------------------
 
 using looking = in_own_directory;
 
@@ -499,18 +545,27 @@ TEST_F(looking, tells_of_every_odd_file_and_writes_to_none) {
   EXPECT_TRUE(named(heaps, "good").problem.empty()) << named(heaps, "good").problem;
   EXPECT_EQ(named(heaps, "good").total_bytes, 1u << 20);
   EXPECT_TRUE(named(heaps, "half").problem.empty()) << named(heaps, "half").problem;
-  EXPECT_EQ(named(heaps, "half").region_count, 1u) << "as before the change that was left half done";
+  EXPECT_EQ(named(heaps, "half").region_count, 1u)
+      << "as before the change that was left half done";
   EXPECT_NE(named(heaps, "damaged").problem.find("77"), std::string::npos);
-  for (const auto& [name, word] : {std::pair{"pipe", "pipe"}, {"folder", "directory"}, {"link", "link"}, {"dangling", "link"}, {"empty", "0 bytes"}, {"no name", "remove"},
+  for (const auto& [name, word] : {std::pair{"pipe", "pipe"},
+                                   {"folder", "directory"},
+                                   {"link", "link"},
+                                   {"dangling", "link"},
+                                   {"empty", "0 bytes"},
+                                   {"no name", "remove"},
                                    {"gone.annex.0123456789abcdef", "gone"}})
-    EXPECT_NE(named(heaps, name).problem.find(word), std::string::npos) << name << ": " << named(heaps, name).problem;
+    EXPECT_NE(named(heaps, name).problem.find(word), std::string::npos)
+        << name << ": " << named(heaps, name).problem;
   for (const char* name : {"pipe", "folder", "link", "dangling"}) {
     EXPECT_EQ(refused(heap::attach(name)), errc::corrupt) << name;
     EXPECT_EQ(refused(heap::destroy(name)), errc::corrupt) << name;
     EXPECT_EQ(refused(heap::repair(name)), errc::corrupt) << name;
     const auto made = heap::create(name);
     EXPECT_EQ(refused(made), errc::name_taken) << name;
-    EXPECT_NE(made.error().message().find(std::string(name) + ".annex is a"), std::string_view::npos) << made.error().message();
+    EXPECT_NE(made.error().message().find(std::string(name) + ".annex is a"),
+              std::string_view::npos)
+        << made.error().message();
   }
   EXPECT_EQ(everything_in(path()), before);
 }
@@ -524,7 +579,8 @@ TEST_F(looking, shows_a_heap_that_a_death_left_half_changed) {
   }
   {
     const opened_segment s("a");
-    write_journal(s.view(), {{s.view().offset_of(&s.region(1).live_extents), 4, s.region(1).live_extents}});
+    write_journal(s.view(),
+                  {{s.view().offset_of(&s.region(1).live_extents), 4, s.region(1).live_extents}});
     s.region(1).live_extents += 5;
   }
   const auto before = everything_in(path());
@@ -553,21 +609,29 @@ TEST_F(looking, says_what_may_not_be_read) {
   { heap h = heap_with(1 << 20, {}, "private"); }
   { heap h = heap_with(1 << 20, {.file_mode = 0644}, "public"); }
   fs::permissions(path(), fs::perms::owner_all | fs::perms::others_read | fs::perms::others_exec);
-  EXPECT_EQ(as_user(owner, [&] {
-    const auto heaps = must(heap::list());
-    const bool is_told = named(heaps, "private").problem.find("denied") != std::string::npos && named(heaps, "private").problem.find(path()) != std::string::npos;
-    return is_told && named(heaps, "public").problem.empty() && named(heaps, "public").total_bytes == 1 << 20 ? 0 : 1;
-  }), 0);
+  EXPECT_EQ(as_user(owner,
+                    [&] {
+                      const auto heaps = must(heap::list());
+                      const bool is_told =
+                          named(heaps, "private").problem.find("denied") != std::string::npos &&
+                          named(heaps, "private").problem.find(path()) != std::string::npos;
+                      return is_told && named(heaps, "public").problem.empty() &&
+                                     named(heaps, "public").total_bytes == 1 << 20
+                                 ? 0
+                                 : 1;
+                    }),
+            0);
   fs::permissions(path(), fs::perms::owner_all | fs::perms::others_exec);
   EXPECT_EQ(as_user(owner, [] { return refused(heap::list()) == errc::permission ? 0 : 1; }), 0);
 }
 
-// ---- memory that can't be cut, and memory that was --------------------------------------------------------------------------
+// ---- memory that can't be cut, and memory that was ----------------------------------------------
 
 int descriptor_of(const std::string& name) {
   for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
     std::error_code ignored;
-    if (fs::read_symlink(entry.path(), ignored).string().find(name) != std::string::npos) return std::atoi(entry.path().filename().c_str());
+    if (fs::read_symlink(entry.path(), ignored).string().find(name) != std::string::npos)
+      return std::atoi(entry.path().filename().c_str());
   }
   return -1;
 }
@@ -582,7 +646,9 @@ TEST(memory_files, of_annex_are_sealed_against_being_cut) {
     EXPECT_EQ(errno, EPERM);
     EXPECT_EQ(::fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE), -1) << "nobody takes more away";
   }
-  for (int i = 0; i < 30; ++i) must(h.bring_memory({.length_bytes = 64 << 20}));  // the segment grows all the same
+  // The segment grows all the same.
+  for (int i = 0; i < 30; ++i)
+    must(h.bring_memory({.length_bytes = 64 << 20}));
   expect_sound(h);
 }
 
@@ -591,23 +657,33 @@ using bringing_by_path = in_own_directory;
 
 TEST_F(bringing_by_path, takes_what_can_be_mapped_only) {
   heap h = must(heap::create("a"));
-  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::hugetlb, .length_bytes = 2 << 20, .page_bytes = 2 << 20, .path = path()})), errc::not_supported);
-  EXPECT_EQ(refused(h.bring_memory({.length_bytes = 2 << 20, .path = path()})), errc::invalid_argument);
+  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::hugetlb,
+                                    .length_bytes = 2 << 20,
+                                    .page_bytes = 2 << 20,
+                                    .path = path()})),
+            errc::not_supported);
+  EXPECT_EQ(refused(h.bring_memory({.length_bytes = 2 << 20, .path = path()})),
+            errc::invalid_argument);
   ASSERT_EQ(::mkfifo((path() + "/pipe").c_str(), 0600), 0);
   for (const auto from : {memory_source::kind::file, memory_source::kind::device})
-    EXPECT_EQ(refused(h.bring_memory({.from = from, .length_bytes = 4096, .path = path() + "/pipe"})), errc::wrong_memory);
-  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::file, .length_bytes = 4096, .path = path()})), errc::os_failure);
+    EXPECT_EQ(
+        refused(h.bring_memory({.from = from, .length_bytes = 4096, .path = path() + "/pipe"})),
+        errc::wrong_memory);
+  EXPECT_EQ(refused(h.bring_memory(
+                {.from = memory_source::kind::file, .length_bytes = 4096, .path = path()})),
+            errc::os_failure);
 }
 
 TEST_F(memory_that_was_cut, is_found_before_it_is_touched) {
   heap h = must(heap::create("a"));
   const region_id id = must(h.bring_memory({.length_bytes = 1 << 20}));
   for (const auto& entry : fs::directory_iterator(path()))
-    if (entry.path().filename().string().starts_with("a.annex.")) fs::resize_file(entry.path(), 4096);
+    if (entry.path().filename().string().starts_with("a.annex."))
+      fs::resize_file(entry.path(), 4096);
   EXPECT_EQ(refused(h.prefault(id)), errc::wrong_memory);
 }
 
-// ---- names of others -----------------------------------------------------------------------------------------------------------
+// ---- names of others ----------------------------------------------------------------------------
 
 TEST(printable_text, is_text_that_moves_no_cursor) {
   const std::pair<std::string_view, const char*> looks[] = {
@@ -626,13 +702,15 @@ TEST(printable_text, is_text_that_moves_no_cursor) {
       {"behind \xf4\x90\x80\x80", "behind \\xf4\\x90\\x80\\x80"},
       {std::string_view("nul\0nul", 7), "nul\\x00nul"},
       {"", ""}};
-  for (const auto& [bytes, shown] : looks) EXPECT_EQ(printable(bytes), shown);
+  for (const auto& [bytes, shown] : looks)
+    EXPECT_EQ(printable(bytes), shown);
 }
 
 TEST(printable_text, is_what_refusals_say) {
   heap h = must(heap::create_private());
   const auto none = h.find_zone("esc\x1b[31m\xff");
-  EXPECT_NE(none.error().message().find("esc\\x1b[31m\\xff"), std::string_view::npos) << none.error().message();
+  EXPECT_NE(none.error().message().find("esc\\x1b[31m\\xff"), std::string_view::npos)
+      << none.error().message();
 }
 
 }  // namespace

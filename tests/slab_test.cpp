@@ -27,11 +27,13 @@ slab_record* only_slab(const segment& s) {
 
 u32 count_of_holdings(const segment& s, const slab_record& slab) {
   u32 count = 0;
-  for (chunk_ref ref = slab.holdings; ref != 0; ref = s.chunk<holding_record>(ref)->next) ++count;
+  for (chunk_ref ref = slab.holdings; ref != 0; ref = s.chunk<holding_record>(ref)->next)
+    ++count;
   return count;
 }
 
-// The journal has room for the puts of 255 drops at most: more of them must be several transactions.
+// The journal has room for the puts of 255 drops at most: more of them must be several
+// transactions.
 TEST_F(slabs, forget_more_former_owners_than_a_transaction_has_room_for) {
   constexpr u32 former_owners = 300;
   heap h = heap_with(1 << 20, {}, "a");
@@ -42,7 +44,8 @@ TEST_F(slabs, forget_more_former_owners_than_a_transaction_has_room_for) {
   const thread_cache* mine = only_cache(s);
   ASSERT_NE(mine, nullptr);
   const lock_identity me{mine->slot, slab->member};
-  for (u32 i = 0; i < former_owners; ++i) {  // the first has the live block, the others nothing any more
+  // The first has the live block, the others nothing any more.
+  for (u32 i = 0; i < former_owners; ++i) {
     transaction t(s, me);
     ASSERT_TRUE(add_holding(t, slab));
   }
@@ -55,7 +58,8 @@ TEST_F(slabs, forget_more_former_owners_than_a_transaction_has_room_for) {
   EXPECT_EQ(count_of_holdings(s, *slab), 1u);
   {
     transaction t(s, me);
-    for (u32 w = 0; w < slab->words; ++w) clear_holders(s, slab, w, ~u64{0});
+    for (u32 w = 0; w < slab->words; ++w)
+      clear_holders(s, slab, w, ~u64{0});
     EXPECT_TRUE(drop_empty_holdings(t, slab));
   }
   EXPECT_FALSE(s.is_damaged());

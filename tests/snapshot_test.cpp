@@ -1,4 +1,5 @@
-// tests/snapshot_test.cpp - a heap in one look: exact when it is quiet, never waiting when it is not, whatever lies in the segment.
+// tests/snapshot_test.cpp - a heap in one look: exact when it is quiet, never waiting when it is
+// not, whatever lies in the segment.
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 
@@ -22,23 +23,29 @@ struct words {
   std::atomic<u64> rounds{0};
 };
 
-// Blocks of every kind, of threads that live and threads that ended, with caches that are not empty.
+// Blocks of every kind, of threads that live and threads that ended, with caches that are not
+// empty.
 void fill(heap& h, std::vector<void*>* kept) {
   for (const int size : {16, 100, 100, 1500, 4000, 9000, 70'000, 300'000, 1'000'000})
-    for (int i = 0; i < 40; ++i) kept->push_back(h.allocate(static_cast<std::size_t>(size)));
+    for (int i = 0; i < 40; ++i)
+      kept->push_back(h.allocate(static_cast<std::size_t>(size)));
   for (std::size_t i = 0; i < kept->size(); i += 3) {
     heap::free((*kept)[i]);
     (*kept)[i] = nullptr;
   }
   std::thread([&] {
-    for (int i = 0; i < 100; ++i) kept->push_back(h.allocate(200));
+    for (int i = 0; i < 100; ++i)
+      kept->push_back(h.allocate(200));
   }).join();
-  for (int i = 0; i < 20; ++i) kept->push_back(h.allocate(200));  // out of what the thread left, or beside it
+  // Out of what the thread left, or beside it.
+  for (int i = 0; i < 20; ++i)
+    kept->push_back(h.allocate(200));
   must(h.reserve_zone("zone", {.size_bytes = 100'000}));
   must(h.reserve_zone("another", {.size_bytes = 1}));
   must(h.reserve_zone("being filled", {.size_bytes = 1}, visibility::on_commit));
   raw_pool pool = must(raw_pool::create(h, "pool", {.object_bytes = 256, .object_count = 500}));
-  for (int i = 0; i < 30; ++i) (void)pool.take();
+  for (int i = 0; i < 30; ++i)
+    (void)pool.take();
   must(ring::create(h, "ring", 64));
 }
 
@@ -148,7 +155,8 @@ TEST_F(snapshots, of_a_quiet_heap_are_exact_in_every_figure) {
   mapped_memory small(1 << 20), untouched(2 << 20, PROT_NONE);
   memory_range bus = small.range();
   std::vector<iova> iovas;
-  for (u64 i = 0; i < small.size() / 4096; ++i) iovas.push_back(iova{0x100000000 + i * 8192});
+  for (u64 i = 0; i < small.size() / 4096; ++i)
+    iovas.push_back(iova{0x100000000 + i * 8192});
   bus.page_iovas = iovas;
   must(h.add_memory(bus));
   memory_range no_cpu = untouched.range();
@@ -167,10 +175,13 @@ TEST_F(snapshots, know_whose_the_blocks_of_others_are_also_of_the_dead) {
   auto live = [w](bool dies) {
     heap mine = must(attach_as_another("a"));
     std::vector<void*> kept;
-    for (int i = 0; i < 300; ++i) kept.push_back(mine.allocate(static_cast<std::size_t>(50 + i % 5 * 100)));
-    for (int i = 0; i < 50; ++i) heap::free(kept[static_cast<std::size_t>(i)]);
+    for (int i = 0; i < 300; ++i)
+      kept.push_back(mine.allocate(static_cast<std::size_t>(50 + i % 5 * 100)));
+    for (int i = 0; i < 50; ++i)
+      heap::free(kept[static_cast<std::size_t>(i)]);
     raw_pool pool = must(raw_pool::open(mine, "pool"));
-    for (int i = 0; i < 7; ++i) (void)pool.take();
+    for (int i = 0; i < 7; ++i)
+      (void)pool.take();
     ++w->ready;
     if (dies) ::raise(SIGKILL);
     wait_until([&] { return w->leave == 1; });
@@ -184,7 +195,9 @@ TEST_F(snapshots, know_whose_the_blocks_of_others_are_also_of_the_dead) {
   child_process alive([&] { return live(false); });
   ASSERT_TRUE(wait_until([&] { return w->ready == 2; }));
   h.recover();
-  for (int i = 0; i < 200; ++i) kept.push_back(h.allocate(150));  // adopts slabs that the dead left, with holdings
+  // Adopts slabs that the dead left, with holdings.
+  for (int i = 0; i < 200; ++i)
+    kept.push_back(h.allocate(150));
   expect_snapshot_is_exact(h);
   w->leave = 1;
   EXPECT_EQ(alive.wait_for_exit_code(), 0);
@@ -216,8 +229,10 @@ TEST_F(snapshots, take_no_lock_and_change_nothing) {
   std::vector<void*> kept;
   fill(h, &kept);
   const u64 before = h.internal()->seg().header().lock_sequence.load(std::memory_order_relaxed);
-  for (int i = 0; i < 100; ++i) EXPECT_FALSE(h.snapshot().changed);
-  EXPECT_EQ(h.internal()->seg().header().lock_sequence.load(std::memory_order_relaxed), before) << "the lock was taken";
+  for (int i = 0; i < 100; ++i)
+    EXPECT_FALSE(h.snapshot().changed);
+  EXPECT_EQ(h.internal()->seg().header().lock_sequence.load(std::memory_order_relaxed), before)
+      << "the lock was taken";
 }
 
 TEST_F(snapshots, do_not_wait_for_a_member_that_is_stopped_with_the_heap_lock_in_its_hand) {
@@ -240,7 +255,8 @@ TEST_F(snapshots, do_not_wait_for_a_member_that_is_stopped_with_the_heap_lock_in
   ASSERT_EQ(::waitpid(holder.id(), &status, WUNTRACED), holder.id());
   ASSERT_TRUE(WIFSTOPPED(status));
   for (int i = 0; i < 100; ++i) {
-    const heap_snapshot s = h.snapshot();  // stats() too would do; members() and zones would wait here for ever
+    // Stats() too would do; members() and zones would wait here for ever.
+    const heap_snapshot s = h.snapshot();
     EXPECT_TRUE(s.changed) << "nobody can say what its holder is about to do";
     EXPECT_EQ(s.lock_holder, member_id{2});
     EXPECT_EQ(s.problem, "");
@@ -270,7 +286,8 @@ TEST_F(snapshots, stop_nobody_who_allocates_at_full_speed) {
       block = mine.allocate(16 + random() % 100'000);
       ++w->rounds;
     }
-    for (void* block : blocks) heap::free(block);
+    for (void* block : blocks)
+      heap::free(block);
     ::_exit(0);
     return 0;
   });
@@ -289,7 +306,8 @@ TEST_F(snapshots, stop_nobody_who_allocates_at_full_speed) {
       covered = p.offset_bytes + p.length_bytes;
       EXPECT_LE(covered, 64u << 20);
     }
-    EXPECT_TRUE(s.changed || s.stats.used_bytes + s.stats.cached_bytes + s.stats.free_bytes == s.stats.total_bytes);
+    EXPECT_TRUE(s.changed || s.stats.used_bytes + s.stats.cached_bytes + s.stats.free_bytes ==
+                                 s.stats.total_bytes);
     EXPECT_TRUE(wait_until([&] { return w->rounds > rounds; })) << "the worker stands still";
   }
   w->leave = 1;
@@ -306,9 +324,11 @@ TEST_F(snapshots, go_on_while_regions_and_zones_come_and_go) {
   child_process worker([w] {
     heap mine = must(attach_as_another("a"));
     while (w->leave == 0) {
-      const region_id r = must(mine.bring_memory({.length_bytes = std::size_t{1 + w->rounds % 3} << 20}));
+      const region_id r =
+          must(mine.bring_memory({.length_bytes = std::size_t{1 + w->rounds % 3} << 20}));
       if (auto z = mine.reserve_zone("zone", {.size_bytes = 5000})) must(mine.release_zone("zone"));
-      if (auto pool = raw_pool::create(mine, "pool", {.object_bytes = 64, .object_count = 100})) must(raw_pool::release(mine, "pool"));
+      if (auto pool = raw_pool::create(mine, "pool", {.object_bytes = 64, .object_count = 100}))
+        must(raw_pool::release(mine, "pool"));
       must(mine.drain_memory(r, std::chrono::seconds(60)));
       ++w->rounds;
     }
@@ -357,7 +377,8 @@ TEST_F(snapshots, say_when_they_did_not_look_at_everything) {
 // Every table of the segment, as it was.
 class restored {
  public:
-  restored(const segment& s, u64 from, u64 to) : base_(s.base() + from), bytes_(base_, base_ + (to - from)) {}
+  restored(const segment& s, u64 from, u64 to)
+      : base_(s.base() + from), bytes_(base_, base_ + (to - from)) {}
   ~restored() { std::memcpy(base_, bytes_.data(), bytes_.size()); }
   restored(const restored&) = delete;
   restored& operator=(const restored&) = delete;
@@ -376,7 +397,8 @@ TEST_F(snapshots, of_tables_that_lead_in_circles_end_and_say_so) {
   const segment s = opened.view();
   {
     zone_record* z = nullptr;
-    for_each_zone_bucket(s, [&](chunk_ref ref) { z = s.at<zone_record>(u64{ref} * chunk_unit_bytes); });
+    for_each_zone_bucket(
+        s, [&](chunk_ref ref) { z = s.at<zone_record>(u64{ref} * chunk_unit_bytes); });
     ASSERT_NE(z, nullptr);
     const chunk_ref before = z->next;
     z->next = s.ref_of(z);
@@ -404,13 +426,15 @@ TEST_F(snapshots, of_a_segment_that_is_scribbled_over_always_end) {
   const segment_geometry& g = s.geometry();
   std::mt19937_64 random(20);
   for (int round = 0; round < 400; ++round) {
-    // The header's counts and lists, members, threads, regions, or the arena; of the pages that are there.
-    const std::pair<u64, u64> ranges[] = {{offsetof(segment_header, region_epoch), offsetof(segment_header, arena)},
-                                          {offsetof(segment_header, orphans), sizeof(segment_header)},
-                                          {g.members_at, g.members_at + 4 * sizeof(member_record)},
-                                          {g.threads_at, g.threads_at + 8 * sizeof(thread_slot)},
-                                          {g.regions_at, g.regions_at + 4 * sizeof(region_record)},
-                                          {g.arena_at, s.header().arena.top}};
+    // The header's counts and lists, members, threads, regions, or the arena; of the pages that are
+    // there.
+    const std::pair<u64, u64> ranges[] = {
+        {offsetof(segment_header, region_epoch), offsetof(segment_header, arena)},
+        {offsetof(segment_header, orphans), sizeof(segment_header)},
+        {g.members_at, g.members_at + 4 * sizeof(member_record)},
+        {g.threads_at, g.threads_at + 8 * sizeof(thread_slot)},
+        {g.regions_at, g.regions_at + 4 * sizeof(region_record)},
+        {g.arena_at, s.header().arena.top}};
     const auto [from, to] = ranges[random() % std::size(ranges)];
     const restored after(s, from, to);
     const int changes = 1 + static_cast<int>(random() % 200);

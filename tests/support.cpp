@@ -13,24 +13,31 @@ in_own_directory::in_own_directory() {
   ::setenv("ANNEX_DIR", path_.c_str(), 1);
 }
 
-in_own_directory::~in_own_directory() { std::filesystem::remove_all(path_); }
+in_own_directory::~in_own_directory() {
+  std::filesystem::remove_all(path_);
+}
 
 mapped_memory::mapped_memory(std::size_t bytes, int protection) : size_(bytes) {
   // Aligned to 2 MiB, so that tests of alignment mean the same in every run.
   constexpr std::size_t alignment = 2 << 20;
-  char* space = static_cast<char*>(::mmap(nullptr, bytes + alignment, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  char* space = static_cast<char*>(::mmap(nullptr, bytes + alignment, protection,
+                                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (space == MAP_FAILED) std::abort();
   data_ = reinterpret_cast<char*>(align_up(reinterpret_cast<u64>(space), alignment));
   if (data_ != space) ::munmap(space, static_cast<std::size_t>(data_ - space));
-  ::munmap(data_ + align_up(bytes, 4096), static_cast<std::size_t>(space + bytes + alignment - (data_ + align_up(bytes, 4096))));
+  ::munmap(data_ + align_up(bytes, 4096),
+           static_cast<std::size_t>(space + bytes + alignment - (data_ + align_up(bytes, 4096))));
 }
 
-mapped_memory::~mapped_memory() { ::munmap(data_, size_); }
+mapped_memory::~mapped_memory() {
+  ::munmap(data_, size_);
+}
 
 void expect_sound(const heap& h) {
   const auto report = h.audit();
   ASSERT_TRUE(report) << report.error().message();
-  for (const std::string& sentence : report->broken) ADD_FAILURE() << sentence;
+  for (const std::string& sentence : report->broken)
+    ADD_FAILURE() << sentence;
 }
 
 void expect_alone_and_empty(heap& h) {
@@ -42,7 +49,8 @@ void expect_alone_and_empty(heap& h) {
 
 heap heap_with(std::size_t bytes, heap_options options, const char* name) {
   options.metadata_limit_bytes = std::size_t{4} << 30;
-  heap h = must(name != nullptr ? heap::create(name, options) : heap::create_private(options), "create");
+  heap h =
+      must(name != nullptr ? heap::create(name, options) : heap::create_private(options), "create");
   if (bytes != 0) must(h.bring_memory({.length_bytes = bytes}), "bring");
   return h;
 }
@@ -65,10 +73,13 @@ int child_process::wait_for_exit_code() {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-void child_process::kill_now(int signal) { ::kill(id_, signal); }
+void child_process::kill_now(int signal) {
+  ::kill(id_, signal);
+}
 
 bool wait_until(const std::function<bool()>& done) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);  // a busy machine under a sanitizer included
+  // A busy machine under a sanitizer included.
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!done()) {
     if (std::chrono::steady_clock::now() > until) return false;
     std::this_thread::sleep_for(std::chrono::microseconds(200));

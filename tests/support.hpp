@@ -1,9 +1,10 @@
-// tests/support.hpp - what tests share: a directory of their own, memory to bring, children that really die.
+// tests/support.hpp - what tests share: a directory of their own, memory to bring, children that
+// really die.
 #pragma once
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,7 +38,9 @@ class mapped_memory {
   mapped_memory& operator=(const mapped_memory&) = delete;
   char* data() const { return data_; }
   std::size_t size() const { return size_; }
-  memory_range range(std::size_t page_bytes = 4096) const { return {.base = data_, .length_bytes = size_, .page_bytes = page_bytes}; }
+  memory_range range(std::size_t page_bytes = 4096) const {
+    return {.base = data_, .length_bytes = size_, .page_bytes = page_bytes};
+  }
 
  private:
   char* data_;
@@ -75,7 +78,7 @@ class child_process {
  public:
   explicit child_process(const std::function<int()>& body);
   ~child_process();
-  int wait_for_exit_code();      ///< -signal when killed
+  int wait_for_exit_code();  ///< -signal when killed
   void kill_now(int signal = SIGKILL);
   pid_t id() const { return id_; }
 
@@ -86,7 +89,8 @@ class child_process {
 
 /// Bytes that depend on where they are and on the seed.
 inline void fill_with_pattern(char* p, u64 bytes, u64 seed) {
-  for (u64 i = 0; i < bytes; ++i) p[i] = static_cast<char>((i * 2654435761u + seed * 977) >> 9);
+  for (u64 i = 0; i < bytes; ++i)
+    p[i] = static_cast<char>((i * 2654435761u + seed * 977) >> 9);
 }
 
 /// An observer that refuses every region.
@@ -97,13 +101,16 @@ struct refuser : observer {
     if (when_told) when_told();
     return std::unexpected(error{errc::invalid_argument, 0, "not this one"});
   }
-  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { return {}; }
+  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+    return {};
+  }
 };
 
 /// Words that parent and children share, besides any heap.
 template <class T>
 T* shared_words() {
-  void* p = ::mmap(nullptr, sizeof(T) + 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* p =
+      ::mmap(nullptr, sizeof(T) + 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   return p == MAP_FAILED ? nullptr : new (p) T{};
 }
 

@@ -1,4 +1,5 @@
-// tests/untouched_test.cpp - annex never touches the memory it was given: it works where any touch would be a fault.
+// tests/untouched_test.cpp - annex never touches the memory it was given: it works where any touch
+// would be a fault.
 #include <algorithm>
 #include <random>
 #include <thread>
@@ -10,7 +11,8 @@ namespace {
 
 using untouched = in_own_directory;
 
-// A region that can't be read or written, over a file in which any page that was ever touched would show.
+// A region that can't be read or written, over a file in which any page that was ever touched would
+// show.
 struct forbidden {
   explicit forbidden(heap& h, std::size_t bytes) : size(bytes), fd(::memfd_create("forbidden", 0)) {
     EXPECT_EQ(::ftruncate(fd, static_cast<off_t>(bytes)), 0);
@@ -40,7 +42,8 @@ TEST_F(untouched, allocate_free_zones_pools_and_removal_touch_no_byte) {
     std::vector<void*> blocks;
     for (int i = 0; i < 200000; ++i) {
       if (blocks.size() < 2000 && random() % 2 == 0) {
-        const std::size_t size = random() % 20 == 0 ? 65537 + random() % 200000 : 1 + random() % 3000;
+        const std::size_t size =
+            random() % 20 == 0 ? 65537 + random() % 200000 : 1 + random() % 3000;
         if (void* block = h.allocate(size)) blocks.push_back(block);
       } else if (!blocks.empty()) {
         std::swap(blocks[random() % blocks.size()], blocks.back());
@@ -77,7 +80,8 @@ TEST_F(untouched, memory_that_is_not_even_mapped_here_works) {
   ::munmap(hole, 1 << 20);
   must(h.add_memory({.base = hole, .length_bytes = 1 << 20, .access = touch::none}));
   std::vector<void*> blocks;
-  while (void* block = h.allocate(1000)) blocks.push_back(block);
+  while (void* block = h.allocate(1000))
+    blocks.push_back(block);
   EXPECT_GT(blocks.size(), 900u);
   heap::free_bulk(blocks);
   expect_sound(h);
@@ -102,7 +106,8 @@ TEST_F(untouched, adding_and_removing_touch_nothing_either) {
   ASSERT_EQ(::ftruncate(fd, 1 << 30), 0);
   void* base = ::mmap(nullptr, 1 << 30, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   const region_id id = must(h.add_memory({.base = base, .length_bytes = 1 << 30, .fd = fd}));
-  for (int i = 0; i < 10000; ++i) heap::free(h.allocate(static_cast<std::size_t>(i) + 1));
+  for (int i = 0; i < 10000; ++i)
+    heap::free(h.allocate(static_cast<std::size_t>(i) + 1));
   must(h.remove_memory(id));
   struct stat s {};
   ::fstat(fd, &s);

@@ -31,7 +31,10 @@ TEST_F(views, an_offset_pointer_behaves_like_a_pointer) {
   EXPECT_EQ(untyped.get(), &numbers[1]);
   EXPECT_EQ(*offset_ptr<int>(untyped), 2);
   offset_ptr<offset_ptr<int>> itself;
-  struct node { offset_ptr<node> next; int value; } a{}, b{};
+  struct node {
+    offset_ptr<node> next;
+    int value;
+  } a{}, b{};
   a.next = &b;
   b.next = &a;
   node copy = a;
@@ -39,7 +42,10 @@ TEST_F(views, an_offset_pointer_behaves_like_a_pointer) {
 }
 
 struct shared_list {
-  struct node { offset_ptr<node> next; int value; };
+  struct node {
+    offset_ptr<node> next;
+    int value;
+  };
   offset_ptr<node> first;
   std::vector<int, offset_allocator<int>> numbers;
   explicit shared_list(const heap& h) : numbers(offset_allocator<int>(h)) {}
@@ -49,7 +55,8 @@ TEST_F(views, containers_are_shared_by_processes_at_different_addresses) {
   heap h = heap_with(4 << 20, {}, "a");
   const zone z = must(h.reserve_zone("list", {.size_bytes = sizeof(shared_list)}));
   auto* list = new (z.address) shared_list(h);
-  for (int i = 0; i < 1000; ++i) list->numbers.push_back(i);
+  for (int i = 0; i < 1000; ++i)
+    list->numbers.push_back(i);
   for (int i = 0; i < 10; ++i) {
     auto* n = new (h.allocate(sizeof(shared_list::node))) shared_list::node{};
     n->value = i;
@@ -63,7 +70,8 @@ TEST_F(views, containers_are_shared_by_processes_at_different_addresses) {
     auto* ours = static_cast<shared_list*>(here.address);
     if (ours->numbers.size() != 1000 || ours->numbers[999] != 999) return 2;
     int sum = 0;
-    for (auto n = ours->first; n; n = n->next) sum += n->value;
+    for (auto n = ours->first; n; n = n->next)
+      sum += n->value;
     if (sum != 45) return 3;
     ours->first->value = 100;
     return 0;
@@ -78,16 +86,19 @@ TEST_F(views, a_container_grows_in_another_process) {
   auto* list = new (z.address) shared_list(h);
   h.free(h.allocate(16));
   child_process child([&] {
-    // The inherited attachment ended with the fork's parent: this process attaches for itself, with the first mapping gone.
+    // The inherited attachment ended with the fork's parent: this process attaches for itself, with
+    // the first mapping gone.
     std::exchange(h, heap());
     heap mine = must(attach_as_another("a"));
     auto* ours = static_cast<shared_list*>(must(mine.find_zone("list")).address);
-    for (int i = 0; i < 5000; ++i) ours->numbers.push_back(i);
+    for (int i = 0; i < 5000; ++i)
+      ours->numbers.push_back(i);
     return 0;
   });
   EXPECT_EQ(child.wait_for_exit_code(), 0);
   ASSERT_EQ(list->numbers.size(), 5000u);
-  for (int i = 0; i < 5000; ++i) EXPECT_EQ(list->numbers[static_cast<size_t>(i)], i);
+  for (int i = 0; i < 5000; ++i)
+    EXPECT_EQ(list->numbers[static_cast<size_t>(i)], i);
 }
 
 TEST_F(views, standard_containers_live_in_a_heap) {
@@ -97,7 +108,10 @@ TEST_F(views, standard_containers_live_in_a_heap) {
   EXPECT_FALSE(memory.is_equal(different));
   {
     std::pmr::unordered_map<std::pmr::string, std::pmr::vector<int>> map(&memory);
-    for (int i = 0; i < 2000; ++i) map[std::pmr::string("a key that is long enough to be allocated " + std::to_string(i), &memory)].assign(static_cast<size_t>(i % 50), i);
+    for (int i = 0; i < 2000; ++i)
+      map[std::pmr::string("a key that is long enough to be allocated " + std::to_string(i),
+                           &memory)]
+          .assign(static_cast<size_t>(i % 50), i);
     EXPECT_EQ(map.size(), 2000u);
     EXPECT_GT(h.stats().live_blocks, 4000u);
     EXPECT_EQ(heap::locate(map.begin()->first.data())->heap, h.id());

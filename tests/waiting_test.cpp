@@ -1,4 +1,5 @@
-// tests/waiting_test.cpp - rings and pools that are waited on: no wake-up is lost, no death leaves a waiter asleep.
+// tests/waiting_test.cpp - rings and pools that are waited on: no wake-up is lost, no death leaves
+// a waiter asleep.
 #include <poll.h>
 #include <sys/epoll.h>
 
@@ -29,7 +30,8 @@ constexpr auto long_time = 60s;  // never waited for: a test that needs it is br
 ring_table& table_of_ring(const segment& s) {
   for (u32 i = 0; i < limits::zone_buckets; ++i)
     for (chunk_ref ref = s.zone_buckets()[i]; ref != 0; ref = s.chunk<zone_record>(ref)->next)
-      if (s.chunk<zone_record>(ref)->type == zone_type::ring) return *s.chunk<ring_table>(s.chunk<zone_record>(ref)->table);
+      if (s.chunk<zone_record>(ref)->type == zone_type::ring)
+        return *s.chunk<ring_table>(s.chunk<zone_record>(ref)->table);
   std::abort();
 }
 
@@ -68,12 +70,15 @@ TEST_F(waiting, hands_everything_over_between_threads_that_wait_for_each_other) 
   auto there = must(ring::create(h, "there", 4)), back = must(ring::create(h, "back", 2));
   constexpr u64 rounds = 3000;
   std::thread echo([&] {
-    for (u64 i = 0; i < rounds; ++i) must(back.put(must(there.take(long_time)), long_time));
+    for (u64 i = 0; i < rounds; ++i)
+      must(back.put(must(there.take(long_time)), long_time));
   });
   std::thread putter([&] {
-    for (u64 i = 1; i <= rounds; ++i) must(there.put(handle{i}, long_time));
+    for (u64 i = 1; i <= rounds; ++i)
+      must(there.put(handle{i}, long_time));
   });
-  for (u64 i = 1; i <= rounds; ++i) EXPECT_EQ(must(back.take(long_time)), handle{i});
+  for (u64 i = 1; i <= rounds; ++i)
+    EXPECT_EQ(must(back.take(long_time)), handle{i});
   echo.join();
   putter.join();
   expect_sound(h);
@@ -95,41 +100,52 @@ TEST_F(waiting, of_many_processes_for_a_ring_gives_each_item_to_one) {
         *sum += static_cast<u64>(v);
       }
     }));
-  for (u64 i = 1; i <= items; ++i) must(r.put(handle{i}, long_time));
-  for (u64 i = 0; i < takers; ++i) must(r.put(handle{items + 1}, long_time));
-  for (auto& one : all) EXPECT_EQ(one->wait_for_exit_code(), 0);
+  for (u64 i = 1; i <= items; ++i)
+    must(r.put(handle{i}, long_time));
+  for (u64 i = 0; i < takers; ++i)
+    must(r.put(handle{items + 1}, long_time));
+  for (auto& one : all)
+    EXPECT_EQ(one->wait_for_exit_code(), 0);
   EXPECT_EQ(sum->load(), items * (items + 1) / 2);
 }
 
 TEST_F(waiting, of_threads_and_processes_for_a_pool_passes_its_objects_around) {
   heap h = heap_with(1 << 20, {}, "a");
-  auto p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 2, .cache_objects = 16}));
+  auto p =
+      must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 2, .cache_objects = 16}));
   std::vector<std::unique_ptr<child_process>> all;
   for (int i = 0; i < 3; ++i)
     all.push_back(std::make_unique<child_process>([] {
       heap mine = must(heap::attach("a"));
       auto own = must(raw_pool::open(mine, "p"));
-      for (int round = 0; round < 100; ++round) own.give(must(own.take(long_time)));
+      for (int round = 0; round < 100; ++round)
+        own.give(must(own.take(long_time)));
       return 0;
     }));
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i)
     threads.emplace_back([&] {
-      for (int round = 0; round < 100; ++round) p.give(must(p.take(long_time)));
+      for (int round = 0; round < 100; ++round)
+        p.give(must(p.take(long_time)));
     });
-  for (std::thread& t : threads) t.join();
-  for (auto& one : all) EXPECT_EQ(one->wait_for_exit_code(), 0);
+  for (std::thread& t : threads)
+    t.join();
+  for (auto& one : all)
+    EXPECT_EQ(one->wait_for_exit_code(), 0);
   EXPECT_EQ(p.free_count(), 2u);
   expect_sound(h);
 }
 
-// The waiter is stopped at each point between its mark and its sleep, and what it waits for comes then.
+// The waiter is stopped at each point between its mark and its sleep, and what it waits for comes
+// then.
 TEST_F(waiting, that_is_stopped_before_it_sleeps_loses_no_wake_up) {
   heap h = heap_with(1 << 20, {}, "a");
   auto r = must(ring::create(h, "r", 8));
   opened_segment opened("a");
   shared_word<u32>& signal = table_of_ring(opened.view()).handle_signal;
-  struct steps { std::atomic<int> at, go; };
+  struct steps {
+    std::atomic<int> at, go;
+  };
   for (int stop_at = 1; stop_at <= 2; ++stop_at) {
     auto* const s = shared_words<steps>();
     child_process waiter([=] {
@@ -168,7 +184,8 @@ TEST_F(waiting, by_a_process_stopped_at_any_moment_goes_on_when_it_is_continued)
   child_process waiter([] {
     heap mine = must(heap::attach("a"));
     auto own = must(ring::open(mine, "r")), answers = must(ring::open(mine, "back"));
-    for (handle v{}; v != handle{1000};) must(answers.put(v = must(own.take(long_time)), long_time));
+    for (handle v{}; v != handle{1000};)
+      must(answers.put(v = must(own.take(long_time)), long_time));
     return 0;
   });
   std::mt19937 random(20260103);
@@ -187,20 +204,24 @@ TEST_F(waiting, survives_waiters_that_are_killed) {
   auto r = must(ring::create(h, "r", 8));
   auto p = must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 4}));
   void* taken[4];
-  for (void*& object : taken) object = must(p.take(0ns));
+  for (void*& object : taken)
+    object = must(p.take(0ns));
   std::mt19937 random(20260104);
   for (int round = 0; round < 30; ++round) {
     child_process waiter([round] {
       heap mine = must(heap::attach("a"));
-      if (round % 2 == 0) (void)must(ring::open(mine, "r")).take(long_time);
-      else (void)must(raw_pool::open(mine, "p")).take(long_time);
+      if (round % 2 == 0)
+        (void)must(ring::open(mine, "r")).take(long_time);
+      else
+        (void)must(raw_pool::open(mine, "p")).take(long_time);
       return 0;
     });
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 6000));
     waiter.kill_now();
     waiter.wait_for_exit_code();
   }
-  for (void* object : taken) p.give(object);
+  for (void* object : taken)
+    p.give(object);
   std::thread later([&] {
     std::this_thread::sleep_for(5ms);
     r.put(handle{7});
@@ -246,7 +267,8 @@ TEST_F(waiting, is_told_when_every_other_process_is_dead) {
 TEST_F(waiting, is_not_told_so_while_another_one_lives_or_none_ever_was) {
   heap h = heap_with(1 << 20, {}, "a");
   auto r = must(ring::create(h, "r", 2));
-  EXPECT_EQ(refused(r.take(300ms)), errc::deadline_passed) << "nobody else ever had it: its own threads may put";
+  EXPECT_EQ(refused(r.take(300ms)), errc::deadline_passed)
+      << "nobody else ever had it: its own threads may put";
   auto* const ready = shared_words<std::atomic<int>>();
   child_process dies([=] {
     heap mine = must(heap::attach("a"));
@@ -270,7 +292,8 @@ TEST_F(waiting, is_not_told_so_while_another_one_lives_or_none_ever_was) {
   lives.wait_for_exit_code();
   EXPECT_EQ(refused(r.take(long_time)), errc::others_gone);
   auto anew = must(ring::open(h, "r"));
-  EXPECT_EQ(refused(anew.take(150ms)), errc::deadline_passed) << "who comes after their death waits for others to come";
+  EXPECT_EQ(refused(anew.take(150ms)), errc::deadline_passed)
+      << "who comes after their death waits for others to come";
 }
 
 TEST_F(waiting, goes_on_although_who_puts_is_killed_before_it_wakes_anybody) {
@@ -328,7 +351,8 @@ TEST_F(waiting, ends_when_the_ring_or_pool_is_released) {
     void* const object = p.take();
     std::thread ring_waiter([&] { EXPECT_EQ(refused(r.take(long_time)), errc::no_such_zone); });
     std::thread pool_waiter([&] {
-      const auto ended = p.wait_for_object(long_time);  // it may have seen the object before the pool was gone
+      // It may have seen the object before the pool was gone.
+      const auto ended = p.wait_for_object(long_time);
       EXPECT_TRUE(ended || ended.error().code == errc::no_such_zone);
     });
     std::this_thread::sleep_for(std::chrono::milliseconds(round));
@@ -336,7 +360,8 @@ TEST_F(waiting, ends_when_the_ring_or_pool_is_released) {
     auto q = must(raw_pool::open(h, "p"));
     std::thread releaser([&] {
       q.give(object);
-      while (!raw_pool::release(h, "p")) std::this_thread::yield();
+      while (!raw_pool::release(h, "p"))
+        std::this_thread::yield();
     });
     releaser.join();
     ring_waiter.join();
@@ -361,7 +386,8 @@ TEST_F(waiting, is_not_misled_by_a_signal_that_somebody_else_overwrites) {
   });
   for (int round = 0; round < 3; ++round) {
     const auto nothing = r.take(30ms);
-    EXPECT_TRUE(!nothing && (nothing.error().code == errc::deadline_passed || nothing.error().code == errc::others_gone));
+    EXPECT_TRUE(!nothing && (nothing.error().code == errc::deadline_passed ||
+                             nothing.error().code == errc::others_gone));
     r.put(handle{9});
     EXPECT_EQ(must(r.take(long_time)), handle{9});
   }
@@ -410,7 +436,8 @@ TEST_F(waiting, by_event_loop_takes_everything_that_other_processes_put) {
   child_process putter([] {
     heap mine = must(heap::attach("a"));
     auto own = must(ring::open(mine, "r"));
-    for (u64 i = 1; i <= items; ++i) must(own.put(handle{i}, long_time));
+    for (u64 i = 1; i <= items; ++i)
+      must(own.put(handle{i}, long_time));
     ::pause();
     return 0;
   });
@@ -421,7 +448,8 @@ TEST_F(waiting, by_event_loop_takes_everything_that_other_processes_put) {
   for (u64 last = 0; last < items;) {
     epoll_event told{};
     ASSERT_EQ(::epoll_wait(loop, &told, 1, 30000), 1);
-    for (handle v = r.take(); v != null_handle; v = r.take()) EXPECT_EQ(static_cast<u64>(v), ++last);
+    for (handle v = r.take(); v != null_handle; v = r.take())
+      EXPECT_EQ(static_cast<u64>(v), ++last);
     event.rearm();
   }
   putter.kill_now();

@@ -49,9 +49,12 @@ TEST_F(zones, refuse_bad_names_and_arguments) {
   }
   must(h.reserve_zone(longest, {.size_bytes = 1}));
   must(h.reserve_zone("with spaces / and anything", {.size_bytes = 1}));
-  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 1, .align_bytes = 3})), errc::invalid_argument);
-  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 100, .boundary_bytes = 64})), errc::invalid_argument);
-  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = std::size_t{1} << 60})), errc::invalid_argument);
+  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 1, .align_bytes = 3})),
+            errc::invalid_argument);
+  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 100, .boundary_bytes = 64})),
+            errc::invalid_argument);
+  EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = std::size_t{1} << 60})),
+            errc::invalid_argument);
   EXPECT_EQ(refused(h.reserve_zone("z", {.size_bytes = 2 << 20})), errc::out_of_memory);
   EXPECT_EQ(h.last_failure().why, explanation::cause::no_fit);
   expect_sound(h);
@@ -61,18 +64,23 @@ TEST_F(zones, keep_alignment_boundary_and_contiguity) {
   heap h = heap_with(0);
   mapped_memory m(16 << 20);
   std::vector<iova> table;
-  for (u64 i = 0; i < m.size() / 4096; ++i) table.push_back(iova{0x80000000 + (i + i / 16) * 4096});
+  for (u64 i = 0; i < m.size() / 4096; ++i)
+    table.push_back(iova{0x80000000 + (i + i / 16) * 4096});
   memory_range r = m.range();
   r.page_iovas = table;
   must(h.add_memory(r));
   const zone aligned = must(h.reserve_zone("aligned", {.size_bytes = 100, .align_bytes = 1 << 20}));
   EXPECT_EQ(reinterpret_cast<u64>(aligned.address) % (1 << 20), 0u);
-  const zone contiguous = must(h.reserve_zone("contiguous", {.size_bytes = 60000, .iova_contiguous = true}));
+  const zone contiguous =
+      must(h.reserve_zone("contiguous", {.size_bytes = 60000, .iova_contiguous = true}));
   EXPECT_GE(heap::locate(contiguous.address)->contiguous_bytes, 60000u);
   EXPECT_NE(contiguous.bus_address, no_iova);
-  EXPECT_EQ(refused(h.reserve_zone("too long", {.size_bytes = 70000, .iova_contiguous = true})), errc::out_of_memory);
-  const zone bounded = must(h.reserve_zone("bounded", {.size_bytes = 100000, .boundary_bytes = 131072}));
-  EXPECT_EQ(reinterpret_cast<u64>(bounded.address) / 131072, (reinterpret_cast<u64>(bounded.address) + 99999) / 131072);
+  EXPECT_EQ(refused(h.reserve_zone("too long", {.size_bytes = 70000, .iova_contiguous = true})),
+            errc::out_of_memory);
+  const zone bounded =
+      must(h.reserve_zone("bounded", {.size_bytes = 100000, .boundary_bytes = 131072}));
+  EXPECT_EQ(reinterpret_cast<u64>(bounded.address) / 131072,
+            (reinterpret_cast<u64>(bounded.address) + 99999) / 131072);
   expect_sound(h);
 }
 
@@ -92,13 +100,15 @@ TEST_F(zones, of_size_zero_are_the_largest_there_is) {
 
 TEST_F(zones, a_thousand_are_walked_in_order) {
   heap h = heap_with(16 << 20);
-  for (int i = 0; i < 1000; ++i) must(h.reserve_zone("zone" + std::to_string(1000 + i), {.size_bytes = 100}));
+  for (int i = 0; i < 1000; ++i)
+    must(h.reserve_zone("zone" + std::to_string(1000 + i), {.size_bytes = 100}));
   std::vector<std::string> names;
   h.for_each_zone([&](const zone_summary& z) { names.push_back(z.name); });
   EXPECT_EQ(names.size(), 1000u);
   EXPECT_TRUE(std::is_sorted(names.begin(), names.end()));
   expect_sound(h);
-  for (const std::string& name : names) must(h.release_zone(name));
+  for (const std::string& name : names)
+    must(h.release_zone(name));
   EXPECT_EQ(h.stats().free_bytes, 16u << 20);
 }
 
@@ -117,7 +127,8 @@ TEST_F(zones, the_largest_there_is_needs_no_growth_while_anything_is_free) {
     ++calls;
     return h.bring_memory({.length_bytes = 1 << 20}).has_value();
   });
-  for (int i = 0; i < 100; ++i) heap::free(h.allocate(1000));  // a cache keeps some
+  for (int i = 0; i < 100; ++i)
+    heap::free(h.allocate(1000));  // a cache keeps some
   const zone all = must(h.reserve_zone("all", {}));
   EXPECT_EQ(all.size_bytes, 4u << 20);
   EXPECT_EQ(calls, 0);
@@ -126,7 +137,7 @@ TEST_F(zones, the_largest_there_is_needs_no_growth_while_anything_is_free) {
   EXPECT_EQ(calls, 1);
 }
 
-// ---- zones that are committed (docs/design/0016) --------------------------------------------------------------------
+// ---- zones that are committed (docs/design/0016) ------------------------------------------------
 
 using committed_zones = in_own_directory;
 using namespace std::chrono_literals;
@@ -169,7 +180,8 @@ TEST_F(committed_zones, have_higher_generations_the_later_they_are_made) {
   heap h = heap_with(1 << 20, {}, "a");
   u64 last = 0;
   for (int i = 0; i < 10; ++i) {
-    const zone z = must(h.reserve_zone("z", {.size_bytes = 1000}, i % 2 == 0 ? visibility::on_commit : visibility::at_once));
+    const zone z = must(h.reserve_zone("z", {.size_bytes = 1000},
+                                       i % 2 == 0 ? visibility::on_commit : visibility::at_once));
     EXPECT_GT(z.generation, last);
     last = z.generation;
     if (i % 3 == 0) must(h.commit_zone("z", z));
@@ -293,7 +305,8 @@ TEST_F(committed_zones, of_a_dead_maker_are_listed_and_free_for_others) {
     last = left->generation;
     if (release) must(h.release_zone("z"));
   }
-  const zone z = must(h.reserve_zone("z", {.size_bytes = 600 << 10}, visibility::on_commit));  // only one has room
+  // Only one has room.
+  const zone z = must(h.reserve_zone("z", {.size_bytes = 600 << 10}, visibility::on_commit));
   EXPECT_GT(z.generation, last);
   EXPECT_EQ(refused(h.find_zone("z")), errc::not_committed);
   must(h.commit_zone("z", z));
@@ -320,7 +333,8 @@ TEST_F(committed_zones, of_another_process_with_the_dead_makers_record_are_still
     return 0;
   });
   ASSERT_TRUE(wait_until([&] { return ready->load() != 0; }));
-  EXPECT_EQ(static_cast<u32>(ready->load()), static_cast<u32>(listed(h, "z")->maker)) << "the record is used again";
+  EXPECT_EQ(static_cast<u32>(ready->load()), static_cast<u32>(listed(h, "z")->maker))
+      << "the record is used again";
   EXPECT_FALSE(listed(h, "z")->maker_alive);
   must(h.release_zone("z"));
 }
@@ -354,7 +368,8 @@ TEST_F(committed_zones, are_waited_for_also_by_who_may_only_read) {
     std::memset(z.address, round, z.size_bytes);
     must(h.commit_zone("z", z));
   }
-  for (auto& one : all) EXPECT_EQ(one->wait_for_exit_code(), 0);
+  for (auto& one : all)
+    EXPECT_EQ(one->wait_for_exit_code(), 0);
 }
 
 TEST_F(committed_zones, are_waited_for_although_makers_are_killed_at_any_moment) {
@@ -368,7 +383,8 @@ TEST_F(committed_zones, are_waited_for_although_makers_are_killed_at_any_moment)
       const zone z = must(mine.wait_zone("z", 60s, generation));
       const auto* bytes = static_cast<const unsigned char*>(z.address);
       const unsigned char first = bytes[0];
-      const bool is_whole = std::all_of(bytes, bytes + z.size_bytes, [=](unsigned char b) { return b == first; });
+      const bool is_whole =
+          std::all_of(bytes, bytes + z.size_bytes, [=](unsigned char b) { return b == first; });
       if (!is_whole && mine.resolve(z.where)) return 1;  // nobody has released it meanwhile
       generation = z.generation;
       if (is_whole && first == 255 && mine.resolve(z.where)) return 0;

@@ -84,7 +84,8 @@ void sum_up(session& s, const std::vector<block_summary>& found,
   }
   table t;
   if (by_size) t.columns = {{"SIZE", true}, {"KIND"}};
-  for (const char* head : {"BLOCKS", "BYTES"}) t.columns.push_back({head, true});
+  for (const char* head : {"BLOCKS", "BYTES"})
+    t.columns.push_back({head, true});
   t.columns.push_back({"MEMBER"});
   for (const auto& [key, g] : sorted) {
     std::vector<std::string> row;
@@ -121,14 +122,10 @@ void blocks(session& s, const blocks_arguments& a) {
 
 const char* name_of(block_kind kind) {
   switch (kind) {
-    case block_kind::slab_block:
-      return "small";
-    case block_kind::large:
-      return "large";
-    case block_kind::zone:
-      return "zone";
-    case block_kind::pool_object:
-      return "pool object";
+    case block_kind::slab_block: return "small";
+    case block_kind::large: return "large";
+    case block_kind::zone: return "zone";
+    case block_kind::pool_object: return "pool object";
   }
   return "";
 }

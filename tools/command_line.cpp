@@ -13,18 +13,22 @@
 namespace annex::tool {
 namespace {
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 std::string capitals(std::string_view name) {
   std::string out(name);
-  for (char& c : out) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (char& c : out)
+    c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   return out;
 }
 
 // How many letters must be changed, added, left out or swapped to make one word of the other.
 std::size_t distance(std::string_view from, std::string_view to) {
   std::vector<std::size_t> before_last, last(to.size() + 1), now(to.size() + 1);
-  for (std::size_t j = 0; j <= to.size(); ++j) last[j] = j;
+  for (std::size_t j = 0; j <= to.size(); ++j)
+    last[j] = j;
   for (std::size_t i = 1; i <= from.size(); ++i) {
     now[0] = i;
     for (std::size_t j = 1; j <= to.size(); ++j) {
@@ -177,14 +181,16 @@ std::string help(const command_line& line, const command& c, unsigned columns) {
   std::string text = fmt::format("{}.\n\nUsage: {}\n", c.summary, usage(c));
   if (!c.details.empty()) text += '\n' + wrapped(c.details, columns, 0) + '\n';
   std::vector<option> places, options;
-  for (const option& o : c.options) (o.has_place() ? places : options).push_back(o);
+  for (const option& o : c.options)
+    (o.has_place() ? places : options).push_back(o);
   if (!places.empty()) text += "\nArguments:\n";
   add_options(text, places, columns);
   text += "\nOptions:\n";
   options.insert(options.end(), line.global_options.begin(), line.global_options.end());
   add_options(text, options, columns);
   if (!c.examples.empty()) text += "\nExamples:\n";
-  for (const std::string& example : c.examples) text += "  " + example + '\n';
+  for (const std::string& example : c.examples)
+    text += "  " + example + '\n';
   return text;
 }
 
@@ -223,7 +229,8 @@ std::optional<std::uint64_t> parse_bytes(std::string_view text) {
   }
   std::string unit(behind, end);
   if (unit.size() > 1 && unit.front() == ' ') unit.erase(0, 1);
-  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  for (char& c : unit)
+    c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   const std::string letters = "KMGTP";
   unsigned shift = 0;
   if (!unit.empty() && unit != "B") {

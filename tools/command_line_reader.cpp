@@ -22,7 +22,9 @@ constexpr int any_number =
     1 << 28;  // of words; of what CLI11 calls unlimited a command can have but one
 constexpr const char* others = "OTHERS";  // the words of a command that have no place
 
-bool is_flag(const option& o) { return !o.has_place() && o.value.empty(); }
+bool is_flag(const option& o) {
+  return !o.has_place() && o.value.empty();
+}
 
 // CLI11 takes the next word as the value of "--dir=", splits "[a,b]", and ends a command at "++". A
 // NUL, which no word has, keeps it from that.
@@ -30,7 +32,9 @@ std::string closed(const std::string& word) {
   const bool is_special = word.ends_with('=') || word.ends_with(']') || word == "++";
   return is_special ? word + '\0' : word;
 }
-std::string opened(const std::string& word) { return word.substr(0, word.find('\0')); }
+std::string opened(const std::string& word) {
+  return word.substr(0, word.find('\0'));
+}
 
 std::string what_is_wrong(const option& o, const std::string& value) {
   if (is_flag(o) && value != "true") return fmt::format("{} takes no value", o.name);
@@ -74,8 +78,10 @@ class reader {
                                     [&](const command& c) { return app_.got_subcommand(c.name); });
     if (meant != all.end()) asked->of = &*meant;
     if (asked->of != nullptr)
-      for (const option& o : asked->of->options) options_.push_back(&o);
-    for (const option& o : line_.global_options) options_.push_back(&o);
+      for (const option& o : asked->of->options)
+        options_.push_back(&o);
+    for (const option& o : line_.global_options)
+      options_.push_back(&o);
     std::string wrong = lacks_value ? without_value(words.back()) : not_known(asked->of);
     if (wrong.empty()) wrong = take_all();
     return wrong.empty() ? std::nullopt

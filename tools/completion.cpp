@@ -23,12 +23,13 @@ std::vector<const command*> shown_commands(const command_line& line) {
 
 std::vector<std::string> names_of(const std::vector<const command*>& commands) {
   std::vector<std::string> names;
-  for (const command* c : commands) names.push_back(c->name);
+  for (const command* c : commands)
+    names.push_back(c->name);
   return names;
 }
 
 // ---- bash
-// ------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 std::string bash_words(const option& o, const std::vector<std::string>& commands) {
   if (!o.choices.empty())
@@ -38,16 +39,13 @@ std::string bash_words(const option& o, const std::vector<std::string>& commands
       return "COMPREPLY=($(compgen -W \"$(annex ls --names 2>/dev/null)\" -- \"$word\"))";
     case completion::zone:
       return fmt::format("COMPREPLY=($(compgen -W \"$({})\" -- \"$word\"))", zone_names);
-    case completion::file:
-      return "compopt -o filenames; COMPREPLY=($(compgen -f -- \"$word\"))";
+    case completion::file: return "compopt -o filenames; COMPREPLY=($(compgen -f -- \"$word\"))";
     case completion::directory:
       return "compopt -o filenames; COMPREPLY=($(compgen -d -- \"$word\"))";
-    case completion::program:
-      return "COMPREPLY=($(compgen -c -- \"$word\"))";
+    case completion::program: return "COMPREPLY=($(compgen -c -- \"$word\"))";
     case completion::command:
       return fmt::format("COMPREPLY=($(compgen -W '{}' -- \"$word\"))", fmt::join(commands, " "));
-    case completion::nothing:
-      break;
+    case completion::nothing: break;
   }
   return "COMPREPLY=()";
 }
@@ -87,7 +85,8 @@ std::vector<std::string> options_with_values(const command_line& line) {
       if (!o.has_place() && !o.value.empty()) names.push_back(o.name);
   };
   add(line.global_options);
-  for (const command& c : line.commands) add(c.options);
+  for (const command& c : line.commands)
+    add(c.options);
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
   return names;
@@ -97,10 +96,12 @@ std::string bash_script(const command_line& line) {
   const auto commands = shown_commands(line);
   const auto names = names_of(commands);
   std::vector<std::string> global;
-  for (const option& o : line.global_options) global.push_back(o.name);
+  for (const option& o : line.global_options)
+    global.push_back(o.name);
   std::string text = fmt::format(R"(# annex(1) completion for bash; made by annex completion bash.
 _annex() {{
-  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} called= heap= place=0 i
+  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}}
+  local called= heap= place=0 i
   COMPREPLY=()
   for ((i = 1; i < COMP_CWORD; i++)); do
     case ${{COMP_WORDS[i]}} in
@@ -123,12 +124,13 @@ _annex() {{
 )",
                                  fmt::join(options_with_values(line), "|"), fmt::join(names, " "),
                                  fmt::join(global, " "));
-  for (const command* c : commands) text += bash_command(*c, line, names);
+  for (const command* c : commands)
+    text += bash_command(*c, line, names);
   return text + "  esac\n}\ncomplete -F _annex annex\n";
 }
 
 // ---- zsh
-// -------------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 std::string zsh_text(const std::string& text) {
   std::string out;
@@ -146,20 +148,13 @@ std::string zsh_text(const std::string& text) {
 std::string zsh_action(const option& o, const std::vector<std::string>& commands) {
   if (!o.choices.empty()) return fmt::format("({})", fmt::join(o.choices, " "));
   switch (o.completes) {
-    case completion::heap:
-      return "_annex_heaps";
-    case completion::zone:
-      return "_annex_zones";
-    case completion::file:
-      return "_files";
-    case completion::directory:
-      return "_files -/";
-    case completion::program:
-      return "_normal";
-    case completion::command:
-      return fmt::format("({})", fmt::join(commands, " "));
-    case completion::nothing:
-      break;
+    case completion::heap: return "_annex_heaps";
+    case completion::zone: return "_annex_zones";
+    case completion::file: return "_files";
+    case completion::directory: return "_files -/";
+    case completion::program: return "_normal";
+    case completion::command: return fmt::format("({})", fmt::join(commands, " "));
+    case completion::nothing: break;
   }
   return " ";
 }
@@ -197,7 +192,8 @@ _annex() {{
   for (const command* c : commands)
     text += fmt::format("    '{}:{}'\n", c->name, zsh_text(c->summary));
   text += "  )\n  _arguments -C \\\n";
-  for (const option& o : line.global_options) text += zsh_option(o, names) + " \\\n";
+  for (const option& o : line.global_options)
+    text += zsh_option(o, names) + " \\\n";
   text +=
       "      '1:command:->command' '*::argument:->argument'\n  case $state in\n    command) "
       "_describe command commands ;;\n    argument)\n      case $words[1] in\n";
@@ -205,7 +201,8 @@ _annex() {{
     text += fmt::format("        {}) _arguments", c->name);
     for (const option& o : c->options)
       if (!o.is_hidden) text += " \\\n" + zsh_option(o, names);
-    for (const option& o : line.global_options) text += " \\\n" + zsh_option(o, names);
+    for (const option& o : line.global_options)
+      text += " \\\n" + zsh_option(o, names);
     text += " ;;\n";
   }
   return text + "      esac ;;\n  esac\n}\n_annex \"$@\"\n";

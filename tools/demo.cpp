@@ -42,12 +42,17 @@ std::uint64_t memory_for(std::uint32_t packets) {
   return bytes;
 }
 
-// Beside the command where it was built, or where it was installed, also when the prefix has been moved since.
+// Beside the command where it was built, or where it was installed, also when the prefix has been
+// moved since.
 std::string default_capture() {
   std::error_code ignored;
-  const std::filesystem::path here = std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
-  for (const std::filesystem::path& place : {here, here / ANNEX_SHARE_FROM_COMMAND, std::filesystem::path(ANNEX_SHARE_DIR)})
-    if (const std::filesystem::path file = place / "traffic.pcap"; std::filesystem::exists(file, ignored)) return file.string();
+  const std::filesystem::path here =
+      std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path();
+  for (const std::filesystem::path& place :
+       {here, here / ANNEX_SHARE_FROM_COMMAND, std::filesystem::path(ANNEX_SHARE_DIR)})
+    if (const std::filesystem::path file = place / "traffic.pcap";
+        std::filesystem::exists(file, ignored))
+      return file.string();
   return {};
 }
 
@@ -93,7 +98,7 @@ std::uint64_t region_base(const heap& h) {
 }
 
 // ---- the reader
-// ----------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 int read_packets(const arguments& a) {
   auto t = open_things(a.heap_name);
@@ -127,7 +132,7 @@ int read_packets(const arguments& a) {
 }
 
 // ---- the parsers
-// -----------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 std::uint32_t flow_of(shared_things& t, const flow_key& key) {
   const std::uint64_t wanted = fingerprint(key);
@@ -157,7 +162,8 @@ class window {
  public:
   explicit window(heap& h) : heap_(h) {}
   ~window() {
-    for (void* const copy : copies_) heap::free(copy);
+    for (void* const copy : copies_)
+      heap::free(copy);
   }
   window(const window&) = delete;
   window& operator=(const window&) = delete;
@@ -214,7 +220,7 @@ int parse_packets(const arguments& a) {
 }
 
 // ---- the parent
-// --------------------------------------------------------------------------------------------------------------
+// -------------------------------------------------------------------------------------------------
 
 pid_t start(const arguments& a, const std::string& role, unsigned parser) {
   const pid_t child = ::fork();
@@ -285,9 +291,11 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
   const auto until = clock::now() + patience;
   const pid_t reader = start(a, "reader", 0);
   pid_t parsers[parser_count];
-  for (unsigned i = 0; i < parser_count; ++i) parsers[i] = start(a, "parser", i);
+  for (unsigned i = 0; i < parser_count; ++i)
+    parsers[i] = start(a, "parser", i);
   auto wait = [&](auto done) {
-    while (!done() && clock::now() < until) std::this_thread::sleep_for(100us);
+    while (!done() && clock::now() < until)
+      std::this_thread::sleep_for(100us);
     return done();
   };
   const std::uint32_t half = std::min<std::uint32_t>(control.packet_count / 4, 2000);
@@ -326,7 +334,8 @@ std::string run_processes(heap& h, const arguments& a, demo_control& control, ri
   report.owners_after = report.owners;
   report.owners_after.back() = {report.owners.back().who, "parser 2, dead", 'X', 2, true, true};
   for (std::size_t i = 0; i < n; ++i)
-    while (!work.put(in_hand[i]) && clock::now() < until) std::this_thread::sleep_for(50us);
+    while (!work.put(in_hand[i]) && clock::now() < until)
+      std::this_thread::sleep_for(50us);
   work.settle();
   if (!wait([&] { return control.reader_done != 0 && counted_all(control); }))
     wrong = "not every packet was counted";
@@ -390,7 +399,8 @@ void run_demo(session& s, arguments a) {
           s, a.pcap + " is no Ethernet capture; record one with tcpdump -i INTERFACE -w FILE");
     pcap_pkthdr* header = nullptr;
     const u_char* bytes = nullptr;
-    while (::pcap_next_ex(file.handle, &header, &bytes) == 1 && packets < 20'000'000) ++packets;
+    while (::pcap_next_ex(file.handle, &header, &bytes) == 1 && packets < 20'000'000)
+      ++packets;
   }
   if (packets == 0) return refuse(s, a.pcap + " holds no packets");
 
@@ -412,8 +422,10 @@ void run_demo(session& s, arguments a) {
     report.memory = *memory;
     wrong = run_processes(h, a, *things->control, things->work, report);
     count_flows(h, *things->control, things->flows, report);
-    for (unsigned i = 0; i <= parser_count; ++i) report.bases[i] = things->control->base[i];
-    for (unsigned i = 0; i < parser_count; ++i) report.parsed[i] = things->control->parsed[i];
+    for (unsigned i = 0; i <= parser_count; ++i)
+      report.bases[i] = things->control->base[i];
+    for (unsigned i = 0; i < parser_count; ++i)
+      report.parsed[i] = things->control->parsed[i];
     const auto audit = h.audit();
     report.sound = audit && audit->holds();
     report.checked = audit ? audit->checked : 0;

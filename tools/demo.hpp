@@ -59,7 +59,8 @@ struct demo_report {
   std::uint32_t parsed[parser_count] = {};
   /// In the hands of the one who died when it had counted them: the other counted them once more.
   std::uint64_t parsed_again() const {
-    const std::uint64_t all = std::accumulate(std::begin(parsed), std::end(parsed), std::uint64_t{0});
+    const std::uint64_t all =
+        std::accumulate(std::begin(parsed), std::end(parsed), std::uint64_t{0});
     return all > packets ? all - packets : 0;
   }
   struct {

@@ -112,7 +112,8 @@ json json_of(const demo_report& r) {
                {"packets", f.packets},
                {"bytes", f.bytes},
                {"protocol", protocol_name(f.key.protocol)}});
-  for (const auto base : r.bases) bases.add(hex(base));
+  for (const auto base : r.bases)
+    bases.add(hex(base));
   for (const auto& b : r.blocks)
     blocks.add({{"handle", hex(b.handle)},
                 {"address", hex(b.address)},

@@ -30,7 +30,8 @@ contents look_into(const heap& h) {
 void show(const contents& c, const std::string& name) {
   fmt::print("With \"{}\" goes: {} in {}, {} in use.\n", name, bytes_text(c.figures.total_bytes),
              counted(c.figures.region_count, "region"), bytes_text(c.figures.used_bytes));
-  for (const named_thing& n : c.named) fmt::print("  {} {}\n", n.kind, text_of(n));
+  for (const named_thing& n : c.named)
+    fmt::print("  {} {}\n", n.kind, text_of(n));
   for (const member_summary& m : c.dead)
     fmt::print("  {} ({}) of member {} (process {}, {}), which is dead\n",
                counted(m.held_blocks, "block"), bytes_text(m.held_bytes),

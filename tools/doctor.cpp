@@ -96,7 +96,8 @@ finding look_at_directory() {
   std::error_code why;
   fs::path there =
       place;  // looking makes nothing: before the first heap, what it will be made in counts
-  while (!fs::exists(there, why) && there.has_relative_path()) there = there.parent_path();
+  while (!fs::exists(there, why) && there.has_relative_path())
+    there = there.parent_path();
   struct statvfs s {};
   if (::access(there.c_str(), W_OK) != 0 || ::statvfs(there.c_str(), &s) != 0)
     return {state::missing, fmt::format("{}: {}", there.string(), std::strerror(errno)), remedy};
@@ -396,7 +397,8 @@ void add_doctor_command(command_line& line, session& s) {
                 return std::string();
               }};
   what.repeats = true;
-  for (const check& one : checks()) what.choices.emplace_back(one.name);
+  for (const check& one : checks())
+    what.choices.emplace_back(one.name);
   c.options.push_back(what);
   c.run = [&s, wanted] { examine(s, *wanted); };
   line.commands.push_back(std::move(c));

@@ -27,7 +27,8 @@ struct json::as_tree {
   tree operator()(const std::string& bytes) const { return as_utf8(bytes); }
   tree operator()(const std::vector<json>& all) const {
     tree list = tree::array();
-    for (const json& one : all) list.push_back(std::visit(*this, one.value_));
+    for (const json& one : all)
+      list.push_back(std::visit(*this, one.value_));
     return list;
   }
   tree operator()(const std::vector<member>& members) const {
@@ -54,12 +55,16 @@ json json::object() {
   return j;
 }
 
-void json::add(json value) { std::get<std::vector<json>>(value_).push_back(std::move(value)); }
+void json::add(json value) {
+  std::get<std::vector<json>>(value_).push_back(std::move(value));
+}
 
 void json::set(std::string name, json value) {
   std::get<std::vector<member>>(value_).emplace_back(std::move(name), std::move(value));
 }
 
-std::string json::text() const { return std::visit(as_tree(), value_).dump(2, ' ', true); }
+std::string json::text() const {
+  return std::visit(as_tree(), value_).dump(2, ' ', true);
+}
 
 }  // namespace annex::tool

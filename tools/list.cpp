@@ -67,13 +67,16 @@ void fit(table& t, unsigned columns) {
   };
   while (t.columns.size() > fewest && width() > columns) {
     t.columns.pop_back();
-    for (auto& row : t.rows) row.pop_back();
+    for (auto& row : t.rows)
+      row.pop_back();
   }
   const std::size_t now = width();
   std::size_t longest = 0;
-  for (const auto& row : t.rows) longest = std::max(longest, row[0].size());
+  for (const auto& row : t.rows)
+    longest = std::max(longest, row[0].size());
   if (now > columns && longest > now - columns)
-    for (auto& row : t.rows) row[0] = shortened(row[0], longest - (now - columns));
+    for (auto& row : t.rows)
+      row[0] = shortened(row[0], longest - (now - columns));
 }
 
 void print_text(const std::vector<heap_summary>& heaps) {
@@ -107,7 +110,8 @@ void list_here(session& s, const list_arguments& a) {
     return refuse(s, fmt::format("there is no directory {}", directory()));
   if (s.json) {
     json all = json::list();
-    for (const heap_summary& h : *heaps) all.add(json_of(h, count_members(h), directory()));
+    for (const heap_summary& h : *heaps)
+      all.add(json_of(h, count_members(h), directory()));
     return print(all);
   }
   if (a.names_only) {
@@ -137,7 +141,8 @@ void list_everywhere(session& s, const list_arguments& a) {
       if (!heaps)
         all.add({{"name", json()}, {"directory", place}, {"problem", heaps.error().message()}});
       else
-        for (const heap_summary& h : *heaps) all.add(json_of(h, count_members(h), place));
+        for (const heap_summary& h : *heaps)
+          all.add(json_of(h, count_members(h), place));
       continue;
     }
     if (!heaps) {
@@ -145,7 +150,8 @@ void list_everywhere(session& s, const list_arguments& a) {
       continue;
     }
     if (a.names_only) {
-      for (const heap_summary& h : *heaps) fmt::print("{}\n", h.name);
+      for (const heap_summary& h : *heaps)
+        fmt::print("{}\n", h.name);
       continue;
     }
     if (heaps->empty()) continue;
@@ -217,8 +223,10 @@ void info(session& s, const std::string& name) {
   h.for_each_region([&](const region_summary& r) { regions.push_back(r); });
   if (s.json) {
     json all_regions = json::list(), all_names = json::list();
-    for (const region_summary& r : regions) all_regions.add(json_of(r));
-    for (const named_thing& n : names) all_names.add(json_of(n));
+    for (const region_summary& r : regions)
+      all_regions.add(json_of(r));
+    for (const named_thing& n : names)
+      all_names.add(json_of(n));
     return print({{"name", name},
                   {"id", id_text(h.id())},
                   {"directory", directory()},
@@ -251,7 +259,8 @@ void info(session& s, const std::string& name) {
                     counted(stats.lock_steals, "lock"), counted(stats.recovered_threads, "cache")));
   for (const region_summary& r : regions)
     say(fmt::format("region {}", static_cast<unsigned>(r.id)), text_of(r));
-  for (const named_thing& n : names) say(n.kind, text_of(n));
+  for (const named_thing& n : names)
+    say(n.kind, text_of(n));
 }
 
 }  // namespace

@@ -56,7 +56,8 @@ std::string page_of(const command& c, const command_line& line) {
   if (!c.details.empty()) text += ".PP\n" + roff(c.details) + "\n";
   text += ".SH OPTIONS\n" + options_of(c.options) + options_of(line.global_options);
   if (!c.examples.empty()) text += ".SH EXAMPLES\n.nf\n";
-  for (const std::string& example : c.examples) text += roff(example) + "\n";
+  for (const std::string& example : c.examples)
+    text += roff(example) + "\n";
   if (!c.examples.empty()) text += ".fi\n";
   return text + footer + ".SH SEE ALSO\nannex(1)\n";
 }

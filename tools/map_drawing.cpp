@@ -16,7 +16,9 @@ constexpr const char* grey = "\x1b[90m";
 constexpr const char* member_colours[] = {"\x1b[34m", "\x1b[32m", "\x1b[35m",
                                           "\x1b[36m", "\x1b[33m", "\x1b[31m"};
 
-bool is_free(const map_cell& c) { return c.free >= (c.live + c.cached + c.free) * 0.999; }
+bool is_free(const map_cell& c) {
+  return c.free >= (c.live + c.cached + c.free) * 0.999;
+}
 
 // The mark of a cell: by what fills most of it.
 char mark_of(const map_cell& c) {
@@ -250,7 +252,8 @@ std::string text_pair(const titled_map& left, const titled_map& right, bool colo
 std::size_t used_rows(const titled_map& map) {
   const auto& cells = map.drawn->cells;
   std::size_t used = cells.size();
-  while (used != 0 && is_free(cells[used - 1])) --used;
+  while (used != 0 && is_free(cells[used - 1]))
+    --used;
   return (used + map_row - 1) / map_row;
 }
 

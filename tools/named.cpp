@@ -23,7 +23,8 @@ void zones(session& s, const std::string& name) {
   }
   if (s.json) {
     json all = json::list();
-    for (const named_thing& n : things) all.add(json_of(n));
+    for (const named_thing& n : things)
+      all.add(json_of(n));
     return print(all);
   }
   if (things.empty()) return fmt::print("\"{}\" has no zones, pools or rings.\n", name);
@@ -57,7 +58,8 @@ void release(session& s, const release_arguments& a) {
                          [&](const named_thing& n) { return printable(n.name) == a.name; });
   if (found == things.end()) {
     std::vector<std::string> names;
-    for (const named_thing& n : things) names.push_back(printable(n.name));
+    for (const named_thing& n : things)
+      names.push_back(printable(n.name));
     const auto meant = nearest(a.name, names);
     return refuse(
         s, fmt::format("\"{}\" has no zone, pool or ring \"{}\"; {}", a.heap, a.name,

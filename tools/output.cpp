@@ -52,7 +52,9 @@ void refuse_usage(session& s, const std::string& command_name, const std::string
       fmt::format("annex: {}.\n{} says more.", sentence, more));
 }
 
-void print(const json& j) { fmt::print("{}\n", j.text()); }
+void print(const json& j) {
+  fmt::print("{}\n", j.text());
+}
 
 json json_of(const error& e) {
   return {{"code", static_cast<int>(e.code)},
@@ -65,15 +67,20 @@ std::string bytes_text(std::uint64_t bytes) {
   constexpr const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
   std::size_t unit = 0;
   double value = static_cast<double>(bytes);
-  for (; value >= 1024 && unit + 1 < std::size(units); ++unit) value /= 1024;
+  for (; value >= 1024 && unit + 1 < std::size(units); ++unit)
+    value /= 1024;
   const bool is_whole = value == static_cast<double>(static_cast<std::uint64_t>(value));
   return is_whole ? fmt::format("{} {}", static_cast<std::uint64_t>(value), units[unit])
                   : fmt::format("{:.1f} {}", value, units[unit]);
 }
 
-std::string hex(std::uint64_t value) { return fmt::format("{:#x}", value); }
+std::string hex(std::uint64_t value) {
+  return fmt::format("{:#x}", value);
+}
 
-std::string id_text(heap_id id) { return fmt::format("{:016x}", static_cast<std::uint64_t>(id)); }
+std::string id_text(heap_id id) {
+  return fmt::format("{:016x}", static_cast<std::uint64_t>(id));
+}
 
 std::string counted(std::uint64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
@@ -87,9 +94,11 @@ std::string shortened(const std::string& text, std::size_t columns) {
 
 std::string table::text(std::string_view indent) const {
   std::vector<std::size_t> widths;
-  for (const column& c : columns) widths.push_back(width_of(c.head));
+  for (const column& c : columns)
+    widths.push_back(width_of(c.head));
   for (const auto& row : rows)
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], width_of(row[i]));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      widths[i] = std::max(widths[i], width_of(row[i]));
   std::string out;
   const auto add_row = [&](auto cell) {
     out += indent;
@@ -102,7 +111,8 @@ std::string table::text(std::string_view indent) const {
     }
   };
   add_row([&](std::size_t i) { return columns[i].head; });
-  for (const auto& row : rows) add_row([&](std::size_t i) { return row[i]; });
+  for (const auto& row : rows)
+    add_row([&](std::size_t i) { return row[i]; });
   return out;
 }
 

@@ -86,8 +86,10 @@ std::optional<flow_key> parse_packet(std::span<const std::uint8_t> b) {
 std::uint64_t fingerprint(const flow_key& k) {
   std::uint64_t hash = 0xcbf29ce484222325;
   auto mix = [&](std::uint8_t byte) { hash = (hash ^ byte) * 0x100000001b3; };
-  for (const std::uint8_t byte : k.low_address) mix(byte);
-  for (const std::uint8_t byte : k.high_address) mix(byte);
+  for (const std::uint8_t byte : k.low_address)
+    mix(byte);
+  for (const std::uint8_t byte : k.high_address)
+    mix(byte);
   for (const std::uint16_t port : {k.low_port, k.high_port})
     mix(static_cast<std::uint8_t>(port >> 8)), mix(static_cast<std::uint8_t>(port));
   mix(k.protocol);
@@ -98,18 +100,12 @@ std::uint64_t fingerprint(const flow_key& k) {
 
 std::string protocol_name(std::uint8_t protocol) {
   switch (protocol) {
-    case 1:
-      return "ICMP";
-    case tcp:
-      return "TCP";
-    case udp:
-      return "UDP";
-    case 58:
-      return "ICMPv6";
-    case 0:
-      return "other";
-    default:
-      return fmt::format("IP {}", protocol);
+    case 1: return "ICMP";
+    case tcp: return "TCP";
+    case udp: return "UDP";
+    case 58: return "ICMPv6";
+    case 0: return "other";
+    default: return fmt::format("IP {}", protocol);
   }
 }
 

@@ -37,7 +37,8 @@ void add_mapped(const fs::path& process, std::vector<std::string>& places) {
 
 std::vector<std::string> known_places() {
   std::vector<std::string> others;
-  for (const fs::path& user : entries("/run/user")) others.push_back(user / "annex");
+  for (const fs::path& user : entries("/run/user"))
+    others.push_back(user / "annex");
   for (const fs::path& place : entries("/dev/shm"))
     if (place.filename().string().starts_with("annex-")) others.push_back(place);
   others.emplace_back("/run/annex");

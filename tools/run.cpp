@@ -91,7 +91,8 @@ void run(session& s, const run_arguments& a) {
   // ever started.
   ::setenv("ANNEX_DPDK_ASKED", std::to_string(::getpid()).c_str(), 1);
   std::vector<char*> arguments;
-  for (const std::string& word : a.program) arguments.push_back(const_cast<char*>(word.c_str()));
+  for (const std::string& word : a.program)
+    arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   ::execvp(arguments[0], arguments.data());
   const int why = errno;

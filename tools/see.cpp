@@ -43,7 +43,8 @@ void map(session& s, const std::string& name, std::size_t cells) {
                  {"cell_bytes", d.cell_bytes},
                  {"cells", marks}});
   }
-  for (const member_summary& m : members) all_members.add(json_of(m));
+  for (const member_summary& m : members)
+    all_members.add(json_of(m));
   print({{"regions", regions}, {"members", all_members}});
 }
 
@@ -53,7 +54,8 @@ void who(session& s, const std::string& name) {
   const auto members = opened->members();
   if (s.json) {
     json all = json::list();
-    for (const member_summary& m : members) all.add(json_of(m));
+    for (const member_summary& m : members)
+      all.add(json_of(m));
     return print(all);
   }
   table t{{{"MEMBER", true},
@@ -73,7 +75,8 @@ void who(session& s, const std::string& name) {
   fmt::print("{}", t.text());
   std::uint64_t zone_bytes = 0;
   const auto named = named_things(*opened);
-  for (const named_thing& n : named) zone_bytes += n.size_bytes;
+  for (const named_thing& n : named)
+    zone_bytes += n.size_bytes;
   if (!named.empty())
     fmt::print("Nobody's, of the heap itself: {} under names of {} (annex zones {}).\n",
                counted(named.size(), "thing"), bytes_text(zone_bytes), name);
@@ -102,7 +105,8 @@ void check(session& s, const std::string& name) {
   fmt::print("{} objects of \"{}\" checked{}: {}.\n", report->checked, name, how,
              report->holds() ? "every invariant holds"
                              : fmt::format("{} invariants are broken", report->broken.size()));
-  for (const std::string& sentence : report->broken) fmt::print("  {}\n", printable(sentence));
+  for (const std::string& sentence : report->broken)
+    fmt::print("  {}\n", printable(sentence));
 }
 
 void repair(session& s, const std::string& name) {
@@ -117,7 +121,8 @@ void repair(session& s, const std::string& name) {
                   {"broken", done->after.broken}});
   auto list = [](const std::vector<std::string>& sentences, const std::string& heading) {
     if (!sentences.empty()) fmt::print("{}:\n", heading);
-    for (const std::string& sentence : sentences) fmt::print("  {}\n", printable(sentence));
+    for (const std::string& sentence : sentences)
+      fmt::print("  {}\n", printable(sentence));
   };
   list(done->found, fmt::format("{} invariants of \"{}\" were broken", done->found.size(), name));
   list(done->changed, "Rebuilt from what is true");

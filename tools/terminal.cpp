@@ -41,9 +41,13 @@ bool is_dumb() {
 
 }  // namespace
 
-unsigned output_columns() { return columns_of(STDOUT_FILENO); }
+unsigned output_columns() {
+  return columns_of(STDOUT_FILENO);
+}
 
-bool shows_colour() { return ::isatty(STDOUT_FILENO) != 0 && !is_plain(); }
+bool shows_colour() {
+  return ::isatty(STDOUT_FILENO) != 0 && !is_plain();
+}
 
 std::string duration_text(double seconds) {
   const auto whole = static_cast<std::uint64_t>(std::clamp(seconds, 0.0, 1e9) + 0.5);

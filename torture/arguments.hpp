@@ -1,5 +1,5 @@
-// torture/arguments.hpp - what may be written behind the programs of torture/. One file reads it, since CLI11 takes longer to
-// compile than any of them.
+// torture/arguments.hpp - what may be written behind the programs of torture/. One file reads it,
+// since CLI11 takes longer to compile than any of them.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -7,7 +7,8 @@
 
 namespace annex::torture {
 
-/// The options of one program. Each is written into a variable of the caller's, who keeps it until read() is over.
+/// The options of one program. Each is written into a variable of the caller's, who keeps it until
+/// read() is over.
 class arguments {
  public:
   explicit arguments(const char* what_the_program_does);
@@ -15,7 +16,8 @@ class arguments {
   arguments(const arguments&) = delete;
   arguments& operator=(const arguments&) = delete;
 
-  void number(const char* name, std::uint64_t* into, const char* help, std::uint64_t low = 0, std::uint64_t high = UINT64_MAX);
+  void number(const char* name, std::uint64_t* into, const char* help, std::uint64_t low = 0,
+              std::uint64_t high = UINT64_MAX);
   void seed(unsigned* into, const char* help);
   void seconds(double* into, const char* help);
   void text(const char* name, std::string* into, const char* help);

@@ -1,14 +1,14 @@
 // torture/crowd.cpp - see crowd.hpp.
 #include "crowd.hpp"
 
-#include <annex/pool.hpp>
-#include <annex/ring.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <annex/pool.hpp>
+#include <annex/ring.hpp>
 
 #include <algorithm>
 #include <array>
@@ -27,7 +27,9 @@ namespace {
   ::_exit(3);
 }
 
-std::uint64_t now_ns() { return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count()); }
+std::uint64_t now_ns() {
+  return static_cast<std::uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
 
 template <class T>
 T checked(const char* doing, result<T> r) {
@@ -50,20 +52,26 @@ busy_time busy_so_far() {
   thread_local const int file = ::open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
   char text[128] = {};
   unsigned long running = 0, ready = 0;
-  if (file < 0 || ::pread(file, text, sizeof text - 1, 0) <= 0 || std::sscanf(text, "%lu %lu", &running, &ready) != 2) return {};
+  if (file < 0 || ::pread(file, text, sizeof text - 1, 0) <= 0 ||
+      std::sscanf(text, "%lu %lu", &running, &ready) != 2)
+    return {};
   return {running, ready};
 }
 
 class worker_process {
  public:
-  worker_process(common_room& room, int worker, unsigned seed) : room_(room), mine_(room.hands[worker]), count_(room.count[worker]), random_(seed) { come_in(); }
+  worker_process(common_room& room, int worker, unsigned seed)
+      : room_(room), mine_(room.hands[worker]), count_(room.count[worker]), random_(seed) {
+    come_in();
+  }
 
   void one_operation() {
     const std::uint64_t before = now_ns();
     const busy_time busy_before = busy_so_far();
     is_patient_ = false;
     work_once();
-    const std::uint64_t took = now_ns() - before, busy = busy_so_far().both() - busy_before.both(), asleep = took > busy ? took - busy : 0;
+    const std::uint64_t took = now_ns() - before, busy = busy_so_far().both() - busy_before.both(),
+                        asleep = took > busy ? took - busy : 0;
     if (is_patient_) return;
     raise(count_.longest_wait_ns, took);
     raise(count_.longest_asleep_ns, asleep);
@@ -71,8 +79,9 @@ class worker_process {
   }
 
  private:
-  // Whoever waits for the dead or has missed its wake would sleep for ever. Others' turns come first on a busy machine: under a
-  // sanitizer, with every processor wanted by eight, two seconds have been seen.
+  // Whoever waits for the dead or has missed its wake would sleep for ever. Others' turns come
+  // first on a busy machine: under a sanitizer, with every processor wanted by eight, two seconds
+  // have been seen.
   static constexpr std::uint64_t stall_ns = 15'000'000'000;
   static void raise(std::atomic<std::uint64_t>& most, std::uint64_t to) {
     if (to > most.load(std::memory_order_relaxed)) most.store(to, std::memory_order_relaxed);
@@ -80,27 +89,47 @@ class worker_process {
 
   void work_once() {
     switch (next(1000)) {
-      case 0: case 1: return leave_and_come_back();
+      case 0:
+      case 1: return leave_and_come_back();
       case 2: return look_around();
-      case 3: case 4: case 5: return use_thread(false);
+      case 3:
+      case 4:
+      case 5: return use_thread(false);
       case 6: return use_thread(true);
-      case 7: case 8: return use_child();
-      case 9: case 10: case 11: case 12: return make_and_release_views();
+      case 7:
+      case 8: return use_child();
+      case 9:
+      case 10:
+      case 11:
+      case 12: return make_and_release_views();
       case 13: return reap_somebody();
       default: break;
     }
     switch (next(100)) {
-      case 0: case 1: case 2: return use_zone();
-      case 3: case 4: case 5: case 6: return use_pool();
-      case 7: case 8: case 9: return use_ring();
+      case 0:
+      case 1:
+      case 2: return use_zone();
+      case 3:
+      case 4:
+      case 5:
+      case 6: return use_pool();
+      case 7:
+      case 8:
+      case 9: return use_ring();
       case 10: return come_and_go();
       case 11: return heap_.trim();
-      case 12: case 13: case 14: return use_bulk();
-      case 15: case 16: case 17: return resize();
+      case 12:
+      case 13:
+      case 14: return use_bulk();
+      case 15:
+      case 16:
+      case 17: return resize();
       default: break;
     }
-    if (next(5) < 3) send();
-    else receive();
+    if (next(5) < 3)
+      send();
+    else
+      receive();
   }
 
   void come_in() {
@@ -136,8 +165,10 @@ class worker_process {
   void use_thread(bool fork_meanwhile) {
     count_.threads.fetch_add(1, std::memory_order_relaxed);
     std::thread other([this, seed = random_()] { use_blocks(static_cast<unsigned>(seed), 200); });
-    if (fork_meanwhile) use_child();
-    else use_bulk();
+    if (fork_meanwhile)
+      use_child();
+    else
+      use_bulk();
     other.join();
   }
   void use_blocks(unsigned seed, int times) {
@@ -148,11 +179,12 @@ class worker_process {
       heap::free(block);
       block = heap_.allocate(1 + random() % (random() % 50 == 0 ? 200000 : 3000));
     }
-    for (void* block : blocks) heap::free(block);
+    for (void* block : blocks)
+      heap::free(block);
   }
 
-  // A child that is a member of its own, and how it ends: by itself, with blocks or without; by another program; by a timer, at
-  // any instruction; long after its parent was killed, perhaps.
+  // A child that is a member of its own, and how it ends: by itself, with blocks or without; by
+  // another program; by a timer, at any instruction; long after its parent was killed, perhaps.
   void use_child() {
     collect_children();
     if (children_ >= 3) return;
@@ -179,7 +211,8 @@ class worker_process {
       give_up(fmt::format("a forked child got nothing: {}", heap::last_failure().message()));
     use_blocks(seed, 300);
     if (way == 1) (void)heap_.bring_memory({.length_bytes = 1 << 20});
-    while (way < 2) use_blocks(seed, 300);  // until the timer
+    while (way < 2)
+      use_blocks(seed, 300);  // until the timer
     if (way == 2) ::execl("/bin/true", "true", static_cast<char*>(nullptr));
     if (way == 3) {  // an attachment of its own, beside the inherited one
       heap again = checked("attach in a child", heap::attach("crowd"));
@@ -196,8 +229,10 @@ class worker_process {
     int status = 0;
     while (children_ != 0 && ::waitpid(-1, &status, WNOHANG) > 0) {
       --children_;
-      if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) room_.kills_by_timer.fetch_add(1);
-      else if (status != 0) give_up(fmt::format("a child ended with status {:#x}", status));
+      if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM)
+        room_.kills_by_timer.fetch_add(1);
+      else if (status != 0)
+        give_up(fmt::format("a child ended with status {:#x}", status));
     }
   }
 
@@ -206,11 +241,15 @@ class worker_process {
     count_.views.fetch_add(1, std::memory_order_relaxed);
     const std::string name = "passing" + std::to_string(next(3));
     if (next(2) == 0) {
-      auto p = raw_pool::create(heap_, name, {.object_bytes = 40 + next(200), .object_count = 1 + next(60), .cache_objects = next(16)});
+      auto p = raw_pool::create(heap_, name,
+                                {.object_bytes = 40 + next(200),
+                                 .object_count = 1 + next(60),
+                                 .cache_objects = next(16)});
       if (!p) p = raw_pool::open(heap_, name);
       if (!went_well("a pool", p)) return;
       std::array<void*, 8> taken;
-      for (int i = 0; i < 4; ++i) p->give_bulk({taken.data(), p->take_bulk(taken)});
+      for (int i = 0; i < 4; ++i)
+        p->give_bulk({taken.data(), p->take_bulk(taken)});
       if (next(2) == 0) went_well("release of a pool", raw_pool::release(heap_, name));
     } else {
       auto r = ring::create(heap_, name, 8 << next(3));
@@ -226,13 +265,17 @@ class worker_process {
       if (next(2) == 0) went_well("release of a ring", ring::release(heap_, name));
     }
   }
-  // What the mailbox or a hand still has is kept; the watcher may reap the same one at the same time.
+  // What the mailbox or a hand still has is kept; the watcher may reap the same one at the same
+  // time.
   void reap_somebody() {
     count_.reaps.fetch_add(1, std::memory_order_relaxed);
     for (const member_summary& m : heap_.members())
       if (!m.alive) {
         went_well("reap", heap_.reap(m.id, [&](const block_summary& b) {
-          return b.kind != block_kind::pool_object && is_in_use(room_, static_cast<std::uint64_t>(b.where), -1) ? reap_choice::keep : reap_choice::free;
+          return b.kind != block_kind::pool_object &&
+                         is_in_use(room_, static_cast<std::uint64_t>(b.where), -1)
+                     ? reap_choice::keep
+                     : reap_choice::free;
         }));
         return;
       }
@@ -241,14 +284,19 @@ class worker_process {
   std::uint32_t next(std::uint32_t below) { return static_cast<std::uint32_t>(random_() % below); }
   std::size_t some_size() {
     const auto kind = next(100);
-    return sizeof(letter) + 1 + (kind < 70 ? next(1000) : kind < 93 ? next(8000) : kind < 97 ? next(65000) : 66000 + next(400000));
+    return sizeof(letter) + 1 +
+           (kind < 70   ? next(1000)
+            : kind < 93 ? next(8000)
+            : kind < 97 ? next(65000)
+                        : 66000 + next(400000));
   }
   letter* open(std::uint64_t block) {
     auto found = heap_.resolve(handle{block});
     return found ? static_cast<letter*>(*found) : nullptr;
   }
 
-  // The stamp goes into the hand before the block can be ours; another worker may be faster, then neither is ours.
+  // The stamp goes into the hand before the block can be ours; another worker may be faster, then
+  // neither is ours.
   bool take_out(std::atomic<std::uint64_t>& box, std::uint64_t expected, std::uint64_t put_in) {
     if (expected != 0) {
       const letter* l = open(expected);
@@ -263,8 +311,12 @@ class worker_process {
   void free_taken(std::uint64_t block) {
     if (block == 0) return;
     letter* l = open(block);
-    if (l == nullptr || l->self != block || l->stamp.load() == 0) give_up(fmt::format("block {:#x} came out of the mailbox, but is not what was put in", block));
-    if (reinterpret_cast<const unsigned char*>(l)[l->size_bytes - 1] != static_cast<unsigned char>(l->stamp.load())) give_up(fmt::format("the end of block {:#x} was overwritten", block));
+    if (l == nullptr || l->self != block || l->stamp.load() == 0)
+      give_up(
+          fmt::format("block {:#x} came out of the mailbox, but is not what was put in", block));
+    if (reinterpret_cast<const unsigned char*>(l)[l->size_bytes - 1] !=
+        static_cast<unsigned char>(l->stamp.load()))
+      give_up(fmt::format("the end of block {:#x} was overwritten", block));
     l->stamp.store(0);
     heap::free(l);
     mine_.block.store(0);
@@ -300,7 +352,8 @@ class worker_process {
     if (next(2) == 0 || objects_.empty()) {
       std::array<void*, 8> taken;
       const std::size_t n = pool_.take_bulk({taken.data(), 1 + next(8)});
-      objects_.insert(objects_.end(), taken.begin(), taken.begin() + static_cast<std::ptrdiff_t>(n));
+      objects_.insert(objects_.end(), taken.begin(),
+                      taken.begin() + static_cast<std::ptrdiff_t>(n));
     } else {
       const std::size_t n = 1 + next(static_cast<std::uint32_t>(objects_.size()));
       pool_.give_bulk({objects_.data() + objects_.size() - n, n});
@@ -317,9 +370,15 @@ class worker_process {
   }
   void come_and_go() {
     std::vector<region_id> regions;
-    heap_.for_each_region([&](const region_summary& r) { if (static_cast<unsigned>(r.id) > 2) regions.push_back(r.id); });
-    if (regions.size() < 4) went_well("bring", heap_.bring_memory({.length_bytes = std::size_t{1 + next(4)} << 20}));
-    else went_well("drain", heap_.drain_memory(regions[next(static_cast<std::uint32_t>(regions.size()))], std::chrono::milliseconds(next(5))));
+    heap_.for_each_region([&](const region_summary& r) {
+      if (static_cast<unsigned>(r.id) > 2) regions.push_back(r.id);
+    });
+    if (regions.size() < 4)
+      went_well("bring", heap_.bring_memory({.length_bytes = std::size_t{1 + next(4)} << 20}));
+    else
+      went_well("drain",
+                heap_.drain_memory(regions[next(static_cast<std::uint32_t>(regions.size()))],
+                                   std::chrono::milliseconds(next(5))));
   }
   void use_bulk() {
     std::array<void*, 40> blocks;
@@ -351,7 +410,8 @@ class worker_process {
 }  // namespace
 
 bool is_wrong(const error& refusal) {
-  return refusal.code == errc::corrupt || refusal.code == errc::limit_reached || refusal.code == errc::no_such_heap || refusal.code == errc::forked_away ||
+  return refusal.code == errc::corrupt || refusal.code == errc::limit_reached ||
+         refusal.code == errc::no_such_heap || refusal.code == errc::forked_away ||
          refusal.code == errc::incompatible_layout || refusal.code == errc::permission;
 }
 

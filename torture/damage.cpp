@@ -15,8 +15,6 @@
 // that nobody noticed. Only the caches of the dead (magazines, of threads and pools) have no
 // witness: where an image as it was killed is damaged just there, the run is told apart. So it is
 // where handles of live blocks are others afterwards: generations in tables have none.
-#include <annex/pool.hpp>
-#include <annex/ring.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -24,6 +22,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <annex/pool.hpp>
+#include <annex/ring.hpp>
 
 #include <algorithm>
 #include <array>
@@ -159,20 +159,27 @@ void use_first(const std::string& name, bool is_checked) {
   (void)h.handle_of(objects[3]);
   pool.give_bulk(std::span<void* const>(objects).subspan(40));
   auto r = must(ring::create(h, "ring", ring_slots));
-  for (std::uint64_t i = 0; i < ring_taken; ++i) (void)r.put(handle{i + 1});
-  for (std::uint64_t i = 0; i < ring_taken; ++i) (void)r.take();
-  for (std::uint64_t i = 0; i < ring_values; ++i) (void)r.put(handle{ring_taken + i + 1});
+  for (std::uint64_t i = 0; i < ring_taken; ++i)
+    (void)r.put(handle{i + 1});
+  for (std::uint64_t i = 0; i < ring_taken; ++i)
+    (void)r.take();
+  for (std::uint64_t i = 0; i < ring_values; ++i)
+    (void)r.put(handle{ring_taken + i + 1});
   // Another thread frees some of these (remote frees, some collected, some not) and ends with
   // blocks of its own.
   std::thread other([&] {
     for (std::size_t i = 0; i < blocks.size(); i += 4)
       heap::free(std::exchange(blocks[i], nullptr));
-    for (int i = 0; i < 60; ++i) soil(h.allocate(200), 200);
-    for (int i = 0; i < 30; ++i) soil(h.allocate(48), 48);
+    for (int i = 0; i < 60; ++i)
+      soil(h.allocate(200), 200);
+    for (int i = 0; i < 30; ++i)
+      soil(h.allocate(48), 48);
   });
   other.join();
-  for (int i = 0; i < 100; ++i) heap::free(h.allocate(64));
-  for (std::size_t i = 1; i < blocks.size(); i += 4) heap::free(std::exchange(blocks[i], nullptr));
+  for (int i = 0; i < 100; ++i)
+    heap::free(h.allocate(64));
+  for (std::size_t i = 1; i < blocks.size(); i += 4)
+    heap::free(std::exchange(blocks[i], nullptr));
   ::kill(::getpid(), SIGKILL);
 }
 
@@ -192,8 +199,10 @@ void use_second(const std::string& name) {
     soil(blocks.back(), bytes);
   }
   blocks.push_back(h.allocate(90'000));
-  for (std::size_t i = 0; i < older.size(); i += 5) heap::free(older[i]);
-  for (std::size_t i = 0; i < blocks.size(); i += 3) heap::free(blocks[i]);
+  for (std::size_t i = 0; i < older.size(); i += 5)
+    heap::free(older[i]);
+  for (std::size_t i = 0; i < blocks.size(); i += 3)
+    heap::free(blocks[i]);
   must(raw_pool::open(h, "pool")).take();
   ::kill(::getpid(), SIGKILL);
 }
@@ -311,7 +320,8 @@ damage make_damage(const image& i, unsigned seed) {
   d.bytes = i.bytes;
   d.length = i.bytes.size();
   auto touch = [&](std::uint64_t at, std::uint64_t bytes) {
-    for (const auto& [begin, end] : i.unwitnessed) d.hits_caches |= at < end && at + bytes > begin;
+    for (const auto& [begin, end] : i.unwitnessed)
+      d.hits_caches |= at < end && at + bytes > begin;
     d.text += fmt::format(" {:#x}", at);
   };
   auto somewhere = [&] {
@@ -332,9 +342,7 @@ damage make_damage(const image& i, unsigned seed) {
            : roll < 96 ? way::page
                        : way::bits;
   switch (d.kind) {
-    case way::bit:
-      flip();
-      break;
+    case way::bit: flip(); break;
     case way::bits:
       flip();
       flip();
@@ -356,12 +364,8 @@ damage make_damage(const image& i, unsigned seed) {
         d.bytes[at] = static_cast<char>(random());
       }
       break;
-    case way::cut:
-      d.length = random() % d.bytes.size();
-      break;
-    case way::longer:
-      d.length += random() % (1 << 20);
-      break;
+    case way::cut: d.length = random() % d.bytes.size(); break;
+    case way::longer: d.length += random() % (1 << 20); break;
     case way::page: {
       const std::uint64_t at =
           (random() % 10 < 8 ? i.used[random() % i.used.size()] : random() % i.bytes.size()) &
@@ -380,7 +384,8 @@ damage make_damage(const image& i, unsigned seed) {
 // Written by the one who looks, read by its parent after its end.
 struct finding {
   bool attached_at_once, repaired, repaired_fully, attached_after, is_named, is_done;
-  int lost, views_lost, half_found, renamed, handed_out, twice, not_zero, broken_later, repair_error;
+  int lost, views_lost, half_found, renamed, handed_out, twice, not_zero, broken_later,
+      repair_error;
   char text[300], stage[32];
 };
 finding* shared_finding;
@@ -482,9 +487,12 @@ void look_at(const image& i, bool shows) {
     f.repaired_fully = done->after.holds();
     f.is_named = !done->uncertain.empty() || !done->after.holds();
     if (shows) {
-      for (const std::string& sentence : done->found) fmt::print("  found      {}\n", sentence);
-      for (const std::string& sentence : done->changed) fmt::print("  changed    {}\n", sentence);
-      for (const std::string& sentence : done->uncertain) fmt::print("  uncertain  {}\n", sentence);
+      for (const std::string& sentence : done->found)
+        fmt::print("  found      {}\n", sentence);
+      for (const std::string& sentence : done->changed)
+        fmt::print("  changed    {}\n", sentence);
+      for (const std::string& sentence : done->uncertain)
+        fmt::print("  uncertain  {}\n", sentence);
       for (const std::string& sentence : done->after.broken)
         fmt::print("  broken     {}\n", sentence);
     }
@@ -569,7 +577,8 @@ int run(unsigned runs, unsigned first_seed, const std::string& only_image, bool 
     const image& i = images[seed % images.size()];
     if (!only_image.empty() && i.name != only_image) continue;
     const damage d = make_damage(i, seed);
-    for (const auto& [path, contents] : i.regions) write_file(path, contents, contents.size());
+    for (const auto& [path, contents] : i.regions)
+      write_file(path, contents, contents.size());
     write_file(directory() + "/" + i.heap + ".annex", d.bytes, d.length);
     *shared_finding = {};
     const int status = in_child([&] {
@@ -594,16 +603,20 @@ int run(unsigned runs, unsigned first_seed, const std::string& only_image, bool 
                  shared_finding->views_lost, shared_finding->handed_out, shared_finding->twice);
   }
   fmt::print("\n{:>7}", "");
-  for (const char* way_name : way_names) fmt::print(" {:>8}", way_name);
+  for (const char* way_name : way_names)
+    fmt::print(" {:>8}", way_name);
   fmt::print("\n");
   for (const auto& [text, counts] : table) {
     int sum = 0;
-    for (const int count : counts) sum += count;
+    for (const int count : counts)
+      sum += count;
     fmt::print("{:>7}", sum);
-    for (const int count : counts) fmt::print(" {:>8}", count);
+    for (const int count : counts)
+      fmt::print(" {:>8}", count);
     fmt::print("  {}\n", text);
   }
-  for (const auto& [text, example] : examples) fmt::print("e.g. {}: {}\n", text, example);
+  for (const auto& [text, example] : examples)
+    fmt::print("e.g. {}: {}\n", text, example);
   std::filesystem::remove_all(place);
   fmt::print(
       "{} of {} damages crash, hang, hand live memory out again, or lose it without a word\n",

@@ -9,12 +9,15 @@ namespace annex::torture {
 struct operation {
   const char* name;
   std::function<void(heap&, books&)> prepare;  // in the victim, not stepped
-  std::function<void(heap&, books&)> run;      // in the victim, killed after every instruction of it
+  // In the victim, killed after every instruction of it.
+  std::function<void(heap&, books&)> run;
   std::uint64_t held_in_hand = 1;              // blocks that can be in nobody's book when it dies
-  std::function<void(survivor&)> before = {};     // in the survivor, before the victim starts
+  std::function<void(survivor&)> before = {};  // in the survivor, before the victim starts
   std::function<void(survivor&)> meanwhile = {};  // in the survivor, when the victim has prepared
-  std::function<void(survivor&)> after = {};      // in the survivor, after the checks: what is left of zones and regions goes
-  bool threaded = false;                       // run is the end of a thread: what is killed is that thread's exit
+  // In the survivor, after the checks: what is left of zones and regions goes.
+  std::function<void(survivor&)> after = {};
+  // Run is the end of a thread: what is killed is that thread's exit.
+  bool threaded = false;
 };
 
 const std::vector<operation>& every_operation();

@@ -1,9 +1,10 @@
-// torture/recall_test.cpp - a thread is stopped before each instruction of a hit, for as long as another process recalls its
-// cache and takes its slabs: what it read before is old then, and must not be gone by.
-#include <annex/heap.hpp>
+// torture/recall_test.cpp - a thread is stopped before each instruction of a hit, for as long as
+// another process recalls its cache and takes its slabs: what it read before is old then, and must
+// not be gone by.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <annex/heap.hpp>
 
 #include <algorithm>
 #include <atomic>
@@ -24,10 +25,12 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// A free that empties half a magazine has thousands more; what they leave behind is torture_steps' subject.
+// A free that empties half a magazine has thousands more; what they leave behind is torture_steps'
+// subject.
 constexpr std::size_t looked_at = 300;
 
-/// What is done between the two stops, with blocks that were allocated before; returns what is live afterwards.
+/// What is done between the two stops, with blocks that were allocated before; returns what is live
+/// afterwards.
 using operation = std::function<std::vector<void*>(heap&, std::vector<void*>)>;
 
 std::vector<void*> free_one(heap&, std::vector<void*> blocks) {
@@ -40,7 +43,8 @@ class recall : public ::testing::Test {
  protected:
   recall() : directory_(::mkdtemp(name_)) {
     ::setenv("ANNEX_DIR", directory_.c_str(), 1);
-    void* const shared = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void* const shared =
+        ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     may_end_ = new (shared) std::atomic<bool>(true);
   }
   ~recall() override { std::filesystem::remove_all(directory_); }
@@ -51,21 +55,25 @@ class recall : public ::testing::Test {
       if (!h) ::_exit(1);
       void* const kept = h->allocate(100'000);  // so that the region is not removed
       std::vector<void*> blocks;
-      for (unsigned i = 0; i < allocated; ++i) blocks.push_back(h->allocate(64));
-      for (unsigned i = 0; i < freed; ++i) blocks = free_one(*h, std::move(blocks));
+      for (unsigned i = 0; i < allocated; ++i)
+        blocks.push_back(h->allocate(64));
+      for (unsigned i = 0; i < freed; ++i)
+        blocks = free_one(*h, std::move(blocks));
       stepper::stop_here();
       blocks = op(*h, std::move(blocks));
       stepper::stop_here();
-      while (!may_end->load()) ::usleep(100);
-      for (void* block : blocks) heap::free(block);
+      while (!may_end->load())
+        ::usleep(100);
+      for (void* block : blocks)
+        heap::free(block);
       heap::free(kept);
       *h = heap{};
       ::_exit(0);
     };
   }
 
-  // Takes every slab from its thread, and finds that one has a live block. Waits while the victim has the heap lock, at most
-  // until somebody lets it go.
+  // Takes every slab from its thread, and finds that one has a live block. Waits while the victim
+  // has the heap lock, at most until somebody lets it go.
   static void try_to_remove(heap& h, region_id region) {
     const auto removed = h.remove_memory(region);
     ASSERT_FALSE(removed.has_value());
@@ -99,7 +107,8 @@ class recall : public ::testing::Test {
         stepper victim(body_of(op, allocated, freed));
         (void)victim.go_to(known, k);
         auto recalled = std::async(std::launch::async, [&] { try_to_remove(h, *region); });
-        (void)recalled.wait_for(200ms);  // longer only if the victim was stopped with the heap lock in its hand
+        // Longer only if the victim was stopped with the heap lock in its hand.
+        (void)recalled.wait_for(200ms);
         victim.let_go();
         recalled.wait();
         may_end_->store(true);
@@ -122,10 +131,14 @@ class recall : public ::testing::Test {
   std::string directory_;
 };
 
-TEST_F(recall, before_any_instruction_of_a_free_leaves_each_block_in_one_place) { stop_everywhere(free_one, 3); }
+TEST_F(recall, before_any_instruction_of_a_free_leaves_each_block_in_one_place) {
+  stop_everywhere(free_one, 3);
+}
 
 // Into a full magazine: there a free goes the long way, as it does when the cache was found frozen.
-TEST_F(recall, before_any_instruction_of_a_free_by_the_long_way_leaves_each_block_in_one_place) { stop_everywhere(free_one, 2 * magazine_slots, magazine_slots); }
+TEST_F(recall, before_any_instruction_of_a_free_by_the_long_way_leaves_each_block_in_one_place) {
+  stop_everywhere(free_one, 2 * magazine_slots, magazine_slots);
+}
 
 TEST_F(recall, before_any_instruction_of_an_allocation_leaves_each_block_in_one_place) {
   stop_everywhere(

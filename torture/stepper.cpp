@@ -30,13 +30,18 @@ std::uint64_t detour_count = 0;
 }
 
 std::uint64_t instruction_pointer(pid_t traced) {
-  return static_cast<std::uint64_t>(::ptrace(PTRACE_PEEKUSER, traced, offsetof(user, regs) + offsetof(user_regs_struct, rip), nullptr));
+  return static_cast<std::uint64_t>(::ptrace(
+      PTRACE_PEEKUSER, traced, offsetof(user, regs) + offsetof(user_regs_struct, rip), nullptr));
 }
 
 }  // namespace
 
-std::uint64_t stepper::detours() { return detour_count; }
-void stepper::stop_here() { ::syscall(SYS_tgkill, ::getpid(), ::gettid(), SIGSTOP); }
+std::uint64_t stepper::detours() {
+  return detour_count;
+}
+void stepper::stop_here() {
+  ::syscall(SYS_tgkill, ::getpid(), ::gettid(), SIGSTOP);
+}
 void stepper::become_traced() {
   if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) give_up("PTRACE_TRACEME");
   stop_here();
@@ -59,17 +64,21 @@ stepper::stepper(const std::function<void()>& body, bool threaded) {
       return;
     }
     if (who == process_ && (WIFEXITED(status) || WIFSIGNALED(status))) {
-      std::fprintf(stderr, "a victim ended with status %#x before it came to its operation\n", static_cast<unsigned>(status));
+      std::fprintf(stderr, "a victim ended with status %#x before it came to its operation\n",
+                   static_cast<unsigned>(status));
       std::abort();
     }
     if (WIFSTOPPED(status)) ::ptrace(PTRACE_CONT, who, nullptr, WSTOPSIG(status));
   }
 }
 
-stepper::~stepper() { kill_now(); }
+stepper::~stepper() {
+  kill_now();
+}
 
 void stepper::await_exit(int* status) {
-  while (::waitpid(process_, status, __WALL) == process_ && WIFSTOPPED(*status)) ::ptrace(PTRACE_CONT, process_, nullptr, WSTOPSIG(*status));
+  while (::waitpid(process_, status, __WALL) == process_ && WIFSTOPPED(*status))
+    ::ptrace(PTRACE_CONT, process_, nullptr, WSTOPSIG(*status));
   process_ = 0;
 }
 
@@ -78,17 +87,22 @@ void stepper::kill_now() {
   ::kill(process_, SIGKILL);
   int status = 0;
   if (traced_ != process_)
-    while (::waitpid(traced_, &status, __WALL) == traced_ && !WIFEXITED(status) && !WIFSIGNALED(status)) {}
-  while (::waitpid(process_, &status, __WALL) == process_ && !WIFEXITED(status) && !WIFSIGNALED(status)) {}
+    while (::waitpid(traced_, &status, __WALL) == traced_ && !WIFEXITED(status) &&
+           !WIFSIGNALED(status)) {}
+  while (::waitpid(process_, &status, __WALL) == process_ && !WIFEXITED(status) &&
+         !WIFSIGNALED(status)) {}
   process_ = 0;
 }
 
-// False: the operation is over (it stopped itself again, its thread or process ended). *signal otherwise.
+// False: the operation is over (it stopped itself again, its thread or process ended). *signal
+// otherwise.
 bool stepper::wait_for_stop(int* signal) {
   int status = 0;
   if (when_long_) look_until_long();
   if (::waitpid(traced_, &status, __WALL) != traced_ || WIFEXITED(status) || WIFSIGNALED(status)) {
-    if (WIFSIGNALED(status)) std::fprintf(stderr, "the victim died of signal %d by itself\n", WTERMSIG(status)), std::abort();
+    if (WIFSIGNALED(status))
+      std::fprintf(stderr, "the victim died of signal %d by itself\n", WTERMSIG(status)),
+          std::abort();
     ended_ = true;
     return false;
   }
@@ -102,7 +116,10 @@ void stepper::look_until_long() {
   const auto until = std::chrono::steady_clock::now() + long_time;
   for (int looks = 0;; ++looks) {
     siginfo_t found{};
-    if (::waitid(P_PID, static_cast<id_t>(traced_), &found, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) != 0 || found.si_pid != 0) return;
+    if (::waitid(P_PID, static_cast<id_t>(traced_), &found,
+                 WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) != 0 ||
+        found.si_pid != 0)
+      return;
     if (looks < 50) continue;
     if (std::chrono::steady_clock::now() > until) break;
     ::usleep(100);
@@ -119,7 +136,11 @@ void stepper::let_go() {
 bool stepper::has_ended() {
   if (ended_) return true;
   siginfo_t found{};
-  if (!runs_ || ::waitid(P_PID, static_cast<id_t>(traced_), &found, WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) != 0 || found.si_pid == 0) return false;
+  if (!runs_ ||
+      ::waitid(P_PID, static_cast<id_t>(traced_), &found,
+               WEXITED | WSTOPPED | WNOHANG | WNOWAIT | __WALL) != 0 ||
+      found.si_pid == 0)
+    return false;
   runs_ = false;
   int signal = 0;
   if (wait_for_stop(&signal)) {
@@ -163,10 +184,13 @@ path stepper::record(const std::function<void(std::size_t)>& look) {
   return found;
 }
 
-// The debug registers belong to the traced thread alone: another thread of the process does not meet the breakpoint, as it
-// would a byte in the text.
+// The debug registers belong to the traced thread alone: another thread of the process does not
+// meet the breakpoint, as it would a byte in the text.
 bool stepper::set_breakpoint(std::uint64_t address) {
-  auto write = [&](std::size_t which, std::uint64_t value) { return ::ptrace(PTRACE_POKEUSER, traced_, offsetof(user, u_debugreg) + which * sizeof(long), value) == 0; };
+  auto write = [&](std::size_t which, std::uint64_t value) {
+    return ::ptrace(PTRACE_POKEUSER, traced_, offsetof(user, u_debugreg) + which * sizeof(long),
+                    value) == 0;
+  };
   return address != 0 ? write(0, address) && write(7, 1) : write(7, 0);
 }
 
@@ -180,7 +204,8 @@ bool stepper::run_to(std::uint64_t address, std::uint32_t times) {
       if (::ptrace(PTRACE_CONT, traced_, nullptr, nullptr) != 0) give_up("PTRACE_CONT");
       int signal = 0;
       if (!wait_for_stop(&signal)) return false;
-      if (signal != SIGTRAP) std::fprintf(stderr, "the victim met signal %d\n", signal), std::abort();
+      if (signal != SIGTRAP)
+        std::fprintf(stderr, "the victim met signal %d\n", signal), std::abort();
       if (instruction_pointer(traced_) != address) return false;
       set_breakpoint(0);
     }
@@ -191,10 +216,12 @@ bool stepper::run_to(std::uint64_t address, std::uint32_t times) {
 
 bool stepper::go_to(const path& known, std::size_t k) {
   if (k >= known.length()) return false;
-  // A breakpoint met n times costs about stops_per_meeting × n stops, the steps from there one each.
+  // A breakpoint met n times costs about stops_per_meeting × n stops, the steps from there one
+  // each.
   std::size_t from = 0, cheapest = k;
   for (std::size_t at = k; at > 0 && k - at < cheapest; --at)
-    if (const std::size_t stops = stops_per_meeting * known.times_met[at] + (k - at); stops < cheapest) {
+    if (const std::size_t stops = stops_per_meeting * known.times_met[at] + (k - at);
+        stops < cheapest) {
       cheapest = stops;
       from = at;
     }

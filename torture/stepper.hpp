@@ -1,10 +1,12 @@
-// torture/stepper.hpp - a process that is stopped after exactly k machine instructions, and killed there.
+// torture/stepper.hpp - a process that is stopped after exactly k machine instructions, and killed
+// there.
 //
 //   body:  prepare … raise(SIGSTOP) … the operation … raise(SIGSTOP)
 //                         └── instruction 0 … n ──┘
 //
-// Going to instruction k one step at a time costs k stops. A first run records where every instruction lies; later runs put
-// a breakpoint at the instruction before k from which the rest of the way is cheapest, and step from there.
+// Going to instruction k one step at a time costs k stops. A first run records where every
+// instruction lies; later runs put a breakpoint at the instruction before k from which the rest of
+// the way is cheapest, and step from there.
 #pragma once
 #include <sys/types.h>
 
@@ -18,15 +20,15 @@ namespace annex::torture {
 /// The address of every instruction of an operation, in order; instruction i is executed by step i.
 struct path {
   std::vector<std::uint64_t> addresses;
-  std::vector<std::uint32_t> times_met;   // how often this address had been met, itself included
-  std::vector<bool> visible;              // it changes what outlives the process (visible.hpp)
+  std::vector<std::uint32_t> times_met;  // how often this address had been met, itself included
+  std::vector<bool> visible;             // it changes what outlives the process (visible.hpp)
   std::size_t length() const { return addresses.size(); }
 };
 
 class stepper {
  public:
-  /// Runs body in a child up to its first SIGSTOP. threaded: body stops in a thread of its own, which becomes the traced one
-  /// by calling become_traced().
+  /// Runs body in a child up to its first SIGSTOP. threaded: body stops in a thread of its own,
+  /// which becomes the traced one by calling become_traced().
   explicit stepper(const std::function<void()>& body, bool threaded = false);
   ~stepper();
   stepper(const stepper&) = delete;
@@ -42,13 +44,15 @@ class stepper {
   void let_go();
   /// Whether the operation has ended since; without waiting.
   bool has_ended();
-  /// What go_to() calls once, when the way there takes longer than this: somebody may have to be let go first.
+  /// What go_to() calls once, when the way there takes longer than this: somebody may have to be
+  /// let go first.
   void when_it_takes_long(std::function<void()> what) { when_long_ = std::move(what); }
   void kill_now();
   /// When it has been let go: its exit status.
   void await_exit(int* status);
   pid_t process() const { return process_; }
-  /// Breakpoints that were never met, because the run differed from the recorded one; the operation had ended then.
+  /// Breakpoints that were never met, because the run differed from the recorded one; the operation
+  /// had ended then.
   static std::uint64_t detours();
 
   /// To be called by the thread that is to be stepped; stops it.

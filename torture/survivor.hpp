@@ -1,16 +1,20 @@
-// torture/survivor.hpp - the process that lives on: what it had, what the dead may have had, and whether it all adds up.
+// torture/survivor.hpp - the process that lives on: what it had, what the dead may have had, and
+// whether it all adds up.
 //
-// Every block is in somebody's book: the survivor's, or the victim's, who enters a block after it got it and crosses it out
-// before it frees it. Both books lie in shared memory and outlive a death. After a death
+// Every block is in somebody's book: the survivor's, or the victim's, who enters a block after it
+// got it and crosses it out before it frees it. Both books lie in shared memory and outlive a
+// death. After a death
 //   - the survivor goes on at once: it allocates and frees, small and large; the wait is measured
 //   - the audit holds, exactly, and every byte of regions and metadata belongs to somebody
 //   - every block in the survivor's book is live, its own, and unharmed
 //   - every block in the victim's book is live and listed under the dead victim
 //   - besides those, the dead hold at most what one operation can have in its hands
 //   - when the dead are reaped, exactly the survivor's blocks are left
-//   - a handle that somebody asked for leads to its block while that is in a book, and is stale for ever once it has been freed
+//   - a handle that somebody asked for leads to its block while that is in a book, and is stale for
+//   ever once it has been freed
 //
-// Books say where a block lies, not its handle: a block that nobody named is freed in another way than one with a name.
+// Books say where a block lies, not its handle: a block that nobody named is freed in another way
+// than one with a name.
 #pragma once
 #include <annex/annex.hpp>
 
@@ -26,11 +30,15 @@ inline constexpr const char* heap_name = "steps";
 
 struct books {
   std::atomic<std::uint64_t> survivor[survivor_blocks], victim[victim_blocks];  // places; 0: none
-  std::atomic<std::uint32_t> victims;       // entries used
+  std::atomic<std::uint32_t> victims;                                           // entries used
   std::atomic<std::uint32_t> victim_member;
-  std::atomic<std::uint64_t> survivors_name[survivor_blocks];  // handles that were asked for; 0: none
-  struct { std::atomic<std::uint64_t> name, place; } named[most_names];  // by the victim; place 0: given back, or about to be
-  std::atomic<std::uint32_t> names;         // entries used
+  // Handles that were asked for; 0: none.
+  std::atomic<std::uint64_t> survivors_name[survivor_blocks];
+  // By the victim; place 0: given back, or about to be.
+  struct {
+    std::atomic<std::uint64_t> name, place;
+  } named[most_names];
+  std::atomic<std::uint32_t> names;  // entries used
 };
 
 /// Ends the torture with a sentence; it names the operation and the instruction.
@@ -71,7 +79,7 @@ class survivor {
   std::uint64_t longest_wait_ns_ = 0, deaths_ = 0;
 };
 
-// ---- for the victim ---------------------------------------------------------------------------------------------------------
+// ---- for the victim -----------------------------------------------------------------------------
 /// Where a block lies, as one number that means the same in every process. Asks for no handle.
 std::uint64_t place_of(heap& h, const void* block);
 std::uint64_t place_of(heap& h, const block_summary& block);

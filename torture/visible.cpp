@@ -35,7 +35,8 @@ std::uint64_t value_of(int decoders_register, const user_regs_struct& r) {
   }
 }
 bool is_known(int decoders_register) {
-  return decoders_register == ZYDIS_REGISTER_NONE || (decoders_register >= ZYDIS_REGISTER_RAX && decoders_register <= ZYDIS_REGISTER_R15);
+  return decoders_register == ZYDIS_REGISTER_NONE ||
+         (decoders_register >= ZYDIS_REGISTER_RAX && decoders_register <= ZYDIS_REGISTER_R15);
 }
 
 }  // namespace
@@ -49,20 +50,25 @@ const visibility::instruction& visibility::decode(std::uint64_t address) {
   ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
   ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
   // Nothing longer is read than the instruction has: the mapping goes on, code does not end it.
-  if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, reinterpret_cast<const void*>(address), ZYDIS_MAX_INSTRUCTION_LENGTH, &what, operands))) {
+  if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, reinterpret_cast<const void*>(address),
+                                           ZYDIS_MAX_INSTRUCTION_LENGTH, &what, operands))) {
     known.always = true;
     return known;
   }
   known.calls_kernel = known.always = what.mnemonic == ZYDIS_MNEMONIC_SYSCALL;
   for (int i = 0; i < what.operand_count; ++i) {
     const ZydisDecodedOperand& o = operands[i];
-    if (o.type != ZYDIS_OPERAND_TYPE_MEMORY || (o.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) == 0) continue;
-    store s{o.mem.base, o.mem.index, o.mem.scale, o.mem.segment == ZYDIS_REGISTER_FS, o.mem.disp.has_displacement ? o.mem.disp.value : 0};
+    if (o.type != ZYDIS_OPERAND_TYPE_MEMORY || (o.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) == 0)
+      continue;
+    store s{o.mem.base, o.mem.index, o.mem.scale, o.mem.segment == ZYDIS_REGISTER_FS,
+            o.mem.disp.has_displacement ? o.mem.disp.value : 0};
     if (o.mem.base == ZYDIS_REGISTER_RIP) {
       s.base = ZYDIS_REGISTER_NONE;
       s.displacement += static_cast<std::int64_t>(address + what.length);
     }
-    if (o.mem.type != ZYDIS_MEMOP_TYPE_MEM || o.mem.segment == ZYDIS_REGISTER_GS || !is_known(s.base) || !is_known(s.index)) known.always = true;
+    if (o.mem.type != ZYDIS_MEMOP_TYPE_MEM || o.mem.segment == ZYDIS_REGISTER_GS ||
+        !is_known(s.base) || !is_known(s.index))
+      known.always = true;
     known.stores.push_back(s);
   }
   return known;
@@ -73,14 +79,17 @@ bool visibility::is_visible(const user_regs_struct& registers) {
   if (next.calls_kernel) stale_ = true;
   if (next.always) return true;
   return std::any_of(next.stores.begin(), next.stores.end(), [&](const store& s) {
-    const std::uint64_t address = value_of(s.base, registers) + value_of(s.index, registers) * s.scale + static_cast<std::uint64_t>(s.displacement) + (s.is_thread_local ? registers.fs_base : 0);
+    const std::uint64_t address =
+        value_of(s.base, registers) + value_of(s.index, registers) * s.scale +
+        static_cast<std::uint64_t>(s.displacement) + (s.is_thread_local ? registers.fs_base : 0);
     if (stale_) read_mappings();
     return is_shared(address);
   });
 }
 
 bool visibility::is_shared(std::uint64_t address) const {
-  const auto after = std::upper_bound(private_.begin(), private_.end(), address, [](std::uint64_t a, const range& r) { return a < r.end; });
+  const auto after = std::upper_bound(private_.begin(), private_.end(), address,
+                                      [](std::uint64_t a, const range& r) { return a < r.end; });
   return after == private_.end() || address < after->begin;
 }
 
@@ -91,7 +100,8 @@ void visibility::read_mappings() {
   for (std::string line; std::getline(maps, line);) {
     range r{};
     char access[5] = {};
-    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &r.begin, &r.end, access) == 3 && access[3] == 'p') private_.push_back(r);
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &r.begin, &r.end, access) == 3 && access[3] == 'p')
+      private_.push_back(r);
   }
 }
 

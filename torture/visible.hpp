@@ -1,10 +1,12 @@
-// torture/visible.hpp - which machine instructions change something that outlives the process: the moments worth dying at.
+// torture/visible.hpp - which machine instructions change something that outlives the process: the
+// moments worth dying at.
 //
 //   visible:    a store into memory that others map too, a system call
 //   invisible:  registers, stack, private memory: all gone with the process
 //
-// A death after an invisible instruction leaves the same bytes as a death before it, so one of the two is enough. What can't
-// be decided (an instruction the decoder doesn't know, an address nobody maps) counts as visible.
+// A death after an invisible instruction leaves the same bytes as a death before it, so one of the
+// two is enough. What can't be decided (an instruction the decoder doesn't know, an address nobody
+// maps) counts as visible.
 #pragma once
 #include <sys/types.h>
 #include <sys/user.h>
@@ -24,13 +26,24 @@ class visibility {
   bool is_visible(const user_regs_struct& registers);
 
  private:
-  struct store { int base, index; std::uint8_t scale; bool is_thread_local; std::int64_t displacement; };  // register numbers of the decoder
-  struct instruction { bool always = false, calls_kernel = false; std::vector<store> stores; };
+  // Register numbers of the decoder.
+  struct store {
+    int base, index;
+    std::uint8_t scale;
+    bool is_thread_local;
+    std::int64_t displacement;
+  };
+  struct instruction {
+    bool always = false, calls_kernel = false;
+    std::vector<store> stores;
+  };
   const instruction& decode(std::uint64_t address);
   bool is_shared(std::uint64_t address) const;
   void read_mappings();
 
-  struct range { std::uint64_t begin, end; };
+  struct range {
+    std::uint64_t begin, end;
+  };
   pid_t process_;
   std::vector<range> private_;  // mappings of its own, by address
   bool stale_ = false;          // a system call may have changed them

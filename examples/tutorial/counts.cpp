@@ -1,4 +1,5 @@
-// examples/tutorial/counts.cpp - a std::vector that every process may use: its pointers are distances, its memory the heap's.
+// examples/tutorial/counts.cpp - a std::vector that every process may use: its pointers are
+// distances, its memory the heap's.
 #include <annex/annex.hpp>
 #include <cstdio>
 #include <vector>

@@ -12,7 +12,8 @@ int main() {
   for (annex::handle name; (name = mail->take()) != annex::null_handle;) {
     const auto block = heap->resolve(name);  // the memory is mapped here now, if it was not
     if (!block) {
-      std::printf("gone: %s\n", annex::name_of(block.error().code).data());  // freed meanwhile: never another's block
+      // Freed meanwhile: never another's block.
+      std::printf("gone: %s\n", annex::name_of(block.error().code).data());
       continue;
     }
     std::printf("read: %s\n", static_cast<const char*>(*block));

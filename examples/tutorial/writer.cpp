@@ -1,4 +1,5 @@
-// examples/tutorial/writer.cpp - sends words to whoever reads: a block for each, its handle through a ring.
+// examples/tutorial/writer.cpp - sends words to whoever reads: a block for each, its handle through
+// a ring.
 //
 //   writer WORD …     sends them       writer --and-wait WORD …     and stays, until it is killed
 #include <unistd.h>
@@ -13,8 +14,8 @@ int main(int count, char** words) {
   auto heap = annex::heap::attach("tutorial");
   if (!heap) return std::puts(heap.error().text), 1;
 
-  auto mail = annex::ring::open(*heap, "mail");                 // a queue of handles
-  if (!mail) mail = annex::ring::create(*heap, "mail", 1024);   // the first who comes makes it
+  auto mail = annex::ring::open(*heap, "mail");                // a queue of handles
+  if (!mail) mail = annex::ring::create(*heap, "mail", 1024);  // the first who comes makes it
   if (!mail) return std::puts(mail.error().text), 1;
   // end
 

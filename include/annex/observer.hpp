@@ -1,10 +1,12 @@
-// annex/observer.hpp - code that must agree before memory becomes usable, and is told before it goes away.
+// annex/observer.hpp - code that must agree before memory becomes usable, and is told before it
+// goes away.
 //
 //   add:     on_add(first observer) … on_add(last) → published         a refusal undoes the earlier ones in reverse
 //   remove:  begin_remove(last) … begin_remove(first) → finish_remove(last) … finish_remove(first) → unmapped
 //
-// Observers belong to one process. They are called by whichever thread adds, attaches or removes, never with a lock of
-// annex held: allocating, freeing and looking up inside a callback is allowed; adding or removing memory of the same heap is not.
+// Observers belong to one process. They are called by whichever thread adds, attaches or removes,
+// never with a lock of annex held: allocating, freeing and looking up inside a callback is allowed;
+// adding or removing memory of the same heap is not.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD
@@ -14,14 +16,14 @@ namespace annex {
 
 /// What an observer is told about a region. Valid during the call.
 struct region_view {
-  heap_id heap{};  ///< whose it is
-  region_id region{};  ///< which
-  void* base = nullptr;                     ///< in this process
-  std::size_t length_bytes = 0;             ///< of the region
-  std::size_t page_bytes = 0;               ///< what its IOVAs are counted in
-  int fd = -1;                              ///< to map or share it, or -1
-  std::uint64_t fd_offset = 0;  ///< where the region begins in fd, bytes
-  int numa_node = any_node;  ///< or any_node
+  heap_id heap{};                    ///< whose it is
+  region_id region{};                ///< which
+  void* base = nullptr;              ///< in this process
+  std::size_t length_bytes = 0;      ///< of the region
+  std::size_t page_bytes = 0;        ///< what its IOVAs are counted in
+  int fd = -1;                       ///< to map or share it, or -1
+  std::uint64_t fd_offset = 0;       ///< where the region begins in fd, bytes
+  int numa_node = any_node;          ///< or any_node
   touch access = touch::read_write;  ///< none: the CPU may not touch it, base is only a number
   /// Bytes whose IOVAs follow each other.
   struct run {
@@ -29,11 +31,13 @@ struct region_view {
     std::size_t length_bytes;  ///< whole pages
     iova bus_address;          ///< of its first byte
   };
-  std::vector<run> runs;                    ///< IOVA-contiguous stretches in order; empty: no IOVAs
-  std::uint64_t remote_base = 0;            ///< remote_address() of its first byte; no other region has it while this one is there
+  std::vector<run> runs;  ///< IOVA-contiguous stretches in order; empty: no IOVAs
+  /// Remote_address() of its first byte; no other region has it while this one is there.
+  std::uint64_t remote_base = 0;
 };
 
-/// What begin_remove() found. done: nothing is under way, finish_remove() need not wait. pending: it may have to.
+/// What begin_remove() found. done: nothing is under way, finish_remove() need not wait. pending:
+/// it may have to.
 enum class quiesce : std::uint8_t { done, pending };
 
 /// To derive from. One object may observe several heaps; it must outlive its observations.
@@ -43,18 +47,25 @@ class observer {
   virtual ~observer() = default;
   /// Who it is, for sentences about refusals. Must stay valid as long as the observer.
   virtual std::string_view name() const noexcept = 0;
-  /// The region is about to become usable here. An error refuses it: nothing is added. Also called when a removal that had
-  /// begun was refused: the region is in use again (the result is then ignored).
+  /// The region is about to become usable here. An error refuses it: nothing is added. Also called
+  /// when a removal that had begun was refused: the region is in use again (the result is then
+  /// ignored).
   virtual result<void> on_add(const region_view&) = 0;
-  /// No block of the region is live any more: forbid new use. pending: finish_remove may have to wait.
+  /// No block of the region is live any more: forbid new use. pending: finish_remove may have to
+  /// wait.
   virtual quiesce begin_remove(const region_view&) { return quiesce::done; }
-  /// Wait for the device until the deadline, then unregister. Called again after an error; must be idempotent.
-  virtual result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point deadline) = 0;
+  /// Wait for the device until the deadline, then unregister. Called again after an error; must be
+  /// idempotent.
+  virtual result<void> finish_remove(const region_view&,
+                                     std::chrono::steady_clock::time_point deadline) = 0;
 };
 
-namespace detail { class local_heap; }
+namespace detail {
+class local_heap;
+}
 
-/// Keeps an observer subscribed; destroying it unsubscribes after telling the observer to remove every region.
+/// Keeps an observer subscribed; destroying it unsubscribes after telling the observer to remove
+/// every region.
 class ANNEX_PUBLIC observation {
  public:
   /// Of nothing. To be assigned to.
@@ -74,7 +85,8 @@ class ANNEX_PUBLIC observation {
   state* state_ = nullptr;
 };
 
-/// A claim on a region that keeps it from being removed; given back on destruction or when the process dies.
+/// A claim on a region that keeps it from being removed; given back on destruction or when the
+/// process dies.
 class ANNEX_PUBLIC lease {
  public:
   /// On nothing: `false`. To be assigned to.

@@ -1,22 +1,26 @@
-// annex/offset_allocator.hpp - the allocator of containers that lie in a heap and are used by several processes.
+// annex/offset_allocator.hpp - the allocator of containers that lie in a heap and are used by
+// several processes.
 //
-//   region 1                                       region 2
+//   region 1                                    region 2
 //   ┌ container ┐        ┌ buffer ┐
-//   │ allocator │ ──────▶│        │                 never: its distance is another one in each process
+//   │ allocator │ ──────▶│        │              never: its distance is another one in each process
 //   └───────────┘        └────────┘
 //
 //   auto zone = heap.reserve_zone("numbers", {.size_bytes = sizeof(numbers)}).value();
-//   auto* shared = new (zone.address) numbers(annex::offset_allocator<int>(heap));      // and in another process:
+//   auto* shared = new (zone.address) numbers(annex::offset_allocator<int>(heap));
+//       // and in another process:
 //   auto* shared = static_cast<numbers*>(heap.find_zone("numbers").value().address);
 //
-// Blocks come from one region, or not at all (std::bad_alloc; heap::last_failure() says why). Which one:
+// Blocks come from one region, or not at all (std::bad_alloc; heap::last_failure() says why). Which
+// one:
 //   an allocator that lies in a region, as its container's does     that region
-//   on the stack or elsewhere                                       the one it was made with, or copied from;
-//                                                                   of a heap with a single region: that one
-// A container is copied, assigned and (when both lie in one region) moved and swapped between regions as usual: elements go
-// over one by one where blocks can't. What would take blocks along into another region, a move constructor or a swap, stops
-// the program with a report: the standard leaves those no way to refuse.
-// The heap is found by its id, so a container works in every process that has it attached.
+//   on the stack or elsewhere
+//       the one it was made with, or copied from; of a heap with a single region: that one
+// A container is copied, assigned and (when both lie in one region) moved and swapped between
+// regions as usual: elements go over one by one where blocks can't. What would take blocks along
+// into another region, a move constructor or a swap, stops the program with a report: the standard
+// leaves those no way to refuse. The heap is found by its id, so a container works in every process
+// that has it attached.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD
@@ -72,15 +76,22 @@ class ANNEX_PUBLIC offset_home {
   mutable bool is_hint_ = false;  // outside the heap: for a copy, which has no blocks there yet
 };
 
-/// Whether a container's node links by plain pointers, which mean nothing in another process: standard libraries before
-/// they took pointers that are classes.
+/// Whether a container's node links by plain pointers, which mean nothing in another process:
+/// standard libraries before they took pointers that are classes.
 template <class T>
-concept plainly_linked = requires(T& node) { requires std::is_pointer_v<std::remove_cvref_t<decltype(node._M_next)>>; } ||
-                         requires(T& node) { requires std::is_pointer_v<std::remove_cvref_t<decltype(node._M_nxt)>>; } ||
-                         requires(T& node) { requires std::is_pointer_v<std::remove_cvref_t<decltype(node._M_left)>>; };
+concept plainly_linked = requires(T& node) {
+  requires std::is_pointer_v<std::remove_cvref_t<decltype(node._M_next)>>;
+}
+|| requires(T& node) {
+  requires std::is_pointer_v<std::remove_cvref_t<decltype(node._M_nxt)>>;
+}
+|| requires(T& node) {
+  requires std::is_pointer_v<std::remove_cvref_t<decltype(node._M_left)>>;
+};
 
-/// Allocator of containers in a heap that several processes use: its pointers are offset_ptr. See the top of this
-/// file, and docs/containers.md. Any thread may use it; the container around it is not locked.
+/// Allocator of containers in a heap that several processes use: its pointers are offset_ptr. See
+/// the top of this file, and docs/containers.md. Any thread may use it; the container around it is
+/// not locked.
 template <class T>
 class offset_allocator {
  public:
@@ -115,7 +126,8 @@ class offset_allocator {
 
   /// Blocks where the container lies itself, else in the heap's only region.
   explicit offset_allocator(const heap& h) noexcept : home_(h) {}
-  /// For containers outside the heap: blocks in this region. Where the allocator lies in a region itself, that one counts.
+  /// For containers outside the heap: blocks in this region. Where the allocator lies in a region
+  /// itself, that one counts.
   offset_allocator(const heap& h, region_id region) noexcept : home_(h, region) {}
   /// The same, in the region of an address.
   offset_allocator(const heap& h, const void* beside) noexcept : home_(h, beside) {}
@@ -123,25 +135,32 @@ class offset_allocator {
   template <class U>
   offset_allocator(const offset_allocator<U>& other) noexcept : home_(other.home()) {
     static_assert(!(std::is_same_v<U, bool> && std::is_same_v<T, unsigned long>),
-                  "std::vector<bool> keeps plain pointers, which mean nothing in another process: use std::vector<char> or "
+                  "std::vector<bool> keeps plain pointers, which mean nothing in another process: "
+                  "use std::vector<char> or "
                   "boost::container::vector<bool> (docs/containers.md)");
   }
 
   /// n elements, not constructed. Throws std::bad_alloc: heap::last_failure() says why.
   [[nodiscard]] pointer allocate(std::size_t n) {
     static_assert(!std::is_pointer_v<T>,
-                  "a plain pointer means nothing in another process: keep annex::offset_ptr. If it is the container itself "
-                  "that keeps them (std::unordered_map and its kin), use boost::unordered_map (docs/containers.md)");
+                  "a plain pointer means nothing in another process: keep annex::offset_ptr. If it "
+                  "is the container itself "
+                  "that keeps them (std::unordered_map and its kin), use boost::unordered_map "
+                  "(docs/containers.md)");
     static_assert(!plainly_linked<T>,
-                  "this standard library's container links its nodes by plain pointers, which mean nothing in another "
+                  "this standard library's container links its nodes by plain pointers, which mean "
+                  "nothing in another "
                   "process: use Boost.Container's or boost::unordered_map (docs/containers.md)");
     static_assert(!std::is_polymorphic_v<T>,
-                  "an object with virtual functions keeps a plain pointer to them, which means nothing in another process");
+                  "an object with virtual functions keeps a plain pointer to them, which means "
+                  "nothing in another process");
     if (n > static_cast<std::size_t>(-1) / sizeof(T)) throw_bad_alloc();
     return pointer(static_cast<T*>(home_.allocate(n * sizeof(T), alignof(T))));
   }
   /// Frees what allocate() gave, in whatever process.
-  void deallocate(const pointer& p, std::size_t) noexcept { heap::free(const_cast<std::remove_cv_t<T>*>(p.get())); }
+  void deallocate(const pointer& p, std::size_t) noexcept {
+    heap::free(const_cast<std::remove_cv_t<T>*>(p.get()));
+  }
   /// What a copy of the container begins with: where it lies, else where the original's blocks do.
   offset_allocator select_on_container_copy_construction() const noexcept {
     return offset_allocator(home_, offset_home::of_a_copy{});
@@ -155,12 +174,17 @@ class offset_allocator {
   const offset_home& home() const noexcept { return home_; }
   /// Equal ones may take each other's blocks.
   template <class U>
-  friend bool operator==(const offset_allocator& a, const offset_allocator<U>& b) noexcept { return a.home() == b.home(); }
+  friend bool operator==(const offset_allocator& a, const offset_allocator<U>& b) noexcept {
+    return a.home() == b.home();
+  }
   /// Stops the program with a report where two containers of different regions are swapped.
-  friend void swap(offset_allocator& a, offset_allocator& b) noexcept { offset_home::check_swap(a.home_, b.home_); }
+  friend void swap(offset_allocator& a, offset_allocator& b) noexcept {
+    offset_home::check_swap(a.home_, b.home_);
+  }
 
  private:
-  offset_allocator(const offset_home& original, offset_home::of_a_copy copy) noexcept : home_(original, copy) {}
+  offset_allocator(const offset_home& original, offset_home::of_a_copy copy) noexcept
+      : home_(original, copy) {}
   offset_home home_;
 };
 

@@ -1,11 +1,14 @@
-// annex/pool.hpp - objects of one size under a name, with a cache per thread, usable from several processes.
+// annex/pool.hpp - objects of one size under a name, with a cache per thread, usable from several
+// processes.
 //
-// The pool's memory is a zone of its heap; which objects are free is written in the heap's segment, so a pool works in
-// memory the CPU can't touch, and what a killed process kept in its caches or in its hands comes back.
+// The pool's memory is a zone of its heap; which objects are free is written in the heap's segment,
+// so a pool works in memory the CPU can't touch, and what a killed process kept in its caches or in
+// its hands comes back.
 //
-// Released by anybody while others have it open (no object is out then), it is gone for them: take() says nullptr, give() is a
-// mistake (heap_options::on_misuse), is_open() says false; nothing they do reaches what is made later. A handle must not
-// outlive its heap. In a forked child of a private heap nothing is taken, and giving does nothing: the objects are the parent's.
+// Released by anybody while others have it open (no object is out then), it is gone for them:
+// take() says nullptr, give() is a mistake (heap_options::on_misuse), is_open() says false; nothing
+// they do reaches what is made later. A handle must not outlive its heap. In a forked child of a
+// private heap nothing is taken, and giving does nothing: the objects are the parent's.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD
@@ -19,11 +22,12 @@ namespace annex {
 
 /// What a pool's objects are like.
 struct pool_options {
-  std::size_t object_bytes = 0;  ///< of each object; 1 byte or more, rounded up to align_bytes
-  std::uint32_t object_count = 0;          ///< 1 to 2^30
-  std::size_t align_bytes = 64;            ///< of every object
-  std::uint32_t cache_objects = 256;       ///< per thread, up to 512; 0: none
-  bool iova_contiguous = false;            ///< every object lies in one IOVA run (the whole pool does)
+  std::size_t object_bytes = 0;       ///< of each object; 1 byte or more, rounded up to align_bytes
+  std::uint32_t object_count = 0;     ///< 1 to 2^30
+  std::size_t align_bytes = 64;       ///< of every object
+  std::uint32_t cache_objects = 256;  ///< per thread, up to 512; 0: none
+  /// Every object lies in one IOVA run (the whole pool does).
+  bool iova_contiguous = false;
   int numa_node = any_node;  ///< preferred
 };
 
@@ -34,37 +38,43 @@ class ANNEX_PUBLIC raw_pool {
  public:
   /// No pool: `false`. To be assigned to. Copies are handles of the same pool.
   raw_pool() = default;
-  /// Makes a pool, all of whose objects are free. Errors: those of heap::reserve_zone; invalid_argument.
+  /// Makes a pool, all of whose objects are free. Errors: those of heap::reserve_zone;
+  /// invalid_argument.
   static result<raw_pool> create(heap&, std::string_view name, const pool_options&);
-  /// The pool of this name, made by any process. Errors: no_such_zone, wrong_kind, cannot_attach, read_only, forked_away.
+  /// The pool of this name, made by any process. Errors: no_such_zone, wrong_kind, cannot_attach,
+  /// read_only, forked_away.
   static result<raw_pool> open(heap&, std::string_view name);
-  /// Ends a pool, for everybody. Errors: no_such_zone, wrong_kind, blocks_live (objects are out), read_only, heap_in_use (a thread is in the middle of an
-  /// operation on it, and stopped).
+  /// Ends a pool, for everybody. Errors: no_such_zone, wrong_kind, blocks_live (objects are out),
+  /// read_only, heap_in_use (a thread is in the middle of an operation on it, and stopped).
   static result<void> release(heap&, std::string_view name);
 
   /// Whether a pool was opened; is_open() says whether it is still there.
   explicit operator bool() const noexcept { return table_ != nullptr; }
   /// False: it was never opened, or has been released since.
   bool is_open() const noexcept;
-  /// nullptr: every object is out, the pool has been released, or this thread can have no cache (heap_options::thread_limit,
-  /// no metadata left).
+  /// nullptr: every object is out, the pool has been released, or this thread can have no cache
+  /// (heap_options::thread_limit, no metadata left).
   void* take() noexcept;
-  /// The same, but waits, up to so long, for an object that somebody gives back. Zero or less: looks once. Who gives wakes who
-  /// waits; if it dies first, or leaves what it had, waiters look again by themselves within a tenth of a second. Costs who gives
-  /// one load when nobody waits. Objects in the hands of dead members come back when those are reaped. Errors: deadline_passed,
-  /// others_gone (another process had this pool open while this one had, and now no other living process has the heap attached),
-  /// no_such_zone (released, or never opened), limit_reached (this thread can have no cache), corrupt, forked_away.
+  /// The same, but waits, up to so long, for an object that somebody gives back. Zero or less:
+  /// looks once. Who gives wakes who waits; if it dies first, or leaves what it had, waiters look
+  /// again by themselves within a tenth of a second. Costs who gives one load when nobody waits.
+  /// Objects in the hands of dead members come back when those are reaped. Errors: deadline_passed,
+  /// others_gone (another process had this pool open while this one had, and now no other living
+  /// process has the heap attached), no_such_zone (released, or never opened), limit_reached (this
+  /// thread can have no cache), corrupt, forked_away.
   result<void*> take(std::chrono::nanoseconds deadline);
   /// Waits as it does, and takes nothing: another one may be faster afterwards.
   result<void> wait_for_object(std::chrono::nanoseconds deadline) const;
-  /// A descriptor for event loops that is readable when there is an object. Errors: os_failure, limit_reached (no thread),
-  /// no_such_zone (never opened).
+  /// A descriptor for event loops that is readable when there is an object. Errors: os_failure,
+  /// limit_reached (no thread), no_such_zone (never opened).
   result<ready_event> watch_objects() const;
   /// As many as there are, up to objects.size(); returns how many.
   std::size_t take_bulk(std::span<void*> objects) noexcept;
-  /// Of this pool, from any thread or process. Anything else is a mistake (heap_options::on_misuse), found at once; so is giving
-  /// twice, found at once by a checked heap or when nothing was given in between, else when the object leaves the cache: out of a
-  /// cache of this process it is a mistake like the others, out of another's it is counted (heap_stats::misuse_count).
+  /// Of this pool, from any thread or process. Anything else is a mistake
+  /// (heap_options::on_misuse), found at once; so is giving twice, found at once by a checked heap
+  /// or when nothing was given in between, else when the object leaves the cache: out of a cache of
+  /// this process it is a mistake like the others, out of another's it is counted
+  /// (heap_stats::misuse_count).
   void give(void* object) noexcept;
   /// Gives each as give() does.
   void give_bulk(std::span<void* const> objects) noexcept;
@@ -99,11 +109,15 @@ class pool {
  public:
   /// Makes a pool of objects aligned to T or 64 bytes. Errors: those of raw_pool::create.
   static result<pool> create(heap& h, std::string_view name, std::uint32_t object_count) {
-    auto raw = raw_pool::create(h, name, {.object_bytes = sizeof(T), .object_count = object_count, .align_bytes = alignof(T) > 64 ? alignof(T) : 64});
+    auto raw = raw_pool::create(h, name,
+                                {.object_bytes = sizeof(T),
+                                 .object_count = object_count,
+                                 .align_bytes = alignof(T) > 64 ? alignof(T) : 64});
     if (!raw) return std::unexpected(raw.error());
     return pool(*raw);
   }
-  /// The pool of this name. Errors: those of raw_pool::open; wrong_kind (its objects are smaller than T).
+  /// The pool of this name. Errors: those of raw_pool::open; wrong_kind (its objects are smaller
+  /// than T).
   static result<pool> open(heap& h, std::string_view name) {
     auto raw = raw_pool::open(h, name);
     if (!raw) return std::unexpected(raw.error());

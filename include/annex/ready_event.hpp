@@ -1,16 +1,19 @@
-// annex/ready_event.hpp - a descriptor for event loops (poll, epoll, io_uring) that becomes readable when a ring or pool has
-// something.
+// annex/ready_event.hpp - a descriptor for event loops (poll, epoll, io_uring) that becomes
+// readable when a ring or pool has something.
 //
 //   auto event = ring.watch_handles().value();      // or watch_room(), raw_pool::watch_objects()
 //   … epoll_wait() says that event.fd() is readable …
 //   while (annex::handle h = ring.take(); h != annex::null_handle) …
-//   event.rearm();                                  // after the last look: what came meanwhile makes it readable again
+//   event.rearm();                                  // after the last look: what came meanwhile
+//                                                   makes it readable again
 //
-// It is this process's: a thread of annex's sleeps where a waiter would, and makes the descriptor readable once, until rearm().
-// It is readable too when waiting would be refused (the ring was released, no other process is left): wait for 0 ns to be told.
-// A waiter that was told of something may find that another one was faster.
+// It is this process's: a thread of annex's sleeps where a waiter would, and makes the descriptor
+// readable once, until rearm(). It is readable too when waiting would be refused (the ring was
+// released, no other process is left): wait for 0 ns to be told. A waiter that was told of
+// something may find that another one was faster.
 //
-// Threads: rearm() from one at a time. Destroy it before its heap is closed. In a forked child it is dead: watch again there.
+// Threads: rearm() from one at a time. Destroy it before its heap is closed. In a forked child it
+// is dead: watch again there.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD
@@ -18,9 +21,12 @@
 
 namespace annex {
 
-namespace detail { struct watching; }
+namespace detail {
+struct watching;
+}
 
-/// A descriptor that is readable when there is something; see the top of this file. One thread uses it at a time.
+/// A descriptor that is readable when there is something; see the top of this file. One thread uses
+/// it at a time.
 class ANNEX_PUBLIC ready_event {
  public:
   /// None: `false`. To be assigned to.

@@ -30,7 +30,8 @@ namespace {
 }  // namespace annex::c_face
 
 void* annex_allocate(annex_heap* heap, size_t size_bytes) {
-  if (heap == nullptr) [[unlikely]] return refuse_null_heap();
+  if (heap == nullptr) [[unlikely]]
+    return refuse_null_heap();
   return heap->heap.allocate(size_bytes);
 }
 void* annex_allocate_placed(annex_heap* heap, const annex_placement* placement) {
@@ -54,15 +55,22 @@ void* annex_reallocate_placed(annex_heap* heap, void* block, const annex_placeme
   annex::placement p;
   return take_placement(placement, &p) == 0 ? heap->heap.reallocate(block, p) : nullptr;
 }
-void annex_free(void* block) { annex::heap::free(block); }
+void annex_free(void* block) {
+  annex::heap::free(block);
+}
 void annex_free_bulk(void* const* blocks, size_t count) {
   annex::heap::free_bulk({blocks, blocks != nullptr ? count : 0});
 }
-size_t annex_usable_size(const void* block) { return annex::heap::usable_size(block); }
+size_t annex_usable_size(const void* block) {
+  return annex::heap::usable_size(block);
+}
 
 int annex_locate(const void* address, annex_location* out) {
   const auto l = annex::heap::locate(address);
-  if (!l) return refuse(annex::make_error(annex::errc::foreign_handle, 0, "address {} is in no region of any heap in this process", address));
+  if (!l)
+    return refuse(annex::make_error(annex::errc::foreign_handle, 0,
+                                    "address {} is in no region of any heap in this process",
+                                    address));
   annex_location where{};
   where.heap = static_cast<uint64_t>(l->heap);
   where.region = static_cast<uint32_t>(l->region);

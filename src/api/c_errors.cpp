@@ -1,4 +1,5 @@
-// api/c_errors.cpp - the C face: refusals and failures of this thread, and what the library says of itself.
+// api/c_errors.cpp - the C face: refusals and failures of this thread, and what the library says of
+// itself.
 #include <algorithm>
 
 #include "api/c_face.hpp"
@@ -10,7 +11,8 @@ namespace {
 
 constinit thread_local error last_error{};
 constinit thread_local explanation last_failure{};
-thread_local std::string last_directory;  // not within the storage of threads, which a library that is loaded late has little of
+// Not within the storage of threads, which a library that is loaded late has little of.
+thread_local std::string last_directory;
 
 errc code_of(int code) noexcept {
   return static_cast<errc>(static_cast<int>(0u - static_cast<unsigned>(code)));
@@ -23,7 +25,8 @@ void copy_text(std::string_view text, char (&out)[room]) noexcept {
   out[bytes] = '\0';
 }
 
-#define ANNEX_SAME(name) static_assert(static_cast<int>(explanation::cause::name) == ANNEX_CAUSE_##name)
+#define ANNEX_SAME(name) \
+  static_assert(static_cast<int>(explanation::cause::name) == ANNEX_CAUSE_##name)
 ANNEX_SAME(none);
 ANNEX_SAME(no_region);
 ANNEX_SAME(no_fit);
@@ -44,7 +47,8 @@ static_assert(sizeof(annex_error::text) == sizeof(error::text));
 static_assert(sizeof(annex_explanation::text) == sizeof(explanation::text));
 
 #define ANNEX_TEXT(number) #number
-#define ANNEX_JOIN(major, minor, patch) ANNEX_TEXT(major) "." ANNEX_TEXT(minor) "." ANNEX_TEXT(patch)
+#define ANNEX_JOIN(major, minor, patch) \
+  ANNEX_TEXT(major) "." ANNEX_TEXT(minor) "." ANNEX_TEXT(patch)
 constexpr const char* version_text =
     ANNEX_JOIN(ANNEX_VERSION_MAJOR, ANNEX_VERSION_MINOR, ANNEX_VERSION_PATCH);
 
@@ -62,9 +66,15 @@ error refusal_by(int code) noexcept {
 
 }  // namespace annex::c_face
 
-const char* annex_strerror(int code) { return annex::describe(code_of(code)).data(); }
-const char* annex_errc_name(int code) { return annex::name_of(code_of(code)).data(); }
-const char* annex_last_error_text(void) { return last_error.text; }
+const char* annex_strerror(int code) {
+  return annex::describe(code_of(code)).data();
+}
+const char* annex_errc_name(int code) {
+  return annex::name_of(code_of(code)).data();
+}
+const char* annex_last_error_text(void) {
+  return last_error.text;
+}
 int annex_last_error(annex_error* out) {
   annex_error e{};
   e.code = -static_cast<int>(last_error.code);
@@ -74,8 +84,10 @@ int annex_last_error(annex_error* out) {
 }
 int annex_refuse(int code, const char* text) {
   annex::error e{code_of(code), 0, {}};
-  if (code >= 0 || annex::name_of(e.code) == annex::name_of(code_of(ANNEX_E_last_))) e.code = annex::errc::invalid_argument;
-  copy_text(text != nullptr && *text != '\0' ? std::string_view(text) : annex::describe(e.code), e.text);
+  if (code >= 0 || annex::name_of(e.code) == annex::name_of(code_of(ANNEX_E_last_)))
+    e.code = annex::errc::invalid_argument;
+  copy_text(text != nullptr && *text != '\0' ? std::string_view(text) : annex::describe(e.code),
+            e.text);
   return refuse(e);
 }
 const char* annex_last_failure_text(void) {
@@ -97,8 +109,8 @@ int annex_last_failure(annex_explanation* out) {
   return give(e, out);
 }
 size_t annex_printable(const char* bytes, size_t length_bytes, char* out, size_t room) {
-  const std::string text =
-      annex::printable(bytes != nullptr ? std::string_view(bytes, length_bytes) : std::string_view{});
+  const std::string text = annex::printable(bytes != nullptr ? std::string_view(bytes, length_bytes)
+                                                             : std::string_view{});
   if (out != nullptr && room != 0) {
     const std::size_t copied = std::min(text.size(), room - 1);
     std::memcpy(out, text.data(), copied);
@@ -107,7 +119,9 @@ size_t annex_printable(const char* bytes, size_t length_bytes, char* out, size_t
   return text.size();
 }
 
-const char* annex_version(void) { return version_text; }
+const char* annex_version(void) {
+  return version_text;
+}
 int annex_version_number(void) {
   const annex::version v = annex::library_version();
   return v.major * 1'000'000 + v.minor * 1'000 + v.patch;

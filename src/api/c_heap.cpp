@@ -45,7 +45,8 @@ int annex_heap_create(const char* name, const annex_heap_options* options, annex
   annex::heap_options full;
   if (out == nullptr) return refuse_argument("out is null");
   if (const int why = take_options(options, &full); why != 0) return why;
-  return give_new(name != nullptr ? annex::heap::create(name, full) : annex::heap::create_private(full), out);
+  return give_new(
+      name != nullptr ? annex::heap::create(name, full) : annex::heap::create_private(full), out);
 }
 
 int annex_heap_attach(const char* name, const annex_attach_options* options, annex_heap** out) {
@@ -65,7 +66,9 @@ int annex_open(const char* name, const annex_heap_options* options, annex_heap**
   return code;
 }
 
-void annex_heap_close(annex_heap* heap) { delete heap; }
+void annex_heap_close(annex_heap* heap) {
+  delete heap;
+}
 
 int annex_heap_destroy(const char* name) {
   return name != nullptr ? done(annex::heap::destroy(name)) : refuse_argument("name is null");
@@ -103,7 +106,8 @@ int annex_list(annex_visit_heap visit, void* context) {
   return 0;
 }
 
-int annex_heap_repair(const char* name, annex_repair_report* out, annex_visit_repair visit, void* context) {
+int annex_heap_repair(const char* name, annex_repair_report* out, annex_visit_repair visit,
+                      void* context) {
   if (name == nullptr) return refuse_argument("name is null");
   if (out != nullptr)
     if (const int why = check_out(out); why != 0) return why;
@@ -111,7 +115,8 @@ int annex_heap_repair(const char* name, annex_repair_report* out, annex_visit_re
   if (!report) return refuse(report.error());
   visitor<annex_repair_part, const char*> next(visit, context);
   auto say = [&](annex_repair_part part, const std::vector<std::string>& sentences) {
-    for (const std::string& sentence : sentences) next(part, sentence.c_str());
+    for (const std::string& sentence : sentences)
+      next(part, sentence.c_str());
     return sentences.size();
   };
   annex_repair_report r{};

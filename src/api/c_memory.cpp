@@ -6,9 +6,11 @@ using namespace annex::c_face;
 namespace annex::c_face {
 namespace {
 
-std::function<void(std::uint64_t, std::uint64_t)> call_progress(annex_progress progress, void* context) {
+std::function<void(std::uint64_t, std::uint64_t)> call_progress(annex_progress progress,
+                                                                void* context) {
   if (progress == nullptr) return {};
-  return [progress, context](std::uint64_t at, std::uint64_t total) { progress(context, at, total); };
+  return
+      [progress, context](std::uint64_t at, std::uint64_t total) { progress(context, at, total); };
 }
 
 int give_region(const result<region_id>& added, std::uint32_t* region) noexcept {
@@ -27,7 +29,10 @@ int take_kind(std::uint32_t from, memory_source* full) noexcept {
     case ANNEX_MEMORY_file: full->from = kind::file; return 0;
     case ANNEX_MEMORY_device: full->from = kind::device; return 0;
     case ANNEX_MEMORY_descriptor: full->from = kind::descriptor; return 0;
-    default: return refuse(make_error(errc::invalid_argument, 0, "from is {}, but kinds of memory go from {} to {}", from, static_cast<int>(ANNEX_MEMORY_default), static_cast<int>(ANNEX_MEMORY_descriptor)));
+    default:
+      return refuse(make_error(
+          errc::invalid_argument, 0, "from is {}, but kinds of memory go from {} to {}", from,
+          static_cast<int>(ANNEX_MEMORY_default), static_cast<int>(ANNEX_MEMORY_descriptor)));
   }
 }
 
@@ -38,9 +43,11 @@ int in_heap(annex_heap* heap, Do act) noexcept {
 
 }  // namespace
 
-int take_iovas(const std::uint64_t* page_iovas, std::size_t count, std::span<const iova>* out) noexcept {
+int take_iovas(const std::uint64_t* page_iovas, std::size_t count,
+               std::span<const iova>* out) noexcept {
   if (page_iovas == nullptr && count != 0)
-    return refuse(make_error(errc::bad_iova, 0, "{} IOVAs are announced, but page_iovas is null", count));
+    return refuse(
+        make_error(errc::bad_iova, 0, "{} IOVAs are announced, but page_iovas is null", count));
   if (page_iovas != nullptr && count == 0)
     return refuse(make_error(errc::bad_iova, 0, "page_iovas is given, but page_iova_count is 0"));
   if (page_iovas != nullptr) *out = {reinterpret_cast<const iova*>(page_iovas), count};
@@ -60,13 +67,16 @@ int annex_heap_add_memory(annex_heap* heap, const annex_memory_range* range, uin
   full.base = m.base;
   full.length_bytes = m.length_bytes;
   if (m.page_bytes != 0) full.page_bytes = m.page_bytes;
-  if (const int why = take_iovas(m.page_iovas, m.page_iova_count, &full.page_iovas); why != 0) return why;
+  if (const int why = take_iovas(m.page_iovas, m.page_iova_count, &full.page_iovas); why != 0)
+    return why;
   full.fd = minus_one(m.fd_plus_1);
   full.fd_offset = m.fd_offset;
   full.numa_node = minus_one(m.numa_node_plus_1);
   if ((m.flags & ANNEX_NO_CPU_ACCESS) != 0) full.access = annex::touch::none;
-  if ((m.flags & ANNEX_ZERO_ON_ADD) != 0) full.contents = annex::fill::zero;
-  else if ((m.flags & ANNEX_IS_ZERO) != 0) full.contents = annex::fill::is_zero;
+  if ((m.flags & ANNEX_ZERO_ON_ADD) != 0)
+    full.contents = annex::fill::zero;
+  else if ((m.flags & ANNEX_IS_ZERO) != 0)
+    full.contents = annex::fill::is_zero;
   full.pin = (m.flags & ANNEX_PIN) != 0;
   full.same_address = (m.flags & ANNEX_SAME_ADDRESS) != 0;
   full.threads = m.threads;
@@ -84,15 +94,18 @@ int annex_bring_memory(annex_heap* heap, const annex_memory_source* source, uint
   annex::memory_source full;
   if (const int why = take_kind(m.from, &full); why != 0) return why;
   full.length_bytes = m.length_bytes;
-  if (m.page_bytes != 0) full.page_bytes = m.page_bytes;
-  else if (full.from == annex::memory_source::kind::hugetlb) full.page_bytes = size_t{2} << 20;
+  if (m.page_bytes != 0)
+    full.page_bytes = m.page_bytes;
+  else if (full.from == annex::memory_source::kind::hugetlb)
+    full.page_bytes = size_t{2} << 20;
   if (m.path != nullptr) full.path = m.path;
   full.offset_bytes = m.offset_bytes;
   full.fd = minus_one(m.fd_plus_1);
   full.numa_node = minus_one(m.numa_node_plus_1);
   full.prefault = (m.flags & ANNEX_PREFAULT) != 0;
   full.threads = m.threads;
-  if (const int why = take_iovas(m.page_iovas, m.page_iova_count, &full.page_iovas); why != 0) return why;
+  if (const int why = take_iovas(m.page_iovas, m.page_iova_count, &full.page_iovas); why != 0)
+    return why;
   full.pin = (m.flags & ANNEX_PIN) != 0;
   full.physical_iovas = (m.flags & ANNEX_PHYSICAL_IOVAS) != 0;
   full.reserve = (m.flags & ANNEX_RESERVE) != 0;
@@ -105,7 +118,9 @@ int annex_heap_remove_memory(annex_heap* heap, uint32_t region) {
   return in_heap(heap, [&](annex::heap& h) { return h.remove_memory(annex::region_id{region}); });
 }
 int annex_heap_drain_memory(annex_heap* heap, uint32_t region, uint64_t deadline_ns) {
-  return in_heap(heap, [&](annex::heap& h) { return h.drain_memory(annex::region_id{region}, as_wait(deadline_ns)); });
+  return in_heap(heap, [&](annex::heap& h) {
+    return h.drain_memory(annex::region_id{region}, as_wait(deadline_ns));
+  });
 }
 int annex_cancel_drain(annex_heap* heap, uint32_t region) {
   return in_heap(heap, [&](annex::heap& h) { return h.cancel_drain(annex::region_id{region}); });
@@ -119,7 +134,8 @@ int annex_heap_attach_memory(annex_heap* heap, uint32_t region, void* base) {
 int annex_heap_detach_memory(annex_heap* heap, uint32_t region) {
   return in_heap(heap, [&](annex::heap& h) { return h.detach_memory(annex::region_id{region}); });
 }
-int annex_prefault(annex_heap* heap, uint32_t region, unsigned threads, annex_progress progress, void* context) {
+int annex_prefault(annex_heap* heap, uint32_t region, unsigned threads, annex_progress progress,
+                   void* context) {
   return in_heap(heap, [&](annex::heap& h) {
     return h.prefault(annex::region_id{region}, threads, call_progress(progress, context));
   });
@@ -129,8 +145,11 @@ void annex_synchronize(annex_heap* heap) {
 }
 int annex_on_shortage(annex_heap* heap, annex_grow grow, void* context) {
   if (heap == nullptr) return refuse_argument("heap is null");
-  if (grow == nullptr) heap->heap.on_shortage({});
-  else heap->heap.on_shortage([grow, context](size_t size_bytes) { return grow(context, size_bytes) != 0; });
+  if (grow == nullptr)
+    heap->heap.on_shortage({});
+  else
+    heap->heap.on_shortage(
+        [grow, context](size_t size_bytes) { return grow(context, size_bytes) != 0; });
   return 0;
 }
 void annex_trim(annex_heap* heap) {

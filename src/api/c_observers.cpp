@@ -14,7 +14,8 @@ class c_view {
   explicit c_view(const region_view& v) {
     runs_.reserve(v.runs.size());
     for (const region_view::run& run : v.runs)
-      runs_.push_back({run.offset_bytes, run.length_bytes, static_cast<std::uint64_t>(run.bus_address)});
+      runs_.push_back(
+          {run.offset_bytes, run.length_bytes, static_cast<std::uint64_t>(run.bus_address)});
     view_.struct_bytes = sizeof view_;
     view_.heap = static_cast<std::uint64_t>(v.heap);
     view_.region = static_cast<std::uint32_t>(v.region);
@@ -41,7 +42,9 @@ class c_view {
 class c_observer : public observer {
  public:
   c_observer(const annex_observer& functions, void* context)
-      : functions_(functions), context_(context), name_(functions.name != nullptr ? functions.name : "observer") {}
+      : functions_(functions),
+        context_(context),
+        name_(functions.name != nullptr ? functions.name : "observer") {}
   std::string_view name() const noexcept override { return name_; }
   result<void> on_add(const region_view& v) override {
     return told(functions_.on_add(context_, c_view(v).get()));
@@ -51,9 +54,12 @@ class c_observer : public observer {
     const bool is_done = functions_.begin_remove(context_, c_view(v).get()) == ANNEX_QUIESCE_done;
     return is_done ? quiesce::done : quiesce::pending;
   }
-  result<void> finish_remove(const region_view& v, std::chrono::steady_clock::time_point deadline) override {
-    const auto since_boot = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline.time_since_epoch());
-    return told(functions_.finish_remove(context_, c_view(v).get(), static_cast<std::uint64_t>(since_boot.count())));
+  result<void> finish_remove(const region_view& v,
+                             std::chrono::steady_clock::time_point deadline) override {
+    const auto since_boot =
+        std::chrono::duration_cast<std::chrono::nanoseconds>(deadline.time_since_epoch());
+    return told(functions_.finish_remove(context_, c_view(v).get(),
+                                         static_cast<std::uint64_t>(since_boot.count())));
   }
 
  private:
@@ -78,21 +84,28 @@ struct annex_lease {
   annex::lease kept;
 };
 
-int annex_observe(annex_heap* heap, const annex_observer* observer, void* context, annex_observation** out) {
+int annex_observe(annex_heap* heap, const annex_observer* observer, void* context,
+                  annex_observation** out) {
   annex_observer functions;
-  if (heap == nullptr || observer == nullptr || out == nullptr) return refuse_argument("heap, observer or out is null");
+  if (heap == nullptr || observer == nullptr || out == nullptr)
+    return refuse_argument("heap, observer or out is null");
   if (const int why = take(observer, &functions); why != 0) return why;
-  if (functions.on_add == nullptr || functions.finish_remove == nullptr) return refuse_argument("on_add or finish_remove is null");
+  if (functions.on_add == nullptr || functions.finish_remove == nullptr)
+    return refuse_argument("on_add or finish_remove is null");
   auto who = std::make_unique<c_observer>(functions, context);
   auto kept = heap->heap.observe(*who);
   if (!kept) return refuse(kept.error());
   *out = new annex_observation{std::move(who), std::move(*kept)};
   return 0;
 }
-void annex_observation_end(annex_observation* observation) { delete observation; }
+void annex_observation_end(annex_observation* observation) {
+  delete observation;
+}
 
 int annex_hold(annex_heap* heap, uint32_t region, annex_lease** out) {
   if (heap == nullptr || out == nullptr) return refuse_argument("heap or out is null");
   return give_new(heap->heap.hold(annex::region_id{region}), out);
 }
-void annex_lease_end(annex_lease* lease) { delete lease; }
+void annex_lease_end(annex_lease* lease) {
+  delete lease;
+}

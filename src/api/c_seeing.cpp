@@ -6,7 +6,9 @@ using namespace annex::c_face;
 namespace annex::c_face {
 namespace {
 
-int refuse_nulls() noexcept { return refuse_argument("heap or visit is null"); }
+int refuse_nulls() noexcept {
+  return refuse_argument("heap or visit is null");
+}
 
 // Shows every item that a function of the heap shows.
 template <class Item, class Visit, class List>
@@ -27,21 +29,28 @@ int annex_heap_stats(annex_heap* heap, annex_stats* out) {
   return give(as_c(heap->heap.stats()), out);
 }
 
-int annex_heap_audit(annex_heap* heap) { return annex_heap_audit_report(heap, nullptr, nullptr, nullptr); }
-int annex_heap_audit_report(annex_heap* heap, annex_audit_report* out, annex_visit_sentence visit, void* context) {
+int annex_heap_audit(annex_heap* heap) {
+  return annex_heap_audit_report(heap, nullptr, nullptr, nullptr);
+}
+int annex_heap_audit_report(annex_heap* heap, annex_audit_report* out, annex_visit_sentence visit,
+                            void* context) {
   if (heap == nullptr) return refuse_argument("heap is null");
   if (out != nullptr)
     if (const int why = check_out(out); why != 0) return why;
   const auto report = heap->heap.audit();
   if (!report) return refuse(report.error());
   visitor<const char*> next(visit, context);
-  for (const std::string& sentence : report->broken) next(sentence.c_str());
+  for (const std::string& sentence : report->broken)
+    next(sentence.c_str());
   annex_audit_report r{};
   r.checked = report->checked;
   r.broken = report->broken.size();
   r.exact = as_number(report->exact);
   if (out != nullptr) (void)give(r, out);
-  return report->holds() ? 0 : refuse(annex::make_error(annex::errc::corrupt, 0, "{} invariants are broken; the first: {}", report->broken.size(), report->broken.front()));
+  return report->holds() ? 0
+                         : refuse(annex::make_error(annex::errc::corrupt, 0,
+                                                    "{} invariants are broken; the first: {}",
+                                                    report->broken.size(), report->broken.front()));
 }
 
 int annex_for_each_region(annex_heap* heap, annex_visit_region visit, void* context) {
@@ -56,7 +65,8 @@ int annex_for_each_zone(annex_heap* heap, annex_visit_zone visit, void* context)
 }
 int annex_for_each_block(annex_heap* heap, annex_visit_block visit, void* context) {
   if (heap == nullptr || visit == nullptr) return refuse_nulls();
-  return done(show<annex::block_summary>(visit, context, [&](auto each) { return heap->heap.for_each_block(each); }));
+  return done(show<annex::block_summary>(
+      visit, context, [&](auto each) { return heap->heap.for_each_block(each); }));
 }
 int annex_for_each_map_piece(annex_heap* heap, annex_visit_map_piece visit, void* context) {
   if (heap == nullptr || visit == nullptr) return refuse_nulls();
@@ -66,7 +76,8 @@ int annex_for_each_map_piece(annex_heap* heap, annex_visit_map_piece visit, void
 int annex_for_each_member(annex_heap* heap, annex_visit_member visit, void* context) {
   if (heap == nullptr || visit == nullptr) return refuse_nulls();
   show<annex::member_summary>(visit, context, [&](auto each) {
-    for (const annex::member_summary& m : heap->heap.members()) each(m);
+    for (const annex::member_summary& m : heap->heap.members())
+      each(m);
   });
   return 0;
 }
@@ -83,7 +94,8 @@ int annex_reap(annex_heap* heap, uint32_t member, annex_look look, void* context
   if (look != nullptr)
     choose = [look, context](const annex::block_summary& block) {
       const annex_block_summary c = as_c(block);
-      return look(context, &c) == ANNEX_REAP_free ? annex::reap_choice::free : annex::reap_choice::keep;
+      return look(context, &c) == ANNEX_REAP_free ? annex::reap_choice::free
+                                                  : annex::reap_choice::keep;
     };
   const auto count = heap->heap.reap(annex::member_id{member}, choose);
   if (!count) return refuse(count.error());

@@ -10,7 +10,8 @@ template <class C, class Item>
 std::vector<C> all_as_c(const std::vector<Item>& items) {
   std::vector<C> all;
   all.reserve(items.size());
-  for (const Item& item : items) all.push_back(as_c(item));
+  for (const Item& item : items)
+    all.push_back(as_c(item));
   return all;
 }
 
@@ -40,11 +41,14 @@ struct annex_snapshot {
   const std::vector<annex_map_piece> map_pieces;
 };
 
-int annex_snapshot_take(annex_heap* heap, const annex_snapshot_options* options, annex_snapshot** out) {
+int annex_snapshot_take(annex_heap* heap, const annex_snapshot_options* options,
+                        annex_snapshot** out) {
   annex_snapshot_options o;
   if (heap == nullptr || out == nullptr) return refuse_argument("heap or out is null");
   if (const int why = take(options, &o); why != 0) return why;
-  if (const int why = check_flags(o.flags, ANNEX_SNAPSHOT_NO_MAP, "annex_snapshot_options"); why != 0) return why;
+  if (const int why = check_flags(o.flags, ANNEX_SNAPSHOT_NO_MAP, "annex_snapshot_options");
+      why != 0)
+    return why;
   annex::snapshot_options full;
   full.map_pieces = (o.flags & ANNEX_SNAPSHOT_NO_MAP) == 0;
   if (o.most_extents != 0) full.most_extents = o.most_extents;
@@ -52,7 +56,9 @@ int annex_snapshot_take(annex_heap* heap, const annex_snapshot_options* options,
   *out = new annex_snapshot(heap->heap.snapshot(full));
   return 0;
 }
-void annex_snapshot_free(annex_snapshot* snapshot) { delete snapshot; }
+void annex_snapshot_free(annex_snapshot* snapshot) {
+  delete snapshot;
+}
 
 int annex_snapshot_facts_of(const annex_snapshot* snapshot, annex_snapshot_facts* out) {
   if (snapshot == nullptr) return refuse_argument("snapshot is null");
@@ -72,7 +78,8 @@ int annex_snapshot_facts_of(const annex_snapshot* snapshot, annex_snapshot_facts
   return give(facts, out);
 }
 int annex_snapshot_stats(const annex_snapshot* snapshot, annex_stats* out) {
-  return snapshot != nullptr ? give(as_c(snapshot->of.stats), out) : refuse_argument("snapshot is null");
+  return snapshot != nullptr ? give(as_c(snapshot->of.stats), out)
+                             : refuse_argument("snapshot is null");
 }
 const annex_region_summary* annex_snapshot_region(const annex_snapshot* snapshot, uint64_t index) {
   return snapshot != nullptr ? at(snapshot->regions, index) : nullptr;

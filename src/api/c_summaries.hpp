@@ -1,4 +1,5 @@
-// api/c_summaries.hpp - what lists and snapshots say, as C has it. Each refers to the strings of the C++ value it is made of.
+// api/c_summaries.hpp - what lists and snapshots say, as C has it. Each refers to the strings of
+// the C++ value it is made of.
 #pragma once
 #include "api/c_face.hpp"
 
@@ -62,8 +63,10 @@ inline annex_zone_summary as_c(const zone_summary& s) noexcept {
   return c;
 }
 
-static_assert(static_cast<int>(block_kind::slab_block) == ANNEX_BLOCK_slab_block && static_cast<int>(block_kind::large) == ANNEX_BLOCK_large &&
-              static_cast<int>(block_kind::zone) == ANNEX_BLOCK_zone && static_cast<int>(block_kind::pool_object) == ANNEX_BLOCK_pool_object);
+static_assert(static_cast<int>(block_kind::slab_block) == ANNEX_BLOCK_slab_block &&
+              static_cast<int>(block_kind::large) == ANNEX_BLOCK_large &&
+              static_cast<int>(block_kind::zone) == ANNEX_BLOCK_zone &&
+              static_cast<int>(block_kind::pool_object) == ANNEX_BLOCK_pool_object);
 inline annex_block_summary as_c(const block_summary& s) noexcept {
   annex_block_summary c{};
   c.struct_bytes = sizeof c;
@@ -75,8 +78,10 @@ inline annex_block_summary as_c(const block_summary& s) noexcept {
   return c;
 }
 
-static_assert(static_cast<int>(map_use::free) == ANNEX_MAP_free && static_cast<int>(map_use::large) == ANNEX_MAP_large &&
-              static_cast<int>(map_use::zone) == ANNEX_MAP_zone && static_cast<int>(map_use::slab) == ANNEX_MAP_slab);
+static_assert(static_cast<int>(map_use::free) == ANNEX_MAP_free &&
+              static_cast<int>(map_use::large) == ANNEX_MAP_large &&
+              static_cast<int>(map_use::zone) == ANNEX_MAP_zone &&
+              static_cast<int>(map_use::slab) == ANNEX_MAP_slab);
 inline annex_map_piece as_c(const map_piece& s) noexcept {
   annex_map_piece c{};
   c.struct_bytes = sizeof c;

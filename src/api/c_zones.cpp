@@ -27,20 +27,26 @@ int check_names(annex_heap* heap, const char* name, annex_zone* out) noexcept {
 }  // namespace
 }  // namespace annex::c_face
 
-int annex_zone_reserve(annex_heap* heap, const char* name, const annex_placement* placement, annex_zone* out) {
+int annex_zone_reserve(annex_heap* heap, const char* name, const annex_placement* placement,
+                       annex_zone* out) {
   annex::placement p;
   if (const int why = check_names(heap, name, out); why != 0) return why;
   constexpr uint32_t flags = ANNEX_ZEROED | ANNEX_IOVA_CONTIGUOUS | ANNEX_ON_COMMIT;
   if (const int why = take_placement(placement, &p, flags); why != 0) return why;
   uint32_t asked = 0;
-  std::memcpy(&asked, &placement->flags, placement->struct_bytes >= offsetof(annex_placement, flags) + sizeof asked ? sizeof asked : 0);
-  const auto seen = (asked & ANNEX_ON_COMMIT) != 0 ? annex::visibility::on_commit : annex::visibility::at_once;
+  std::memcpy(&asked, &placement->flags,
+              placement->struct_bytes >= offsetof(annex_placement, flags) + sizeof asked
+                  ? sizeof asked
+                  : 0);
+  const auto seen =
+      (asked & ANNEX_ON_COMMIT) != 0 ? annex::visibility::on_commit : annex::visibility::at_once;
   return give_zone(heap->heap.reserve_zone(name, p, seen), out);
 }
 int annex_zone_commit(annex_heap* heap, const char* name, const annex_zone* filled) {
   annex_zone z;
   if (const int why = check_names(heap, name, nullptr); why != 0) return why;
-  if (filled == nullptr) return refuse_argument("filled is null: it is what annex_zone_reserve gave");
+  if (filled == nullptr)
+    return refuse_argument("filled is null: it is what annex_zone_reserve gave");
   if (const int why = take(filled, &z); why != 0) return why;
   annex::zone full;
   full.address = z.address;
@@ -50,7 +56,8 @@ int annex_zone_commit(annex_heap* heap, const char* name, const annex_zone* fill
   full.generation = z.generation;
   return done(heap->heap.commit_zone(name, full));
 }
-int annex_zone_wait(annex_heap* heap, const char* name, uint64_t deadline_ns, uint64_t after_generation, annex_zone* out) {
+int annex_zone_wait(annex_heap* heap, const char* name, uint64_t deadline_ns,
+                    uint64_t after_generation, annex_zone* out) {
   if (const int why = check_names(heap, name, out); why != 0) return why;
   return give_zone(heap->heap.wait_zone(name, as_wait(deadline_ns), after_generation), out);
 }

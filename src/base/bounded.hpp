@@ -1,11 +1,13 @@
-// base/bounded.hpp - numbers and tables that are never read beyond their bounds, whatever lies in shared memory.
+// base/bounded.hpp - numbers and tables that are never read beyond their bounds, whatever lies in
+// shared memory.
 //
-// Between a check and the use of a word of the segment another process may change it. So the bound is part of the type: each
-// time it is read it is compared anew, and what can't be reads as 0.
+// Between a check and the use of a word of the segment another process may change it. So the bound
+// is part of the type: each time it is read it is compared anew, and what can't be reads as 0.
 //
-//   at_most<T, most>     a word of the segment whose values go up to `most`; bounded_word<T, most>: with orders of memory
-//   bounded_table<T>     a table of the segment with as many entries as this process once checked; what lies behind is an entry
-//                        that belongs to nobody
+//   at_most<T, most>     a word of the segment whose values go up to `most`; bounded_word<T, most>:
+//                        with orders of memory
+//   bounded_table<T>     a table of the segment with as many entries as this process once checked;
+//                        what lies behind is an entry that belongs to nobody
 #pragma once
 #include <type_traits>
 
@@ -22,7 +24,8 @@ struct at_most {
   at_most() = default;
   constexpr at_most(T v) noexcept : value(v) {}
   operator T() const noexcept {
-    const T seen = __atomic_load_n(&value, __ATOMIC_RELAXED);  // relaxed: who needs an order has the heap lock or a fence
+    // Relaxed: who needs an order has the heap lock or a fence.
+    const T seen = __atomic_load_n(&value, __ATOMIC_RELAXED);
     return seen <= most ? seen : T{0};
   }
 };
@@ -36,7 +39,8 @@ struct bounded_word : shared_word<T> {
   }
 };
 
-/// Zeros that nobody relies on: where a table is read or written behind its end. The thread remembers that it was there.
+/// Zeros that nobody relies on: where a table is read or written behind its end. The thread
+/// remembers that it was there.
 [[gnu::cold]] void* entry_of_nobody(u64 bytes) noexcept;
 /// Whether this thread was there since it was asked last.
 bool has_been_at_nobodys() noexcept;
@@ -47,7 +51,8 @@ class bounded_table {
   bounded_table() = default;
   bounded_table(T* entries, u64 count) noexcept : entries_(entries), count_(count) {}
   T& operator[](u64 index) const noexcept {
-    if (index < count_) [[likely]] return entries_[index];
+    if (index < count_) [[likely]]
+      return entries_[index];
     return *static_cast<T*>(entry_of_nobody(sizeof(T)));
   }
   T* data() const noexcept { return entries_; }

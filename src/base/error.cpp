@@ -12,7 +12,9 @@ namespace {
 class category final : public std::error_category {
  public:
   const char* name() const noexcept override { return "annex"; }
-  std::string message(int number) const override { return std::string(describe(static_cast<errc>(number))); }
+  std::string message(int number) const override {
+    return std::string(describe(static_cast<errc>(number)));
+  }
 };
 
 }  // namespace
@@ -25,7 +27,9 @@ const std::error_category& error_category() noexcept {
 std::string_view describe(errc code) noexcept {
   switch (static_cast<int>(code)) {
     case 0: return "no error";
-#define ANNEX_ERROR(number, name, text) case number: return text;
+#define ANNEX_ERROR(number, name, text) \
+  case number:                          \
+    return text;
 #include <annex/errors.def>
 #undef ANNEX_ERROR
     default: return "not an annex error";
@@ -35,7 +39,9 @@ std::string_view describe(errc code) noexcept {
 std::string_view name_of(errc code) noexcept {
   switch (static_cast<int>(code)) {
     case 0: return "ok";
-#define ANNEX_ERROR(number, name, text) case number: return #name;
+#define ANNEX_ERROR(number, name, text) \
+  case number:                          \
+    return #name;
 #include <annex/errors.def>
 #undef ANNEX_ERROR
     default: return "unknown";

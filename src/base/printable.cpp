@@ -6,7 +6,10 @@
 namespace annex {
 namespace {
 
-struct character { char32_t code; size_t bytes; };  // bytes 0: none begins here
+struct character {
+  char32_t code;
+  size_t bytes;
+};  // bytes 0: none begins here
 
 // Strict: no overlong forms, no surrogates, nothing above U+10FFFF.
 character first_of(std::string_view text) noexcept {
@@ -28,7 +31,9 @@ character first_of(std::string_view text) noexcept {
 bool may_be_shown(char32_t code) noexcept {
   const bool is_control = code < 0x20 || (code >= 0x7f && code <= 0x9f);
   const bool ends_a_line = code == 0x2028 || code == 0x2029;
-  const bool turns_direction = code == 0x061c || code == 0x200e || code == 0x200f || (code >= 0x202a && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069);
+  const bool turns_direction = code == 0x061c || code == 0x200e || code == 0x200f ||
+                               (code >= 0x202a && code <= 0x202e) ||
+                               (code >= 0x2066 && code <= 0x2069);
   return !is_control && !ends_a_line && !turns_direction;
 }
 

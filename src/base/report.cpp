@@ -33,9 +33,14 @@ log_settings read_settings() noexcept {
     } else if (key == "output" && value != "stderr" && value.size() < 4096) {
       char path[4096] = {};
       value.copy(path, value.size());
-      // Not for a program with rights that who started it has not; never waits for who reads a pipe.
+      // Not for a program with rights that who started it has not; never waits for who reads a
+      // pipe.
       const bool is_trusted = ::secure_getenv("ANNEX_LOG") != nullptr;
-      const int fd = is_trusted ? ::open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600) : -1;
+      const int fd =
+          is_trusted
+              ? ::open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+                       0600)
+              : -1;
       if (fd >= 0) settings.fd = fd;
     }
   }
@@ -51,7 +56,9 @@ const log_settings& settings() noexcept {
 bool is_too_long(int fd, size_t more) noexcept {
   ::rlimit limit{};
   struct stat file {};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || ::fstat(fd, &file) != 0) return false;
+  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+      ::fstat(fd, &file) != 0)
+    return false;
   return S_ISREG(file.st_mode) && static_cast<u64>(file.st_size) + more > limit.rlim_cur;
 }
 
@@ -66,12 +73,15 @@ void write_all(int fd, std::string_view text) noexcept {
 
 }  // namespace
 
-bool is_logged(log_level level) noexcept { return level <= settings().level; }
+bool is_logged(log_level level) noexcept {
+  return level <= settings().level;
+}
 
 void log_line(log_level level, std::string_view line) noexcept {
   constexpr std::string_view names[] = {"", "error", "warning", "info", "debug"};
   char text[600];
-  write_all(settings().fd, write_sentence(text, "annex: {}: {}\n", names[static_cast<u8>(level)], line));
+  write_all(settings().fd,
+            write_sentence(text, "annex: {}: {}\n", names[static_cast<u8>(level)], line));
 }
 
 void report_line(std::string_view line) noexcept {

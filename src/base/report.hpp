@@ -1,6 +1,8 @@
-// base/report.hpp - words for people: the log, and the report before a program is stopped. Never allocates.
+// base/report.hpp - words for people: the log, and the report before a program is stopped. Never
+// allocates.
 //
-//   ANNEX_LOG=level:debug;output:/path     levels: off error warn info debug; output: stderr or a file
+//   ANNEX_LOG=level:debug;output:/path     levels: off error warn info debug; output: stderr or a
+//                                          file
 #pragma once
 #include <string_view>
 
@@ -31,8 +33,9 @@ void log(log_level level, fmt::format_string<Args...> format, Args&&... args) no
 }  // namespace annex
 
 /// An invariant of annex's own code; checked in every build. Says which, where, and stops.
-#define ANNEX_ENSURE(condition)                                                                      \
-  do {                                                                                               \
-    if (!(condition)) [[unlikely]]                                                                   \
-      ::annex::stop_program("annex: internal error: " #condition " does not hold (" __FILE__ ")\n"); \
+#define ANNEX_ENSURE(condition)                                                              \
+  do {                                                                                       \
+    if (!(condition)) [[unlikely]]                                                           \
+      ::annex::stop_program("annex: internal error: " #condition " does not hold (" __FILE__ \
+                            ")\n");                                                          \
   } while (false)

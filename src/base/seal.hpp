@@ -23,7 +23,8 @@ constexpr u64 add_to_seal(u64 seal, u64 word) noexcept {
 
 constexpr u64 seal_of(std::initializer_list<u64> words) noexcept {
   u64 seal = empty_seal;
-  for (const u64 word : words) seal = add_to_seal(seal, word);
+  for (const u64 word : words)
+    seal = add_to_seal(seal, word);
   return seal;
 }
 

@@ -1,8 +1,10 @@
-// base/shared_word.hpp - one word of shared memory: trivially copyable, every access with its memory order written.
+// base/shared_word.hpp - one word of shared memory: trivially copyable, every access with its
+// memory order written.
 //
-// compiler_fence() orders two stores of one thread as seen by those who learn of its death from the kernel: a process
-// that is killed has executed a prefix of its machine code, and the kernel's exit path is a full barrier, so a barrier
-// for the compiler is enough there. Between live threads acquire/release does the work.
+// compiler_fence() orders two stores of one thread as seen by those who learn of its death from the
+// kernel: a process that is killed has executed a prefix of its machine code, and the kernel's exit
+// path is a full barrier, so a barrier for the compiler is enough there. Between live threads
+// acquire/release does the work.
 #pragma once
 #include <atomic>
 #include <type_traits>
@@ -11,9 +13,12 @@
 
 namespace annex {
 
-inline void compiler_fence() noexcept { std::atomic_signal_fence(std::memory_order_seq_cst); }
+inline void compiler_fence() noexcept {
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
 
-/// Whether a word is 0, on the fast paths: one instruction, where compilers load and then test. As a load with acquire.
+/// Whether a word is 0, on the fast paths: one instruction, where compilers load and then test. As
+/// a load with acquire.
 [[gnu::always_inline]] inline bool is_zero(const u32& word) noexcept {
 #if defined(__x86_64__) && defined(__GCC_ASM_FLAG_OUTPUTS__) && !defined(ANNEX_IS_CHECKED_FOR_RACES)
   bool is_so;
@@ -44,10 +49,12 @@ struct shared_word {
   std::atomic_ref<T> ref() const noexcept { return std::atomic_ref<T>(const_cast<T&>(value)); }
 };
 
-/// A store that is neither torn nor merged: for plain words that others may look at, or find after our death.
+/// A store that is neither torn nor merged: for plain words that others may look at, or find after
+/// our death.
 template <class T>
 void store_word(T& word, std::type_identity_t<T> value) noexcept {
-  __atomic_store(&word, &value, __ATOMIC_RELAXED);  // relaxed: who needs an order has a fence or the heap lock
+  // Relaxed: who needs an order has a fence or the heap lock.
+  __atomic_store(&word, &value, __ATOMIC_RELAXED);
 }
 
 }  // namespace annex

@@ -1,4 +1,5 @@
-// cache/thread_cache.hpp - free blocks that one thread keeps, in the segment, so that they come back when it dies.
+// cache/thread_cache.hpp - free blocks that one thread keeps, in the segment, so that they come
+// back when it dies.
 //
 //   magazine of a class:  entries_of(class)[0 … count)   free blocks of this thread's own slabs; the top is handed out next
 //   entry:                region slot << 48 | offset | entry_is_clean: zeros, never handed out
@@ -8,24 +9,27 @@
 //   refill     write above count; fence; count = n; fence; clear the free bits      in between in both: the union counts
 //   flush      set the free bits; fence; move the rest down; fence; count = n
 //
-// Refill and flush say so in the magazine (moving) while a block may be in both. So who takes over from a thread, or from who
-// stood in for it, tells what rule R2 left there from what the program freed twice: a block of a magazine that is not moving
-// and of its slab's free bits, or of two entries, was freed twice.
+// Refill and flush say so in the magazine (moving) while a block may be in both. So who takes over
+// from a thread, or from who stood in for it, tells what rule R2 left there from what the program
+// freed twice: a block of a magazine that is not moving and of its slab's free bits, or of two
+// entries, was freed twice.
 //
 // Who may touch a thread's magazines, free bitmaps and partial lists (rule C1):
 //   the thread itself, with busy set and frozen clear, or holding the heap lock; or
 //   a holder of the heap lock, after the thread is dead, or frozen and not busy.
 //
-//   thread:   busy = 1; fence; frozen? → busy = 0, wait for the heap lock; then read what a freezer may change: the count,
-//             the entries, whose slab it is. What was read sooner may be from before a freezer came and went.
+//   thread:   busy = 1; fence; frozen? → busy = 0, wait for the heap lock; then read what a freezer
+//             may change: the count, the entries, whose slab it is. What was read sooner may be
+//             from before a freezer came and went.
 //   freezer:  frozen = asked; process barrier; wait until not busy; frozen = held; …; frozen = no
 //
-// The barrier is the kernel's (membarrier), so the thread pays two plain stores and a load. Frozen is set and cleared
-// within one holding of the heap lock. If the freezer dies, the one who takes the lock over clears it, and repairs the
-// cache first where it says held: busy alone can't tell, since a thread that is about to see frozen sets it for a moment.
-// docs/design/models/cache_recall.pml checks all interleavings and deaths.
-// Freeing a block of another thread's slab touches neither cache: one compare-and-swap of a word of the slab's remote bitmap (commit),
-// then a hint bit in the owner's slot, which may be lost.
+// The barrier is the kernel's (membarrier), so the thread pays two plain stores and a load. Frozen
+// is set and cleared within one holding of the heap lock. If the freezer dies, the one who takes
+// the lock over clears it, and repairs the cache first where it says held: busy alone can't tell,
+// since a thread that is about to see frozen sets it for a moment.
+// docs/design/models/cache_recall.pml checks all interleavings and deaths. Freeing a block of
+// another thread's slab touches neither cache: one compare-and-swap of a word of the slab's remote
+// bitmap (commit), then a hint bit in the owner's slot, which may be lost.
 #pragma once
 #include <array>
 
@@ -37,15 +41,22 @@
 namespace annex {
 
 inline constexpr u32 magazine_slots = 128;
-// What a damaged granule may say a class is, at most: it leads no further than the file is longer than its last chunk.
+// What a damaged granule may say a class is, at most: it leads no further than the file is longer
+// than its last chunk.
 inline constexpr u32 largest_class_number = 63;
 static_assert(class_count <= largest_class_number + 1 &&
-              (largest_class_number + 2 - class_count) * (magazine_slots + 8) * sizeof(u64) + 256 * sizeof(u64) <= spare_file_bytes);
+              (largest_class_number + 2 - class_count) * (magazine_slots + 8) * sizeof(u64) +
+                      256 * sizeof(u64) <=
+                  spare_file_bytes);
 inline constexpr u32 first_capacity = 8;
-inline constexpr u32 largest_batch = 32;  // blocks moved at once: what the slowest of 10,000 operations takes
-constexpr u32 largest_capacity_of(u32 bytes) noexcept { return bytes <= 1 * KiB ? magazine_slots : bytes <= 8 * KiB ? 64 : 16; }
+// Blocks moved at once: what the slowest of 10,000 operations takes.
+inline constexpr u32 largest_batch = 32;
+constexpr u32 largest_capacity_of(u32 bytes) noexcept {
+  return bytes <= 1 * KiB ? magazine_slots : bytes <= 8 * KiB ? 64 : 16;
+}
 
-/// The count as the hits read it: its lowest byte. Whatever lies there leads at most 127 entries behind the magazine.
+/// The count as the hits read it: its lowest byte. Whatever lies there leads at most 127 entries
+/// behind the magazine.
 [[gnu::always_inline]] inline u32 count_for_a_hit(const shared_word<u32>& count) noexcept {
   static_assert(magazine_slots < 256 && std::endian::native == std::endian::little);
   return __atomic_load_n(reinterpret_cast<const u8*>(&count.value), __ATOMIC_RELAXED);
@@ -54,23 +65,24 @@ constexpr u32 largest_capacity_of(u32 bytes) noexcept { return bytes <= 1 * KiB 
 struct alignas(64) magazine {
   bounded_word<u32, magazine_slots> count;
   at_most<u32, magazine_slots> capacity;
-  u64 divisor;                 // class_divisor of base/size_class.hpp
+  u64 divisor;  // class_divisor of base/size_class.hpp
   u32 block_bytes;
-  u32 empties;                 // index: slabs of the class without a live block
-  chunk_ref partial;           // index: slabs with free blocks
-  u32 made;                    // index: slabs cut less those given back: the next one's size
-  u32 moving;                  // 1: entries may be in their slabs' bitmaps too, or here twice
+  u32 empties;        // index: slabs of the class without a live block
+  chunk_ref partial;  // index: slabs with free blocks
+  u32 made;           // index: slabs cut less those given back: the next one's size
+  u32 moving;         // 1: entries may be in their slabs' bitmaps too, or here twice
   u32 padding[7];
   u64 entries[magazine_slots];
 };
 static_assert(offsetof(magazine, entries) == 64);
 
-// frozen_look, in addition: something this thread remembers has gone (a pool was released); it forgets it when it has the heap
-// lock next, and takes no hit before.
+// frozen_look, in addition: something this thread remembers has gone (a pool was released); it
+// forgets it when it has the heap lock next, and takes no hit before.
 enum frozen_state : u32 { frozen_no = 0, frozen_asked = 1, frozen_held = 2, frozen_look = 4 };
 
 struct thread_cache {
-  u32 key;                     // what the granules of this thread's slabs say: owner | granule_slab << 16
+  // What the granules of this thread's slabs say: owner | granule_slab << 16.
+  u32 key;
   shared_word<u32> busy;
   shared_word<u32> frozen;
   u32 member;
@@ -84,15 +96,18 @@ struct thread_cache {
   const u64* entries_of(u32 size_class) const noexcept { return magazines[size_class].entries; }
 };
 
-/// Where a size's magazine lies, in lines from the first one: like class_table, but without a multiplication behind it.
+/// Where a size's magazine lies, in lines from the first one: like class_table, but without a
+/// multiplication behind it.
 inline constexpr auto magazine_table = [] {
   std::array<u16, class_table.size()> lines{};
-  for (u64 i = 0; i < lines.size(); ++i) lines[i] = static_cast<u16>(class_table[i] * (sizeof(magazine) / 64));
+  for (u64 i = 0; i < lines.size(); ++i)
+    lines[i] = static_cast<u16>(class_table[i] * (sizeof(magazine) / 64));
   return lines;
 }();
 inline magazine* magazine_for(thread_cache* c, u64 size_bytes) noexcept {
   char* const first = reinterpret_cast<char*>(c->magazines);
-  return reinterpret_cast<magazine*>(first + u64{magazine_table[class_table_index(size_bytes)]} * 64);
+  return reinterpret_cast<magazine*>(first +
+                                     u64{magazine_table[class_table_index(size_bytes)]} * 64);
 }
 
 inline constexpr u32 region_shift = 48;
@@ -104,30 +119,37 @@ struct pool_cache;
 /// A region without bytes.
 inline constinit local_region no_place{};
 
-/// What the fast path needs of this thread: its caches by local heap index, the cache it used last and the heap that one is
-/// of (by a number that no two heaps of a process have), and where its last free went.
+/// What the fast path needs of this thread: its caches by local heap index, the cache it used last
+/// and the heap that one is of (by a number that no two heaps of a process have), and where its
+/// last free went.
 struct thread_state {
   thread_cache* const* caches = nullptr;
   u32 cache_count = 0;
   u64 heap_number = 0;
-  thread_cache* cache = nullptr;      // there, if heap_number is not 0
+  thread_cache* cache = nullptr;  // there, if heap_number is not 0
   local_region* last_region = &no_place;
-  u64 pool_number = 0;                // of the pool it used last, and its caches there
+  u64 pool_number = 0;  // of the pool it used last, and its caches there
   pool_cache* pool = nullptr;
   thread_cache* pool_thread = nullptr;
 };
 extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial-exec")]];
 
 /// Under the heap lock.
-inline frozen_state frozen_of(const thread_cache& c) noexcept { return static_cast<frozen_state>(c.frozen.load(std::memory_order_acquire) & ~u32{frozen_look}); }
+inline frozen_state frozen_of(const thread_cache& c) noexcept {
+  return static_cast<frozen_state>(c.frozen.load(std::memory_order_acquire) & ~u32{frozen_look});
+}
 inline void set_frozen(thread_cache& c, frozen_state state) noexcept {
-  c.frozen.store((c.frozen.load(std::memory_order_relaxed) & frozen_look) | state, std::memory_order_release);  // sync(frozen)
+  // sync(frozen).
+  c.frozen.store((c.frozen.load(std::memory_order_relaxed) & frozen_look) | state,
+                 std::memory_order_release);
 }
 
 /// The region of an address; the one of the thread's last free is looked at first. Null: none.
 inline local_region* region_of(const void* address) noexcept {
   local_region* const last = this_thread.last_region;
-  return static_cast<u64>(static_cast<const char*>(address) - last->base) < last->length_bytes ? last : address_index::find(address);
+  return static_cast<u64>(static_cast<const char*>(address) - last->base) < last->length_bytes
+             ? last
+             : address_index::find(address);
 }
 
 inline thread_cache* cache_of(u32 heap_index) noexcept {
@@ -137,15 +159,19 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 /// The thread uses another heap than the last time. Null: it has no cache there yet.
 [[gnu::noinline]] thread_cache* turn_to(u32 heap_index, u64 heap_number) noexcept;
 
-/// Whether the entry's block begins in memory that is mapped here: entries lie in the segment, and anybody may have been there.
+/// Whether the entry's block begins in memory that is mapped here: entries lie in the segment, and
+/// anybody may have been there.
 [[gnu::always_inline]] inline bool leads_somewhere(char* const* bases, u64 entry) noexcept {
   return (entry & offset_mask) < region_views::lengths_beside(bases)[entry >> region_shift];
 }
 /// An entry of the thread's magazine; false: take the slow path.
-[[gnu::always_inline]] inline bool take_entry(thread_cache* c, char* const* bases, u64 size_bytes, u64* taken) noexcept {
-  c->busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
+[[gnu::always_inline]] inline bool take_entry(thread_cache* c, char* const* bases, u64 size_bytes,
+                                              u64* taken) noexcept {
+  // Ordered before the load by the freezer's process barrier.
+  c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  if (!is_zero(c->frozen.value)) [[unlikely]] {  // sync(frozen): before anything that a freezer changes is read
+  // sync(frozen): before anything that a freezer changes is read.
+  if (!is_zero(c->frozen.value)) [[unlikely]] {
     c->busy.store(0, std::memory_order_release);
     return false;
   }
@@ -168,32 +194,43 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   *taken = entry;
   return true;
 }
-[[gnu::always_inline]] inline char* block_of(char* const* bases, u64 entry) noexcept { return bases[entry >> region_shift] + (entry & offset_mask); }
+[[gnu::always_inline]] inline char* block_of(char* const* bases, u64 entry) noexcept {
+  return bases[entry >> region_shift] + (entry & offset_mask);
+}
 /// A block from the thread's magazine; false: take the slow path.
-[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u64 size_bytes, void** block) noexcept {
+[[gnu::always_inline]] inline bool take_cached(thread_cache* c, char* const* bases, u64 size_bytes,
+                                               void** block) noexcept {
   u64 entry = 0;
-  if (!take_entry(c, bases, size_bytes, &entry)) [[unlikely]] return false;
+  if (!take_entry(c, bases, size_bytes, &entry)) [[unlikely]]
+    return false;
   *block = block_of(bases, entry);
   return true;
 }
 
-/// Whether one of the slab's blocks begins at this offset; granule: the word of the slab's granule there.
-[[gnu::always_inline]] inline bool begins_block(const local_region& region, u64 offset, u64 granule, u64 divisor) noexcept {
+/// Whether one of the slab's blocks begins at this offset; granule: the word of the slab's granule
+/// there.
+[[gnu::always_inline]] inline bool begins_block(const local_region& region, u64 offset, u64 granule,
+                                                u64 divisor) noexcept {
   const u64 in_granule = offset & region.granule_mask;
   const u64 in_slab = in_granule + ((granule >> 32 & 0xffff) << region.granule_shift);
   return is_block_start(in_slab, divisor) && in_granule < (granule >> 48) * blocks_end_unit;
 }
 
-/// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also finds out what is wrong.
-[[gnu::always_inline]] inline bool put_cached(thread_cache* c, const local_region& region, u64 offset) noexcept {
+/// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also
+/// finds out what is wrong.
+[[gnu::always_inline]] inline bool put_cached(thread_cache* c, const local_region& region,
+                                              u64 offset) noexcept {
   c->busy.store(1, std::memory_order_relaxed);
   compiler_fence();
-  // sync(frozen): before anything that a freezer changes is read. Whose slab it is belongs to that: a freezer makes orphans.
+  // sync(frozen): before anything that a freezer changes is read. Whose slab it is belongs to that:
+  // a freezer makes orphans.
   if (!is_zero(c->frozen.value)) [[unlikely]] {
     c->busy.store(0, std::memory_order_release);
     return false;
   }
-  const u64 word = std::bit_cast<u64>(load_granule(region.granule_base + (offset >> region.granule_shift)));  // fields by shifts: the compiler takes the struct apart through memory
+  // Fields by shifts: the compiler takes the struct apart through memory.
+  const u64 word =
+      std::bit_cast<u64>(load_granule(region.granule_base + (offset >> region.granule_shift)));
   if ((static_cast<u32>(word) & 0xffffff) == c->key) [[likely]] {
     const u64 size_class = word >> 24 & largest_class_number;
     magazine* m = c->magazines + size_class;
@@ -201,8 +238,10 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
     const u32 n = count_for_a_hit(m->count);
     u64* const top = m->entries + n;
     const u64 entry = region.entry_base | offset;
-    // Before an empty magazine's first entry lie zeros: the first block of slot 0's region takes the slow path then.
-    if (n < m->capacity.value && begins_block(region, offset, word, m->divisor) && top[-1] != entry) [[likely]] {
+    // Before an empty magazine's first entry lie zeros: the first block of slot 0's region takes
+    // the slow path then.
+    if (n < m->capacity.value && begins_block(region, offset, word, m->divisor) && top[-1] != entry)
+        [[likely]] {
       *top = entry;
       compiler_fence();
       m->count.store(n + 1, std::memory_order_relaxed);  // commit
@@ -215,11 +254,13 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   return false;
 }
 
-/// Sets busy for as long as the cache may be touched (rule C1). entered() false: it is frozen; wait for the heap lock, try again.
+/// Sets busy for as long as the cache may be touched (rule C1). entered() false: it is frozen; wait
+/// for the heap lock, try again.
 class busy_scope {
  public:
   explicit busy_scope(thread_cache& c) noexcept : cache_(c) {
-    c.busy.store(1, std::memory_order_relaxed);  // ordered before the load by the freezer's process barrier
+    // Ordered before the load by the freezer's process barrier.
+    c.busy.store(1, std::memory_order_relaxed);
     compiler_fence();
     entered_ = is_zero(c.frozen.value);  // sync(frozen)
   }
@@ -245,33 +286,45 @@ inline void mark_lane(thread_cache& c, u32 lane) noexcept {
 template <class Visit>
 void for_each_lane(thread_cache& c, Visit visit) noexcept {
   for (u32 word = 0; word < limits::lanes / 64; ++word)
-    for (u64 bits = c.used_lanes[word]; bits != 0; bits &= bits - 1) visit(c.lanes[word * 64 + static_cast<u32>(std::countr_zero(bits))]);
+    for (u64 bits = c.used_lanes[word]; bits != 0; bits &= bits - 1)
+      visit(c.lanes[word * 64 + static_cast<u32>(std::countr_zero(bits))]);
 }
 
-// ---- slow parts; the caller has the right to the cache (rule C1) -----------------------------------------------------------
+// ---- slow parts; the caller has the right to the cache (rule C1) --------------------------------
 
 void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept;
 
 /// The slab a block of this view lies in; null: the granule belongs to no slab.
 slab_record* slab_at(const segment& s, const local_region& region, u64 offset) noexcept;
 
-/// Fills an empty magazine from the thread's slabs. False: they have no free block. *doubles: as collect().
-bool refill(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32* doubles) noexcept;
+/// Fills an empty magazine from the thread's slabs. False: they have no free block. *doubles: as
+/// collect().
+bool refill(const segment& s, region_views& views, thread_cache& c, u32 size_class,
+            u32* doubles) noexcept;
 /// One block straight from a slab's bitmap, for checked heaps. ~0: none. *doubles: as collect().
-u64 take_direct(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32* doubles) noexcept;
-/// One block in this region: the magazine's top, or straight from a slab's bitmap. ~0: none. (A magazine is not searched.)
+u64 take_direct(const segment& s, region_views& views, thread_cache& c, u32 size_class,
+                u32* doubles) noexcept;
+/// One block in this region: the magazine's top, or straight from a slab's bitmap. ~0: none. (A
+/// magazine is not searched.)
 /// *doubles: as collect().
-u64 take_in_region(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 region_slot, u32* doubles) noexcept;
-/// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts blocks that were free already,
-/// and those whose slab has gone since because all of it was free; not where somebody died moving them.
-void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep, u32* doubles) noexcept;
-/// Every entry into its slab's bitmap, of a thread that is gone: its indexes (counts, partial lists) are not to be trusted.
-void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32* doubles) noexcept;
+u64 take_in_region(const segment& s, region_views& views, thread_cache& c, u32 size_class,
+                   u32 region_slot, u32* doubles) noexcept;
+/// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts
+/// blocks that were free already, and those whose slab has gone since because all of it was free;
+/// not where somebody died moving them.
+void flush(const segment& s, region_views& views, thread_cache& c, u32 size_class, u32 keep,
+           u32* doubles) noexcept;
+/// Every entry into its slab's bitmap, of a thread that is gone: its indexes (counts, partial
+/// lists) are not to be trusted.
+void give_back_magazine(const segment& s, region_views& views, thread_cache& c, u32 size_class,
+                        u32* doubles) noexcept;
 /// Gives back only the entries of one region.
-void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot, u32* doubles) noexcept;
+void flush_region(const segment& s, region_views& views, thread_cache& c, u32 region_slot,
+                  u32* doubles) noexcept;
 /// Marks a block that is not free in its slab's bitmap.
 void free_direct(const segment& s, thread_cache& c, slab_record* slab, u32 block) noexcept;
-/// Takes over what others freed into the slabs of hinted lanes (all: of every lane). True when anything came.
+/// Takes over what others freed into the slabs of hinted lanes (all: of every lane). True when
+/// anything came.
 bool collect_lanes(const segment& s, thread_cache& c, bool all, u32* doubles) noexcept;
 
 void add_partial(const segment& s, thread_cache& c, slab_record* slab) noexcept;

@@ -1,9 +1,12 @@
-// devices/registrations.hpp - what an observer keeps for each region: found from any block in a few ns, kept until the region has gone.
+// devices/registrations.hpp - what an observer keeps for each region: found from any block in a few
+// ns, kept until the region has gone.
 //
-//   entry of the region's slot: used, heap, region, what the device was told        a region's number modulo the slots: those that exist at once differ
+//   entry of the region's slot: used, heap, region, what the device was told
+//       a region's number modulo the slots: those that exist at once differ
 //
-// All of one heap: the first region's. Threads: all but find under the observer's lock; find from any thread, wait-free. An entry stays for the next region of its slot. A live
-// block's region can't go, so what find() returns for it stays.
+// All of one heap: the first region's. Threads: all but find under the observer's lock; find from
+// any thread, wait-free. An entry stays for the next region of its slot. A live block's region
+// can't go, so what find() returns for it stays.
 #pragma once
 #include "devices/region_table.hpp"
 
@@ -19,7 +22,9 @@ class registrations {
     entry* const e = entries_[slot_of(region)].get();
     return e != nullptr && e->used && e->region == region ? &e->what : nullptr;
   }
-  bool is_of_another_heap(heap_id heap) const noexcept { return heap_ != heap_id{} && heap_ != heap; }
+  bool is_of_another_heap(heap_id heap) const noexcept {
+    return heap_ != heap_id{} && heap_ != heap;
+  }
   /// Room for a region that is not; used when it is published.
   T& begin(region_id region) {
     auto& e = entries_[slot_of(region)];
@@ -40,8 +45,8 @@ class registrations {
   /// Of one that is hidden.
   void end(region_id region) noexcept { entries_[slot_of(region)]->used = false; }
   struct place {
-    const T* what;       ///< null: of no region that is registered
-    u64 offset_bytes;    ///< of the byte, in its region
+    const T* what;     ///< null: of no region that is registered
+    u64 offset_bytes;  ///< of the byte, in its region
   };
   place find(const void* byte) const noexcept {
     const auto where = heap::locate(byte);
@@ -63,7 +68,9 @@ class registrations {
     region_id region{};
     T what{};
   };
-  static u32 slot_of(region_id region) noexcept { return static_cast<u32>(region) % limits::region_slots; }
+  static u32 slot_of(region_id region) noexcept {
+    return static_cast<u32>(region) % limits::region_slots;
+  }
   heap_id heap_{};
   region_table table_;
   std::unique_ptr<std::unique_ptr<entry>[]> entries_;

@@ -8,9 +8,12 @@ namespace annex {
 namespace {
 
 constexpr u32 sorted_steps = 16;  // how far a free extent is put in order in its bin
-constexpr u32 steps_back = 4096;  // granules, in search of a block's start: looking costs memory where tables are sparse
+// Granules, in search of a block's start: looking costs memory where tables are sparse.
+constexpr u32 steps_back = 4096;
 
-bool bin_is_used(const region_record& r, u32 bin) noexcept { return (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0; }
+bool bin_is_used(const region_record& r, u32 bin) noexcept {
+  return (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0;
+}
 
 // The first bin from `from` on that holds an extent; extent_bins: none.
 u32 next_used_bin(const region_record& r, u32 from) noexcept {
@@ -34,7 +37,8 @@ void extents::count_free(transaction& t, u32 granules) noexcept {
   t.put(record_.free_granules, granules);
   u64& word = t.seg().header().free_regions[region_.slot / 64];
   const u64 bit = u64{1} << (region_.slot % 64);
-  const bool usable = granules != 0 && record_.state.load(std::memory_order_relaxed) == region_active;
+  const bool usable =
+      granules != 0 && record_.state.load(std::memory_order_relaxed) == region_active;
   if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
 }
 
@@ -58,8 +62,10 @@ void extents::insert(transaction& t, u32 granule, u32 length) noexcept {
   t.put(e[granule].previous, before);
   t.put(e[granule].next, after);
   if (after != no_extent) t.put(e[after].previous, granule);
-  if (before != no_extent) t.put(e[before].next, granule);
-  else t.put(record_.bins[bin], granule);
+  if (before != no_extent)
+    t.put(e[before].next, granule);
+  else
+    t.put(record_.bins[bin], granule);
   if (!bin_is_used(record_, bin)) {
     t.put(record_.bin_bits[bin / 8], static_cast<u8>(record_.bin_bits[bin / 8] | 1u << (bin % 8)));
     t.put(record_.bin_groups, record_.bin_groups | u64{1} << (bin / 8));
@@ -70,15 +76,18 @@ void extents::insert(transaction& t, u32 granule, u32 length) noexcept {
 
 void extents::remove(transaction& t, u32 granule) noexcept {
   const bounded_table<extent_entry>& e = region_.extents;
-  const u32 length = e[granule].length, bin = bin_of(length), previous = e[granule].previous, next = e[granule].next;
+  const u32 length = e[granule].length, bin = bin_of(length), previous = e[granule].previous,
+            next = e[granule].next;
   if (next != no_extent) t.put(e[next].previous, previous);
   if (previous != no_extent) {
     t.put(e[previous].next, next);
   } else {
     t.put(record_.bins[bin], next);
     if (next == no_extent) {
-      t.put(record_.bin_bits[bin / 8], static_cast<u8>(record_.bin_bits[bin / 8] & ~(1u << (bin % 8))));
-      if (record_.bin_bits[bin / 8] == 0) t.put(record_.bin_groups, record_.bin_groups & ~(u64{1} << (bin / 8)));
+      t.put(record_.bin_bits[bin / 8],
+            static_cast<u8>(record_.bin_bits[bin / 8] & ~(1u << (bin % 8))));
+      if (record_.bin_bits[bin / 8] == 0)
+        t.put(record_.bin_groups, record_.bin_groups & ~(u64{1} << (bin / 8)));
     }
   }
   set_kind(t, granule, granule_inside);
@@ -97,7 +106,8 @@ bool extents::back_ends() const noexcept {
 }
 
 void extents::make_free(transaction& t) noexcept {
-  for (u32& bin : record_.bins) bin = no_extent;  // not published yet: no log needed
+  for (u32& bin : record_.bins)
+    bin = no_extent;  // not published yet: no log needed
   record_.bin_groups = 0;
   std::fill(std::begin(record_.bin_bits), std::end(record_.bin_bits), u8{0});
   insert(t, 0, region_.granule_count);
@@ -110,7 +120,8 @@ std::optional<u64> extents::place_in(u32 granule, const extent_request& q) const
   const u64 align = std::max(q.align_bytes, u64{64});
   for (;;) {
     offset = align_up(base + offset, align) - base;
-    if (q.boundary_bytes != 0 && !q.iova_contiguous && crosses(base + offset, q.size_bytes, q.boundary_bytes))
+    if (q.boundary_bytes != 0 && !q.iova_contiguous &&
+        crosses(base + offset, q.size_bytes, q.boundary_bytes))
       offset = align_up(base + offset, q.boundary_bytes) - base;
     if (offset >= end || q.size_bytes > end - offset) return {};
     if (!q.iova_contiguous) return offset;
@@ -127,13 +138,17 @@ std::optional<u64> extents::place_in(u32 granule, const extent_request& q) const
   }
 }
 
-std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offset, const extent_request& q) noexcept {
+std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offset,
+                                          const extent_request& q) noexcept {
   const u32 whole = length_at(region_, granule);
   const u32 first = static_cast<u32>(offset >> region_.granule_shift);
   const u32 last = static_cast<u32>((offset + q.size_bytes - 1) >> region_.granule_shift);
   const u32 length = last - first + 1;
-  const u32 before = first > granule ? first - 1 : first, after = last + 1 < granule + whole ? last + 1 : last;
-  const bool there = q.kind == granule_slab ? region_.tables.back(before, after) : region_.tables.back(before, first) && region_.tables.back(last, after);
+  const u32 before = first > granule ? first - 1 : first,
+            after = last + 1 < granule + whole ? last + 1 : last;
+  const bool there = q.kind == granule_slab
+                         ? region_.tables.back(before, after)
+                         : region_.tables.back(before, first) && region_.tables.back(last, after);
   if (!there || !is_backed(region_, first, last)) return {};
   remove(t, granule);
   if (first > granule) insert(t, granule, first - granule);
@@ -157,9 +172,12 @@ std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offse
 std::optional<extent_place> extents::allocate(transaction& t, const extent_request& q) noexcept {
   const u64 granule_bytes = u64{1} << region_.granule_shift;
   const u64 wanted = divide_up(q.size_bytes, granule_bytes);
-  if (wanted > record_.free_granules || (q.iova_contiguous && record_.longest_run_bytes < q.size_bytes)) return {};
+  if (wanted > record_.free_granules ||
+      (q.iova_contiguous && record_.longest_run_bytes < q.size_bytes))
+    return {};
   const u32 length = static_cast<u32>(wanted);
-  const bool free_of_constraints = q.align_bytes <= limits::smallest_page_bytes && q.boundary_bytes == 0 && !q.iova_contiguous;
+  const bool free_of_constraints =
+      q.align_bytes <= limits::smallest_page_bytes && q.boundary_bytes == 0 && !q.iova_contiguous;
   const u32 sure = bin_that_fits(length), possible = bin_of(length);
   auto search_bin = [&](u32 bin) -> std::optional<extent_place> {
     u32 looked_at = 0;
@@ -173,20 +191,25 @@ std::optional<extent_place> extents::allocate(transaction& t, const extent_reque
     }
     return {};
   };
-  // A slab lies as low as it can: what slabs leave behind then lies together, and the rest of the region stays in one piece.
+  // A slab lies as low as it can: what slabs leave behind then lies together, and the rest of the
+  // region stays in one piece.
   if (free_of_constraints && q.kind == granule_slab) {
     u32 lowest = no_extent;
-    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins;
+         bin = next_used_bin(record_, bin + 1))
       if (record_.bins[bin] < lowest && place_in(record_.bins[bin], q)) lowest = record_.bins[bin];
     if (lowest != no_extent) return take(t, lowest, offset_of(lowest), q);
   }
-  // Without constraints the first extent of the first bin serves, but for a region whose last granule is cut short.
+  // Without constraints the first extent of the first bin serves, but for a region whose last
+  // granule is cut short.
   if (free_of_constraints) {
-    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins;
+         bin = next_used_bin(record_, bin + 1))
       if (auto place = search_bin(bin)) return place;
     return possible != sure && bin_is_used(record_, possible) ? search_bin(possible) : std::nullopt;
   }
-  for (u32 bin = next_used_bin(record_, possible); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
+  for (u32 bin = next_used_bin(record_, possible); bin < extent_bins;
+       bin = next_used_bin(record_, bin + 1))
     if (auto place = search_bin(bin)) return place;
   return {};
 }
@@ -195,10 +218,13 @@ u64 extents::largest_block(const extent_request& q) const noexcept {
   const u64 base = reinterpret_cast<u64>(region_.base);
   u64 best = 0;
   u32 steps = 0;  // a damaged list may run in a circle
-  for (u32 bin = next_used_bin(record_, 0); bin < extent_bins; bin = next_used_bin(record_, bin + 1)) {
-    for (u32 g = record_.bins[bin]; g < region_.granule_count && steps <= region_.granule_count; g = region_.extents[g].next, ++steps) {
+  for (u32 bin = next_used_bin(record_, 0); bin < extent_bins;
+       bin = next_used_bin(record_, bin + 1)) {
+    for (u32 g = record_.bins[bin]; g < region_.granule_count && steps <= region_.granule_count;
+         g = region_.extents[g].next, ++steps) {
       u64 end = end_of(g);
-      if (record_.first_unsure != 0 && g < record_.first_unsure) end = std::min(end, offset_of(record_.first_unsure));
+      if (record_.first_unsure != 0 && g < record_.first_unsure)
+        end = std::min(end, offset_of(record_.first_unsure));
       for (u64 offset = offset_of(g); offset < end;) {
         const u64 aligned = align_up(base + offset, q.align_bytes) - base;
         u64 stop = end;
@@ -207,7 +233,8 @@ u64 extents::largest_block(const extent_request& q) const noexcept {
           const auto bus = region_.iovas.at(offset);
           if (!bus) break;
           stop = std::min(end, offset + bus->contiguous_bytes);
-          usable = aligned < stop && ((bus->address + (aligned - offset)) & (q.align_bytes - 1)) == 0;
+          usable =
+              aligned < stop && ((bus->address + (aligned - offset)) & (q.align_bytes - 1)) == 0;
         }
         u64 bytes = usable ? stop - aligned : 0;
         if (q.boundary_bytes != 0) bytes = std::min(bytes, q.boundary_bytes);
@@ -220,9 +247,13 @@ u64 extents::largest_block(const extent_request& q) const noexcept {
   if (q.boundary_bytes != 0 && best != 0) {
     extent_request exact = q;
     steps = 0;
-    for (exact.size_bytes = best; exact.size_bytes >= limits::smallest_page_bytes; exact.size_bytes /= 2)
-      for (u32 bin = next_used_bin(record_, 0); bin < extent_bins; bin = next_used_bin(record_, bin + 1))
-        for (u32 g = record_.bins[bin]; g < region_.granule_count && steps <= 64 * region_.granule_count; g = region_.extents[g].next, ++steps)
+    for (exact.size_bytes = best; exact.size_bytes >= limits::smallest_page_bytes;
+         exact.size_bytes /= 2)
+      for (u32 bin = next_used_bin(record_, 0); bin < extent_bins;
+           bin = next_used_bin(record_, bin + 1))
+        for (u32 g = record_.bins[bin];
+             g < region_.granule_count && steps <= 64 * region_.granule_count;
+             g = region_.extents[g].next, ++steps)
           if (place_in(g, exact)) return exact.size_bytes;
     return 0;
   }
@@ -234,7 +265,8 @@ void extents::free(transaction& t, u32 granule) noexcept {
   u32 first = granule, length = length_at(region_, granule);
   const u8 kind = region_.granules[granule].kind;
   if ((kind == granule_large || kind == granule_zone) && (e[granule].name & word_is_named) != 0)
-    retire_generation(t, record_, region_.generations, offset_of(granule), end_of(granule), count_in(e[granule].name));
+    retire_generation(t, record_, region_.generations, offset_of(granule), end_of(granule),
+                      count_in(e[granule].name));
   count_free(t, record_.free_granules + length);
   t.put(record_.live_extents, record_.live_extents - 1);
   t.put(e[granule].record, 0);
@@ -254,20 +286,25 @@ void extents::free(transaction& t, u32 granule) noexcept {
   insert(t, first, length);
 }
 
-bool extents::resize(transaction& t, u32 granule, u64 end_offset, bool keep_iova_contiguous) noexcept {
+bool extents::resize(transaction& t, u32 granule, u64 end_offset,
+                     bool keep_iova_contiguous) noexcept {
   const bounded_table<extent_entry>& e = region_.extents;
   if (end_offset > region_.region_bytes) return false;
   const u32 old_length = length_at(region_, granule);
-  const u32 length = static_cast<u32>(divide_up(end_offset, u64{1} << region_.granule_shift)) - granule;
+  const u32 length =
+      static_cast<u32>(divide_up(end_offset, u64{1} << region_.granule_shift)) - granule;
   if (length == old_length) return true;
   const u32 after = granule + old_length;
-  const bool next_is_free = after < region_.granule_count && region_.granules[after].kind == granule_free;
+  const bool next_is_free =
+      after < region_.granule_count && region_.granules[after].kind == granule_free;
   const u32 room = next_is_free ? e[after].length : 0;
   if (length > old_length) {
     if (length - old_length > room) return false;
     if (keep_iova_contiguous) {
       const auto bus = region_.iovas.at(offset_of(granule));
-      if (bus && bus->contiguous_bytes >= offset_of(after) - offset_of(granule) && bus->contiguous_bytes < end_offset - offset_of(granule)) return false;
+      if (bus && bus->contiguous_bytes >= offset_of(after) - offset_of(granule) &&
+          bus->contiguous_bytes < end_offset - offset_of(granule))
+        return false;
     }
   }
   const u32 end = granule + length, free_end = after + room;
@@ -276,15 +313,18 @@ bool extents::resize(transaction& t, u32 granule, u64 end_offset, bool keep_iova
   const u32 generation = count_in(e[granule].name);
   const u64 old_end = offset_of(after);
   if (length > old_length) {
-    // A handle of what lay there before must not become one of this block: it begins anew, unless somebody has its handle.
+    // A handle of what lay there before must not become one of this block: it begins anew, unless
+    // somebody has its handle.
     const u32 floor = floor_of(record_, region_.generations, old_end, end_offset);
     if (higher_of(record_, region_.generations, generation, floor) != generation) {
       if ((e[granule].name & word_is_named) != 0) return false;
       t.put(e[granule].name, name_word(floor));
     }
   } else {
-    raise_floor(t, record_, region_.generations, offset_of(granule), end_offset, generation);  // it may have come from the rest
-    if ((e[granule].name & word_is_named) != 0) retire_generation(t, record_, region_.generations, end_offset, old_end, generation);
+    // It may have come from the rest.
+    raise_floor(t, record_, region_.generations, offset_of(granule), end_offset, generation);
+    if ((e[granule].name & word_is_named) != 0)
+      retire_generation(t, record_, region_.generations, end_offset, old_end, generation);
   }
   if (next_is_free) remove(t, after);
   if (free_end > end) insert(t, end, free_end - end);
@@ -298,7 +338,8 @@ bool extents::resize(transaction& t, u32 granule, u64 end_offset, bool keep_iova
 u32 extents::first_of(u32 granule) const noexcept {
   auto holds = [&](u32 first) {
     const u8 kind = load_granule(&region_.granules[first]).kind;
-    return (kind == granule_large || kind == granule_zone) && granule - first < length_at(region_, first);
+    return (kind == granule_large || kind == granule_zone) &&
+           granule - first < length_at(region_, first);
   };
   for (const bool by_hints : {true, false}) {  // a hint may be of what lay here before
     u32 at = granule;
@@ -325,12 +366,15 @@ u32 extents::first_of(u32 granule) const noexcept {
 void extents::remember_first(u32 granule, u32 first) const noexcept {
   const granule_entry seen = load_granule(&region_.granules[granule]);
   const u32 distance = granule - first;
-  if (seen.kind != granule_inside || seen.distance == distance || distance > 0xffff || !region_.tables.back_granules(granule, granule)) return;
+  if (seen.kind != granule_inside || seen.distance == distance || distance > 0xffff ||
+      !region_.tables.back_granules(granule, granule))
+    return;
   granule_entry hint = seen;
   hint.distance = static_cast<u16>(distance);
   // Only if it is what it was: a transaction may be cutting this place anew.
   u64 expected = std::bit_cast<u64>(seen);
-  std::atomic_ref(*reinterpret_cast<u64*>(&region_.granules[granule])).compare_exchange_strong(expected, std::bit_cast<u64>(hint), std::memory_order_relaxed);
+  std::atomic_ref(*reinterpret_cast<u64*>(&region_.granules[granule]))
+      .compare_exchange_strong(expected, std::bit_cast<u64>(hint), std::memory_order_relaxed);
 }
 
 u32 longest_free(const local_region& region, u64* holes) noexcept {
@@ -340,7 +384,9 @@ u32 longest_free(const local_region& region, u64* holes) noexcept {
   u64 count = 0;
   for (u32 bin = extent_bins; bin-- > 0;) {
     if (!bin_is_used(record, bin)) continue;
-    for (u32 g = record.bins[bin]; g != no_extent && g < region.granule_count && count <= region.granule_count; g = entries[g].next) {
+    for (u32 g = record.bins[bin];
+         g != no_extent && g < region.granule_count && count <= region.granule_count;
+         g = entries[g].next) {
       longest = std::max(longest, entries[g].length);
       ++count;
     }

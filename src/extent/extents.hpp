@@ -1,24 +1,29 @@
-// extent/extents.hpp - runs of granules inside one region: good fit in constant time, all bookkeeping out of band.
+// extent/extents.hpp - runs of granules inside one region: good fit in constant time, all
+// bookkeeping out of band.
 //
 //   granule   0     1 2 3 4      5 6            7 …
 //            [slab][free: 4    ][large: 2     ][free …
 //   entry     kind  length,foot  length,holder               only first and last granules carry a meaning
 //
-// Free extents lie in bins by length (eight per doubling), the lowest first as far as 16 steps go; two levels of bitmaps find
-// the first bin that must fit. A large block takes the shortest that fits, a slab the lowest: docs/design/0006.
-// A request is rounded up to its bin, so the first extent found serves it; if there is none, the one bin below is searched,
-// so nothing that fits is refused. Constraints (alignment, boundary, IOVA contiguity) are tried extent by extent, and a
+// Free extents lie in bins by length (eight per doubling), the lowest first as far as 16 steps go;
+// two levels of bitmaps find the first bin that must fit. A large block takes the shortest that
+// fits, a slab the lowest: docs/design/0006. A request is rounded up to its bin, so the first
+// extent found serves it; if there is none, the one bin below is searched, so nothing that fits is
+// refused. Constraints (alignment, boundary, IOVA contiguity) are tried extent by extent, and a
 // region whose longest IOVA run is too short says no at once.
 //
 // Invariants (audit):
 //   E1  the extents tile the region: lengths add up to granule_count, none is 0
 //   E2  two free extents never touch
-//   E3  every free extent is in the bin of its length, linked both ways, and its foot names its first granule
+//   E3  every free extent is in the bin of its length, linked both ways, and its foot names its
+//       first granule
 //   E4  bin_bits and bin_groups say which bins are not empty
 //   E5  free_granules is the sum of the free lengths
 //   E6  no granule from first_clean on was ever given out; the mark agrees with its complement
-//   E7  the seal at the head of an extent in use fits what the entry says; its holder is a member for a large block, else nobody
-//   H1  an extent in use has a name's word, of a generation that is not above the floors it touches (region/generation.hpp)
+//   E7  the seal at the head of an extent in use fits what the entry says; its holder is a member
+//       for a large block, else nobody
+//   H1  an extent in use has a name's word, of a generation that is not above the floors it touches
+//       (region/generation.hpp)
 // Every function is called inside a transaction: a death undoes it.
 #pragma once
 #include <optional>
@@ -37,31 +42,38 @@ struct extent_request {
   u16 holder = 0;
 };
 
-/// The block begins at offset_bytes, in the extent's first granule. Its bytes from clean_offset_bytes on are zeros.
+/// The block begins at offset_bytes, in the extent's first granule. Its bytes from
+/// clean_offset_bytes on are zeros.
 struct extent_place {
   u32 granule;
   u64 offset_bytes, clean_offset_bytes;
-  u64 dirty_bytes() const noexcept { return clean_offset_bytes > offset_bytes ? clean_offset_bytes - offset_bytes : 0; }
+  u64 dirty_bytes() const noexcept {
+    return clean_offset_bytes > offset_bytes ? clean_offset_bytes - offset_bytes : 0;
+  }
 };
 
 class extents {
  public:
-  explicit extents(const local_region& region) noexcept : region_(region), record_(*region.record) {}
+  explicit extents(const local_region& region) noexcept
+      : region_(region), record_(*region.record) {}
 
   std::optional<extent_place> allocate(transaction& t, const extent_request& request) noexcept;
   /// The largest block that meets the request's constraints; 0: none.
   u64 largest_block(const extent_request& request) const noexcept;
   void free(transaction& t, u32 granule) noexcept;
-  /// Makes the extent reach end_offset_bytes, by taking from the free extent behind it or giving back; false: no room.
-  bool resize(transaction& t, u32 granule, u64 end_offset_bytes, bool keep_iova_contiguous) noexcept;
+  /// Makes the extent reach end_offset_bytes, by taking from the free extent behind it or giving
+  /// back; false: no room.
+  bool resize(transaction& t, u32 granule, u64 end_offset_bytes,
+              bool keep_iova_contiguous) noexcept;
   /// Writes the seal of an extent in use, after a word of its entry has changed.
   void seal(transaction& t, u32 granule) noexcept;
   /// The whole region as one free extent; back_ends() first: false: the annex directory is full.
   bool back_ends() const noexcept;
   void make_free(transaction& t) noexcept;
 
-  /// The first granule of the large block or zone that this granule belongs to; no_extent: none. At once where a look-up has
-  /// left a hint (remember_first), else by looking back, or from the region's start.
+  /// The first granule of the large block or zone that this granule belongs to; no_extent: none. At
+  /// once where a look-up has left a hint (remember_first), else by looking back, or from the
+  /// region's start.
   u32 first_of(u32 granule) const noexcept;
   /// Leaves the hint, in a granule that is not the first. For who may write to the segment.
   void remember_first(u32 granule, u32 first) const noexcept;
@@ -74,7 +86,8 @@ class extents {
 
  private:
   std::optional<u64> place_in(u32 granule, const extent_request& request) const noexcept;
-  std::optional<extent_place> take(transaction& t, u32 granule, u64 offset, const extent_request& request) noexcept;
+  std::optional<extent_place> take(transaction& t, u32 granule, u64 offset,
+                                   const extent_request& request) noexcept;
   void insert(transaction& t, u32 granule, u32 length) noexcept;
   void remove(transaction& t, u32 granule) noexcept;
   void count_free(transaction& t, u32 granules) noexcept;
@@ -97,7 +110,8 @@ constexpr u32 bin_that_fits(u32 granules) noexcept {
   const u32 below = bin_of(granules), exponent = log2_floor(granules);
   return ((granules >> (exponent - 3)) << (exponent - 3)) == granules ? below : below + 1;
 }
-static_assert(bin_of(~u32{0}) < extent_bins && bin_of(7) == 7 && bin_of(8) == 8 && bin_of(17) == bin_of(16) && bin_that_fits(17) == bin_of(18));
+static_assert(bin_of(~u32{0}) < extent_bins && bin_of(7) == 7 && bin_of(8) == 8 &&
+              bin_of(17) == bin_of(16) && bin_that_fits(17) == bin_of(18));
 
 /// Length of the longest free extent, in granules, exact; and how many there are when asked for.
 u32 longest_free(const local_region& region, u64* holes = nullptr) noexcept;

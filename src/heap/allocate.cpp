@@ -1,13 +1,14 @@
 // heap/allocate.cpp - from a size to a block.
 //
-//   1 magazine        a block this thread has                       nothing locked; one store commits
-//   2 own slabs       refill the magazine; collect remote frees     nothing locked (busy is set)
-//   3 orphan or new   adopt a slab without owner, or cut one        heap lock, one transaction
-//   4 more room       attach regions, recover the dead, recall      heap lock, several transactions
+//   1 magazine        a block this thread has                     nothing locked; one store commits
+//   2 own slabs       refill the magazine; collect remote frees   nothing locked (busy is set)
+//   3 orphan or new   adopt a slab without owner, or cut one      heap lock, one transaction
+//   4 more room       attach regions, recover the dead, recall    heap lock, several transactions
 //   5 explain         why not, who has it, what to do
 //
-// If the process dies: in 1 and 2 the block is free or in the hand of the dead, never both; in 3 the transaction is undone,
-// or the slab is the dead thread's and recovery finds it in its lane; in 4 every step is a transaction of its own.
+// If the process dies: in 1 and 2 the block is free or in the hand of the dead, never both; in 3
+// the transaction is undone, or the slab is the dead thread's and recovery finds it in its lane; in
+// 4 every step is a transaction of its own.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -18,11 +19,13 @@
 namespace annex::detail {
 namespace {
 
-// Whether the block lies as asked. Slabs know addresses only: what a placement says of IOVAs is looked at here.
+// Whether the block lies as asked. Slabs know addresses only: what a placement says of IOVAs is
+// looked at here.
 bool is_as_asked(const placement& p, const local_region& region, const void* block) noexcept {
   const u64 at = reinterpret_cast<u64>(block);
   if (at % p.align_bytes != 0) return false;
-  if (!p.iova_contiguous) return p.boundary_bytes == 0 || !crosses(at, p.size_bytes, p.boundary_bytes);
+  if (!p.iova_contiguous)
+    return p.boundary_bytes == 0 || !crosses(at, p.size_bytes, p.boundary_bytes);
   const auto bus = region.iovas.at(at - reinterpret_cast<u64>(region.base));
   return bus && bus->contiguous_bytes >= p.size_bytes && bus->address % p.align_bytes == 0 &&
          (p.boundary_bytes == 0 || !crosses(bus->address, p.size_bytes, p.boundary_bytes));
@@ -33,17 +36,21 @@ u32 class_for(const placement& p) noexcept {
   u64 slab_bytes = p.size_bytes;
   bool from_slab = p.align_bytes <= limits::smallest_page_bytes;
   if (p.boundary_bytes != 0 || p.iova_contiguous) {
-    // A power-of-two block up to a page lies at a multiple of its size: it crosses no boundary and no page.
+    // A power-of-two block up to a page lies at a multiple of its size: it crosses no boundary and
+    // no page.
     slab_bytes = std::bit_ceil(std::max<u64>(p.size_bytes, p.align_bytes));
     from_slab &= slab_bytes <= limits::smallest_page_bytes;
   }
-  return from_slab && slab_bytes <= limits::largest_slab_block_bytes ? class_of_aligned(slab_bytes, p.align_bytes) : 0;
+  return from_slab && slab_bytes <= limits::largest_slab_block_bytes
+             ? class_of_aligned(slab_bytes, p.align_bytes)
+             : 0;
 }
 
 // A block's start in a slab of this class; nothing is known of whether it is live.
 bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcept {
   const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
-  return g.kind == granule_slab && g.size_class == size_class && begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
+  return g.kind == granule_slab && g.size_class == size_class &&
+         begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
 }
 
 // A shortage inside on_shortage()'s function is not one to grow for.
@@ -53,12 +60,16 @@ struct growing_scope {
   ~growing_scope() { is_growing = false; }
 };
 
-bool is_size(u64 bytes) noexcept { return bytes != 0 && bytes <= limits::largest_region_bytes; }
+bool is_size(u64 bytes) noexcept {
+  return bytes != 0 && bytes <= limits::largest_region_bytes;
+}
 
 // The one place where a placement's numbers are looked at: afterwards no sum of them wraps.
 bool is_possible(const placement& p) noexcept {
-  return is_size(p.size_bytes) && is_power_of_two(p.align_bytes) && p.align_bytes <= limits::largest_align_bytes &&
-         (p.boundary_bytes == 0 || (is_power_of_two(p.boundary_bytes) && p.boundary_bytes >= p.size_bytes));
+  return is_size(p.size_bytes) && is_power_of_two(p.align_bytes) &&
+         p.align_bytes <= limits::largest_align_bytes &&
+         (p.boundary_bytes == 0 ||
+          (is_power_of_two(p.boundary_bytes) && p.boundary_bytes >= p.size_bytes));
 }
 
 }  // namespace
@@ -75,12 +86,15 @@ local_heap::locked::locked(local_heap& h) noexcept : heap_(h) {
   if (transaction_->stole() && !h.segment_.is_damaged()) h.repair_frozen(*transaction_);
   thread_cache* const c = cache_of(h.index_);
   if (c == nullptr) return;
-  // Whoever holds a cache still has the heap lock, so nobody holds ours: what else its word says was written by somebody who
-  // does not follow the rules, or left in a damaged heap. Without this its thread would wait for the lock for ever.
+  // Whoever holds a cache still has the heap lock, so nobody holds ours: what else its word says
+  // was written by somebody who does not follow the rules, or left in a damaged heap. Without this
+  // its thread would wait for the lock for ever.
   if (frozen_of(*c) != frozen_no) h.take_back(*c);
   if ((c->frozen.load(std::memory_order_relaxed) & frozen_look) != 0) {
     this_thread.pool_number = 0;
-    c->frozen.store(c->frozen.load(std::memory_order_relaxed) & ~u32{frozen_look}, std::memory_order_relaxed);  // others write it under the lock
+    // Others write it under the lock.
+    c->frozen.store(c->frozen.load(std::memory_order_relaxed) & ~u32{frozen_look},
+                    std::memory_order_relaxed);
   }
 }
 
@@ -104,12 +118,14 @@ thread_cache* local_heap::make_cache() noexcept {
       if (ref != 0) t->put(mine.cache, ref);
     }
     if (mine.cache != 0) {
-      start_cache(*segment_.chunk<thread_cache>(mine.cache), slot, member_, has_option(option_checked));
+      start_cache(*segment_.chunk<thread_cache>(mine.cache), slot, member_,
+                  has_option(option_checked));
       t->put(segment_.member(member_).threads, segment_.member(member_).threads + 1);
     }
   }
   if (mine.cache == 0) {
-    mine.state.store(mine.state.load(std::memory_order_relaxed) >> 16 << 16, std::memory_order_release);
+    mine.state.store(mine.state.load(std::memory_order_relaxed) >> 16 << 16,
+                     std::memory_order_release);
     note_free_slot(segment_, slot);
     return nullptr;
   }
@@ -136,7 +152,9 @@ void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean, u32* 
           entry = take_direct(segment_, views_, c, size_class, doubles);
           if (entry == ~u64{0}) return nullptr;
         } else {
-          if (m.count.load(std::memory_order_relaxed) == 0 && !refill(segment_, views_, c, size_class, doubles)) return nullptr;
+          if (m.count.load(std::memory_order_relaxed) == 0 &&
+              !refill(segment_, views_, c, size_class, doubles))
+            return nullptr;
           const u32 n = m.count.load(std::memory_order_relaxed);
           entry = m.entries[n - 1];
           compiler_fence();
@@ -159,7 +177,8 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexce
   locked t(*this);
   segment_header& h = segment_.header();
   slab_record* slab = adopt(*t, size_class, c, only_slot);
-  for (u32 word = 0, words = region_words(h), first = h.region_hint / 64; word < words && slab == nullptr; ++word) {
+  for (u32 word = 0, words = region_words(h), first = h.region_hint / 64;
+       word < words && slab == nullptr; ++word) {
     const u32 at = (first + word) % words;
     for (u64 bits = h.free_regions[at]; bits != 0 && slab == nullptr; bits &= bits - 1) {
       const u32 slot = at * 64 + static_cast<u32>(std::countr_zero(bits));
@@ -168,7 +187,9 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexce
       local_region& view = views_.at(slot);
       if (!is_usable_here(view)) continue;
       magazine& m = c.magazines[size_class];
-      slab = make_slab(*t, view, size_class, slab_bytes_of(size_class, view.granule_mask + 1, view.length_bytes, m.made), c.slot, member_);
+      slab = make_slab(*t, view, size_class,
+                       slab_bytes_of(size_class, view.granule_mask + 1, view.length_bytes, m.made),
+                       c.slot, member_);
       if (slab != nullptr) {
         ++m.made;
         slab->lane = static_cast<u16>(c.next_lane % limits::lanes);
@@ -186,9 +207,11 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexce
   return true;
 }
 
-// One step further each time it is called for a request, beginning with stage 0. False: nothing is left to try.
+// One step further each time it is called for a request, beginning with stage 0. False: nothing is
+// left to try.
 bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexcept {
-  constexpr u32 growing = 1, recalling = growing + 8, given_up = recalling + 1;  // what was grown may go to others: again, not for ever
+  // What was grown may go to others: again, not for ever.
+  constexpr u32 growing = 1, recalling = growing + 8, given_up = recalling + 1;
   if (is_inside_callback()) stage = std::max(stage, recalling);
   if (stage == 0) {
     stage = growing;
@@ -207,7 +230,8 @@ bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexc
   // Recalling every cache is worth it only if the request could be met by an empty heap.
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
-    if (r.state.load(std::memory_order_relaxed) != region_active || r.length_bytes < size_bytes) continue;
+    if (r.state.load(std::memory_order_relaxed) != region_active || r.length_bytes < size_bytes)
+      continue;
     if (p.iova_contiguous && r.longest_run_bytes < size_bytes) continue;
     trim_all(true);
     return true;
@@ -218,7 +242,11 @@ bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexc
 void* local_heap::allocate_class(u32 size_class, const placement& p, bool* clean) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
-  if (c == nullptr) return explain(is_read_only() ? explanation::cause::read_only : forked_ ? explanation::cause::forked_away : explanation::cause::limit, p);
+  if (c == nullptr)
+    return explain(is_read_only() ? explanation::cause::read_only
+                   : forked_      ? explanation::cause::forked_away
+                                  : explanation::cause::limit,
+                   p);
   if (has_news()) synchronize();
   for (u32 stage = 0;;) {
     if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
@@ -229,15 +257,20 @@ void* local_heap::allocate_class(u32 size_class, const placement& p, bool* clean
     if (!make_room(stage, p, class_bytes[size_class])) break;
   }
   // A larger block that is free serves better than none.
-  for (u32 larger = size_class + 1; larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
+  for (u32 larger = size_class + 1;
+       larger < class_count && class_bytes[larger] <= 4 * class_bytes[size_class]; ++larger)
     if (void* block = take_block(*c, larger, clean)) {
-      if (const local_region* region = address_index::find(block); region != nullptr && is_as_asked(p, *region, block)) return block;
+      if (const local_region* region = address_index::find(block);
+          region != nullptr && is_as_asked(p, *region, block))
+        return block;
       free(block);
     }
   return explain(explanation::cause::no_fit, p);
 }
 
-std::optional<extent_place> local_heap::find_extent(transaction& t, const placement& p, extent_request& q, local_region** where, u32 only_slot) noexcept {
+std::optional<extent_place> local_heap::find_extent(transaction& t, const placement& p,
+                                                    extent_request& q, local_region** where,
+                                                    u32 only_slot) noexcept {
   segment_header& h = segment_.header();
   for (const bool on_node : {true, false}) {
     if (on_node && p.numa_node == any_node) continue;
@@ -261,17 +294,21 @@ std::optional<extent_place> local_heap::find_extent(transaction& t, const placem
   return {};
 }
 
-void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes, u32 only_slot) noexcept {
+void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes,
+                                  u32 only_slot) noexcept {
   thread_cache* c = cache_of(index_);
   if (c == nullptr) c = make_cache();
-  if (!ensure_member() || is_read_only()) return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away, p);
+  if (!ensure_member() || is_read_only())
+    return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away,
+                   p);
   if (is_mender()) return explain(explanation::cause::limit, p);
   if (has_news()) synchronize();
   for (u32 stage = 0;;) {
     if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     {
       locked t(*this);
-      extent_request q{size_bytes, p.align_bytes, p.boundary_bytes, p.iova_contiguous, granule_large, static_cast<u16>(member_)};
+      extent_request q{size_bytes,        p.align_bytes, p.boundary_bytes,
+                       p.iova_contiguous, granule_large, static_cast<u16>(member_)};
       local_region* view = nullptr;
       if (const auto place = find_extent(*t, p, q, &view, only_slot)) {
         t->put(segment_.member(member_).extents_held, segment_.member(member_).extents_held + 1);
@@ -295,13 +332,16 @@ void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty
         return block;
       }
     }
-    if (only_slot != any_slot ? !make_room_in(stage, only_slot, size_bytes) : !make_room(stage, p, size_bytes)) break;
+    if (only_slot != any_slot ? !make_room_in(stage, only_slot, size_bytes)
+                              : !make_room(stage, p, size_bytes))
+      break;
   }
   return only_slot != any_slot ? nullptr : explain(explanation::cause::no_fit, p);
 }
 
 // Before annex itself writes: an entry of a cache may have been changed into one near the end.
-bool local_heap::has_room_for(const local_region& region, const void* block, u64 bytes) const noexcept {
+bool local_heap::has_room_for(const local_region& region, const void* block,
+                              u64 bytes) const noexcept {
   const u64 offset = static_cast<u64>(static_cast<const char*>(block) - region.base);
   if (bytes <= region.length_bytes && offset <= region.length_bytes - bytes) return true;
   segment_.mark_damaged("a block reaches beyond its region");
@@ -311,7 +351,9 @@ bool local_heap::has_room_for(const local_region& region, const void* block, u64
 bool local_heap::zero_if_asked(void* block, const placement& p, bool clean) noexcept {
   if (!p.zeroed || clean) return true;  // what is known to be zero is memory the CPU may touch
   const local_region* region = region_of(block);
-  if (region == nullptr || region->access == touch::none || !has_room_for(*region, block, p.size_bytes)) return false;
+  if (region == nullptr || region->access == touch::none ||
+      !has_room_for(*region, block, p.size_bytes))
+    return false;
   std::memset(block, 0, p.size_bytes);
   return true;
 }
@@ -324,7 +366,9 @@ void* local_heap::allocate_large(const placement& p) noexcept {
   return block;
 }
 
-void* local_heap::allocate_cleared(u64 size_bytes) noexcept { return allocate(placement{.size_bytes = size_bytes, .align_bytes = 16, .zeroed = true}); }
+void* local_heap::allocate_cleared(u64 size_bytes) noexcept {
+  return allocate(placement{.size_bytes = size_bytes, .align_bytes = 16, .zeroed = true});
+}
 
 void* local_heap::allocate(u64 size_bytes) noexcept {
   placement p;
@@ -351,7 +395,8 @@ void* local_heap::allocate(const placement& asked) noexcept {
   if (!is_right || !on_node || !zero_if_asked(block, p, clean)) {
     // The cache gave a block from a region that won't do: take one of our own where it will.
     void* better = allocate_large(p);
-    if (better == nullptr && is_right && zero_if_asked(block, p, clean)) return block;  // the node is a preference only
+    // The node is a preference only.
+    if (better == nullptr && is_right && zero_if_asked(block, p, clean)) return block;
     free(block);
     block = better;
   }
@@ -390,11 +435,13 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
 
 bool local_heap::resize_in_place(void* block, u64 size_bytes) noexcept {
   local_region* const region = region_of(block);
-  if (region == nullptr || region->heap != this || !is_size(size_bytes) || !ensure_member()) return false;
+  if (region == nullptr || region->heap != this || !is_size(size_bytes) || !ensure_member())
+    return false;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   locked t(*this);
   const auto live = find_block(*region, offset, false);
-  return live && live->kind == block_kind::large && extents(*region).resize(*t, live->granule, offset + size_bytes, true);
+  return live && live->kind == block_kind::large &&
+         extents(*region).resize(*t, live->granule, offset + size_bytes, true);
 }
 
 // The live block that is to be reallocated; none: it was reported.
@@ -404,7 +451,8 @@ std::optional<local_heap::live_block> local_heap::find_for_reallocate(void* bloc
     report_misuse("reallocate of an address in no heap", block, nullptr);
     return {};
   }
-  auto live = region->heap->find_block(*region, static_cast<u64>(static_cast<char*>(block) - region->base), false);
+  auto live = region->heap->find_block(
+      *region, static_cast<u64>(static_cast<char*>(block) - region->base), false);
   if (live && live->kind != block_kind::zone) return live;
   report_misuse("reallocate of what is no live block", block, region);
   return {};
@@ -416,7 +464,8 @@ void* local_heap::move_to(void* moved, void* block, u64 bytes, const placement& 
     free(moved);
     return explain(explanation::cause::no_cpu_access, p);
   }
-  if (!has_room_for(*region_of(moved), moved, bytes)) return explain(explanation::cause::damaged, p);
+  if (!has_room_for(*region_of(moved), moved, bytes))
+    return explain(explanation::cause::damaged, p);
   std::memcpy(moved, block, bytes);
   free(block);
   return moved;
@@ -431,16 +480,23 @@ void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
   placement p;
   p.size_bytes = size_bytes;
   // A checked heap wants to know first whether the block is live.
-  if (const local_region* region = region_of(block); region != nullptr && region->heap != nullptr && size_bytes <= limits::largest_slab_block_bytes &&
-                                                     !region->heap->has_option(option_checked) &&
-                                                     is_in_class(*region, static_cast<u64>(static_cast<char*>(block) - region->base), class_of(size_bytes)))
+  if (const local_region* region = region_of(block);
+      region != nullptr && region->heap != nullptr &&
+      size_bytes <= limits::largest_slab_block_bytes && !region->heap->has_option(option_checked) &&
+      is_in_class(*region, static_cast<u64>(static_cast<char*>(block) - region->base),
+                  class_of(size_bytes)))
     return block;
   const auto live = find_for_reallocate(block);
   if (!live || !is_size(size_bytes)) return explain(explanation::cause::bad_request, p);
   local_heap& home = *live->region->heap;  // the block stays in its heap
   const u64 room = live->size_bytes;
-  if (size_bytes <= room && (size_bytes > room / 2 || (live->kind == block_kind::slab_block && class_of(size_bytes) == live->slab->size_class))) return block;
-  if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes && home.resize_in_place(block, size_bytes)) return block;
+  if (size_bytes <= room &&
+      (size_bytes > room / 2 ||
+       (live->kind == block_kind::slab_block && class_of(size_bytes) == live->slab->size_class)))
+    return block;
+  if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes &&
+      home.resize_in_place(block, size_bytes))
+    return block;
   if (live->region->access == touch::none) {
     if (size_bytes <= room) return block;
     return explain(explanation::cause::no_cpu_access, p);
@@ -469,9 +525,14 @@ void* local_heap::reallocate(void* block, const placement& asked) noexcept {
   const bool is_right = is_as_asked(p, *live->region, block);
   if (is_right) {
     const bool is_large = live->kind == block_kind::large;
-    const bool would_be_no_smaller = is_large ? room <= u64{live->region->granule_mask} + 1 : class_for(p) == live->slab->size_class;
-    if (p.size_bytes <= room && (p.size_bytes > room / 2 || would_be_no_smaller || live->region->access == touch::none)) return block;
-    if (is_large && p.size_bytes > limits::largest_slab_block_bytes && home.resize_in_place(block, p.size_bytes)) return block;
+    const bool would_be_no_smaller = is_large ? room <= u64{live->region->granule_mask} + 1
+                                              : class_for(p) == live->slab->size_class;
+    if (p.size_bytes <= room &&
+        (p.size_bytes > room / 2 || would_be_no_smaller || live->region->access == touch::none))
+      return block;
+    if (is_large && p.size_bytes > limits::largest_slab_block_bytes &&
+        home.resize_in_place(block, p.size_bytes))
+      return block;
   }
   if (live->region->access == touch::none) return explain(explanation::cause::no_cpu_access, p);
   void* const moved = home.allocate(p);

@@ -1,4 +1,5 @@
-// heap/explain.cpp - why an allocation failed: the cause, the figures, who has the memory, and what to do.
+// heap/explain.cpp - why an allocation failed: the cause, the figures, who has the memory, and what
+// to do.
 //
 // Kept per thread; written only when an allocation fails, so its cost is the failure's.
 #include <algorithm>
@@ -15,7 +16,9 @@ constexpr u64 shortage_bytes = 4 * KiB;  // of metadata: what an extent or a sla
 thread_local explanation last;
 
 // What stands in the way, most specific first.
-explanation::cause find_cause(const placement& p, const heap_stats& s, u64 longest_iova_run, bool any_iova, bool any_attached, bool any_touchable, bool any_in_phase) {
+explanation::cause find_cause(const placement& p, const heap_stats& s, u64 longest_iova_run,
+                              bool any_iova, bool any_attached, bool any_touchable,
+                              bool any_in_phase) {
   using cause = explanation::cause;
   if (s.region_count == 0) return cause::no_region;
   if (!any_attached) return cause::not_attached;
@@ -30,8 +33,8 @@ explanation::cause find_cause(const placement& p, const heap_stats& s, u64 longe
   return cause::no_fit;
 }
 
-// A run of IOVAs long enough, in which addresses and IOVAs are multiples of the alignment at once. Looked for among the first of
-// many: beyond them it counts as there.
+// A run of IOVAs long enough, in which addresses and IOVAs are multiples of the alignment at once.
+// Looked for among the first of many: beyond them it counts as there.
 bool has_run_in_phase(const local_region& view, const placement& p) noexcept {
   constexpr u32 most_runs = 65536;
   const iova_map& map = view.iovas;
@@ -39,14 +42,18 @@ bool has_run_in_phase(const local_region& view, const placement& p) noexcept {
   for (u32 run = 0; run < map.run_count; ++run) {
     const iova_run& r = map.runs[run];
     const u64 first = reinterpret_cast<u64>(view.base) + r.offset;
-    if (map.end_of(run) - r.offset >= p.size_bytes && ((first ^ r.address) & (p.align_bytes - 1)) == 0) return true;
+    if (map.end_of(run) - r.offset >= p.size_bytes &&
+        ((first ^ r.address) & (p.align_bytes - 1)) == 0)
+      return true;
   }
   return false;
 }
 
 }  // namespace
 
-explanation local_heap::last_failure() noexcept { return last; }
+explanation local_heap::last_failure() noexcept {
+  return last;
+}
 
 void* local_heap::explain_one_region(const placement& p, std::string_view sentence) noexcept {
   last = {};
@@ -75,70 +82,140 @@ void* local_heap::explain(explanation::cause why, const placement& p) noexcept {
     const bool here = views_.at(slot).base != nullptr;
     any_attached |= here;
     unreachable += !here;
-    any_in_phase |= here && p.iova_contiguous && why == explanation::cause::no_fit && has_run_in_phase(views_.at(slot), p);
+    any_in_phase |= here && p.iova_contiguous && why == explanation::cause::no_fit &&
+                    has_run_in_phase(views_.at(slot), p);
     any_touchable |= here && static_cast<touch>(r.access) == touch::read_write;
   }
-  if (why == explanation::cause::no_fit) why = find_cause(p, s, longest_run, any_iova, any_attached, any_touchable, any_in_phase);
-  // Room enough, and nothing against it: then it is the tables that could not be had, where one can see that.
+  if (why == explanation::cause::no_fit)
+    why = find_cause(p, s, longest_run, any_iova, any_attached, any_touchable, any_in_phase);
+  // Room enough, and nothing against it: then it is the tables that could not be had, where one can
+  // see that.
   std::string shortage;
-  if (why == explanation::cause::limit || (why == explanation::cause::no_fit && s.largest_free_bytes >= p.size_bytes)) shortage = metadata_shortage(segment_, shortage_bytes);
+  if (why == explanation::cause::limit ||
+      (why == explanation::cause::no_fit && s.largest_free_bytes >= p.size_bytes))
+    shortage = metadata_shortage(segment_, shortage_bytes);
   for (const u32 slot : used_region_slots(segment_))
-    if (shortage.empty() && why == explanation::cause::no_fit && s.largest_free_bytes >= p.size_bytes) shortage = place_shortage(views_.at(slot), p.size_bytes);
+    if (shortage.empty() && why == explanation::cause::no_fit &&
+        s.largest_free_bytes >= p.size_bytes)
+      shortage = place_shortage(views_.at(slot), p.size_bytes);
   if (!shortage.empty()) why = explanation::cause::limit;
   last.why = why;
 
   // Who holds most, by slab and extent; nobody is stopped for it.
   for_each_map_piece([&](const map_piece& piece) {
     if (piece.live_bytes == 0 || piece.use == map_use::free || piece.use == map_use::zone) return;
-    auto* place = std::find_if(std::begin(last.top), std::end(last.top), [&](const auto& h) { return h.who == piece.holder || h.bytes == 0; });
+    auto* place = std::find_if(std::begin(last.top), std::end(last.top), [&](const auto& h) {
+      return h.who == piece.holder || h.bytes == 0;
+    });
     if (place == std::end(last.top)) return;
     place->who = piece.holder;
     place->bytes += piece.live_bytes;
   });
   for (auto& h : last.top)
-    if (const u32 id = static_cast<u32>(h.who); id != 0 && id <= segment_.member_limit()) h.process_id = static_cast<int>(segment_.member(id).process_id);
-  std::sort(std::begin(last.top), std::end(last.top), [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+    if (const u32 id = static_cast<u32>(h.who); id != 0 && id <= segment_.member_limit())
+      h.process_id = static_cast<int>(segment_.member(id).process_id);
+  std::sort(std::begin(last.top), std::end(last.top),
+            [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
 
   using cause = explanation::cause;
-  auto write = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) { write_sentence(last.text, format, std::forward<Args>(args)...); };
+  auto write = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    write_sentence(last.text, format, std::forward<Args>(args)...);
+  };
   switch (why) {
     case cause::none: break;
-    case cause::no_region: write("{} bytes: the heap has no memory; add a region", p.size_bytes); break;
-    case cause::not_attached: write("{} bytes: none of the heap's {} regions can be attached here; map them and call attach_memory()", p.size_bytes, unreachable); break;
-    case cause::read_only: write("{} bytes: the heap is attached read-only; attach it writable", p.size_bytes); break;
-    case cause::damaged: write("{} bytes: the heap is damaged, words in its segment can't be; close it everywhere, then `annex check --repair`", p.size_bytes); break;
-    case cause::forked_away: write("{} bytes: a private heap can't be used in a forked child; use a named heap", p.size_bytes); break;
+    case cause::no_region:
+      write("{} bytes: the heap has no memory; add a region", p.size_bytes);
+      break;
+    case cause::not_attached:
+      write(
+          "{} bytes: none of the heap's {} regions can be attached here; map them and call "
+          "attach_memory()",
+          p.size_bytes, unreachable);
+      break;
+    case cause::read_only:
+      write("{} bytes: the heap is attached read-only; attach it writable", p.size_bytes);
+      break;
+    case cause::damaged:
+      write(
+          "{} bytes: the heap is damaged, words in its segment can't be; close it everywhere, then "
+          "`annex check --repair`",
+          p.size_bytes);
+      break;
+    case cause::forked_away:
+      write("{} bytes: a private heap can't be used in a forked child; use a named heap",
+            p.size_bytes);
+      break;
     case cause::limit:
       if (is_mender())
-        write("{} bytes: every member record is taken, some by dead members; this process came in by the one kept for mending, which can't hold blocks: reap the dead, then attach again", p.size_bytes);
+        write(
+            "{} bytes: every member record is taken, some by dead members; this process came in by "
+            "the one kept for mending, which can't hold blocks: reap the dead, then attach again",
+            p.size_bytes);
       else if (!shortage.empty())
         write("{} bytes: nothing is left for it or for its metadata: {}", p.size_bytes, shortage);
       else
-        write("{} bytes: no thread slot or metadata left (limits: {} threads, {} bytes of metadata); end idle threads or create the heap with higher limits", p.size_bytes,
-              segment_.thread_limit() - kept_for_mending, segment_.mapped_bytes());
+        write(
+            "{} bytes: no thread slot or metadata left (limits: {} threads, {} bytes of metadata); "
+            "end idle threads or create the heap with higher limits",
+            p.size_bytes, segment_.thread_limit() - kept_for_mending, segment_.mapped_bytes());
       break;
     case cause::bad_request:
-      write("{} bytes aligned to {} within {}: sizes must not be 0 or above 16 TiB, alignment and boundary powers of two, the boundary at least the size", p.size_bytes, p.align_bytes, p.boundary_bytes);
+      write(
+          "{} bytes aligned to {} within {}: sizes must not be 0 or above 16 TiB, alignment and "
+          "boundary powers of two, the boundary at least the size",
+          p.size_bytes, p.align_bytes, p.boundary_bytes);
       break;
-    case cause::no_cpu_access: write("{} bytes: the bytes would have to be touched, but the memory allows no CPU access; don't ask for zeroing, or copy by its device", p.size_bytes); break;
-    case cause::no_addresses: write("{} IOVA-contiguous bytes: no region of the heap has IOVAs; add memory with an IOVA table", p.size_bytes); break;
+    case cause::no_cpu_access:
+      write(
+          "{} bytes: the bytes would have to be touched, but the memory allows no CPU access; "
+          "don't ask for zeroing, or copy by its device",
+          p.size_bytes);
+      break;
+    case cause::no_addresses:
+      write(
+          "{} IOVA-contiguous bytes: no region of the heap has IOVAs; add memory with an IOVA "
+          "table",
+          p.size_bytes);
+      break;
     case cause::contiguity:
-      write("{} IOVA-contiguous bytes aligned to {}: the longest run of IOVAs has {} bytes, the largest hole {}; add memory with longer runs (hugepages), or ask for less", p.size_bytes, p.align_bytes, longest_run, s.largest_free_bytes);
+      write(
+          "{} IOVA-contiguous bytes aligned to {}: the longest run of IOVAs has {} bytes, the "
+          "largest hole {}; add memory with longer runs (hugepages), or ask for less",
+          p.size_bytes, p.align_bytes, longest_run, s.largest_free_bytes);
       break;
     case cause::alignment:
       if (p.iova_contiguous)
-        write("{} IOVA-contiguous bytes with an alignment of {}: in no run that is long enough (the longest has {} bytes) are address and IOVA multiples of it at once; ask for less alignment, or add memory whose IOVAs and addresses differ by a multiple of it",
-              p.size_bytes, p.align_bytes, longest_run);
+        write(
+            "{} IOVA-contiguous bytes with an alignment of {}: in no run that is long enough (the "
+            "longest has {} bytes) are address and IOVA multiples of it at once; ask for less "
+            "alignment, or add memory whose IOVAs and addresses differ by a multiple of it",
+            p.size_bytes, p.align_bytes, longest_run);
       else
-        write("{} bytes aligned to {}: the largest of {} holes has {} bytes, none at such an address; ask for less alignment or add memory", p.size_bytes, p.align_bytes, s.hole_count, s.largest_free_bytes);
+        write(
+            "{} bytes aligned to {}: the largest of {} holes has {} bytes, none at such an "
+            "address; ask for less alignment or add memory",
+            p.size_bytes, p.align_bytes, s.hole_count, s.largest_free_bytes);
       break;
-    case cause::boundary: write("{} bytes within {}: the largest of {} holes has {} bytes, none fits without crossing; ask for a larger boundary or add memory", p.size_bytes, p.boundary_bytes, s.hole_count, s.largest_free_bytes); break;
+    case cause::boundary:
+      write(
+          "{} bytes within {}: the largest of {} holes has {} bytes, none fits without crossing; "
+          "ask for a larger boundary or add memory",
+          p.size_bytes, p.boundary_bytes, s.hole_count, s.largest_free_bytes);
+      break;
     default:
       if (last.top[0].bytes == 0)
-        write("{} bytes: the largest of {} holes has {} bytes; {} of {} bytes are free, {} cached, the rest is in zones; release some or add memory", p.size_bytes, s.hole_count, s.largest_free_bytes, s.free_bytes, s.total_bytes, s.cached_bytes);
+        write(
+            "{} bytes: the largest of {} holes has {} bytes; {} of {} bytes are free, {} cached, "
+            "the rest is in zones; release some or add memory",
+            p.size_bytes, s.hole_count, s.largest_free_bytes, s.free_bytes, s.total_bytes,
+            s.cached_bytes);
       else
-        write("{} bytes: the largest of {} holes has {} bytes; {} of {} bytes are free, {} cached; most is held by member {} (process {}): {} bytes; free some or add memory", p.size_bytes,
-              s.hole_count, s.largest_free_bytes, s.free_bytes, s.total_bytes, s.cached_bytes, static_cast<u32>(last.top[0].who), last.top[0].process_id, last.top[0].bytes);
+        write(
+            "{} bytes: the largest of {} holes has {} bytes; {} of {} bytes are free, {} cached; "
+            "most is held by member {} (process {}): {} bytes; free some or add memory",
+            p.size_bytes, s.hole_count, s.largest_free_bytes, s.free_bytes, s.total_bytes,
+            s.cached_bytes, static_cast<u32>(last.top[0].who), last.top[0].process_id,
+            last.top[0].bytes);
   }
   return nullptr;
 }

@@ -2,23 +2,30 @@
 //
 //   1 address → region → granule      three loads; nothing locked
 //   2 own slab                        magazine; one store commits
-//   3 another thread's or process's   one compare-and-swap of a word of the slab's remote bitmap commits; then a hint for its owner
+//   3 another thread's or process's   one compare-and-swap of a word of the slab's remote bitmap
+//                                     commits; then a hint for its owner
 //   4 large block                     heap lock, one transaction
 //
-// If the process dies: before the commit the block is still live (its holder, if dead, can be reaped); after it, free.
-// Between the swap and the hint the owner finds the block at its next full look (refill under pressure, recovery, recall).
-// The handles of the block become stale one store before the commit: if the process dies in between, it is live and has none.
+// If the process dies: before the commit the block is still live (its holder, if dead, can be
+// reaped); after it, free. Between the swap and the hint the owner finds the block at its next full
+// look (refill under pressure, recovery, recall). The handles of the block become stale one store
+// before the commit: if the process dies in between, it is live and has none.
 //
 // A block freed twice
-//   in a checked heap, or the last one freed, or free in its slab when a slow path frees it again   reported there
-//   twice in a cache, or there and free in its slab     found when it leaves the cache: overflow, trim, recall, the thread's
-//                                                       end, close, drain, detach, release of a pool, recovery, reap
-//   freed by others twice                               the second finds the bit set; later: found when the owner collects
-//   its slab went back to the region meanwhile          found when it leaves the cache: no slab of that cache lies there
-// Who is told: out of a cache of this process, the misuse policy decides (the second free was this process's, or it and
-// another both freed the block); out of another's cache, of the dead's, or among remote frees, it is counted (misuse_count)
-// and said in the log, and no bystander is stopped. What was found under the heap lock is said once that is free.
-// What a death leaves in two places (rule R2) is no mistake: magazines and slabs say that they are moving blocks just then.
+//   in a checked heap, or the last one freed, or free in its slab when a slow path frees it again
+//       reported there
+//   twice in a cache, or there and free in its slab
+//       found when it leaves the cache: overflow, trim, recall, the thread's end, close, drain,
+//       detach, release of a pool, recovery, reap
+//   freed by others twice
+//       the second finds the bit set; later: found when the owner collects
+//   its slab went back to the region meanwhile
+//       found when it leaves the cache: no slab of that cache lies there
+// Who is told: out of a cache of this process, the misuse policy decides (the second free was this
+// process's, or it and another both freed the block); out of another's cache, of the dead's, or
+// among remote frees, it is counted (misuse_count) and said in the log, and no bystander is
+// stopped. What was found under the heap lock is said once that is free. What a death leaves in two
+// places (rule R2) is no mistake: magazines and slabs say that they are moving blocks just then.
 #include <algorithm>
 #include <cstdlib>
 
@@ -28,12 +35,18 @@
 
 namespace annex::detail {
 
-void local_heap::report_misuse(std::string_view what, const void* block, const local_region* region) noexcept {
+void local_heap::report_misuse(std::string_view what, const void* block,
+                               const local_region* region) noexcept {
   char report[512];
-  const std::string_view heap = region != nullptr ? std::string_view(name_.empty() ? "(private)" : name_.c_str()) : "(none)";
-  const std::string_view text = write_sentence(report, "annex: {}: {}\n  heap {}, region {}, offset {:#x}; member {} (process {})\n  {}\n", what, block, heap,
-                                               region != nullptr ? region->id : 0, region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
-                                               member_, os::process_id(), "the program freed or used a block that is not live; a checked heap (heap_options::checked) finds the first such use");
+  const std::string_view heap =
+      region != nullptr ? std::string_view(name_.empty() ? "(private)" : name_.c_str()) : "(none)";
+  const std::string_view text = write_sentence(
+      report, "annex: {}: {}\n  heap {}, region {}, offset {:#x}; member {} (process {})\n  {}\n",
+      what, block, heap, region != nullptr ? region->id : 0,
+      region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
+      member_, os::process_id(),
+      "the program freed or used a block that is not live; a checked heap (heap_options::checked) "
+      "finds the first such use");
   if (!has_option(option_refuse_misuse)) stop_program(text);
   if (!is_read_only()) segment_.header().misuse_count.fetch_add(1, std::memory_order_relaxed);
   log_line(log_level::error, text);
@@ -41,18 +54,27 @@ void local_heap::report_misuse(std::string_view what, const void* block, const l
 
 void local_heap::say_doubles(const double_frees& found) noexcept {
   const bool is_private = has_option(option_private);
-  const u32 ours = found.ours + (is_private ? found.anybodys : 0), anybodys = is_private ? 0 : found.anybodys;
+  const u32 ours = found.ours + (is_private ? found.anybodys : 0),
+            anybodys = is_private ? 0 : found.anybodys;
   if (anybodys != 0) {  // said before the program may be stopped
     segment_.header().misuse_count.fetch_add(anybodys, std::memory_order_relaxed);
-    log(log_level::error, "{} blocks or pool objects of heap {} had been freed twice, by this process or another", anybodys, name_);
+    log(log_level::error,
+        "{} blocks or pool objects of heap {} had been freed twice, by this process or another",
+        anybodys, name_);
   }
   if (ours == 0) return;
-  segment_.header().misuse_count.fetch_add(ours - 1, std::memory_order_relaxed);  // one is counted with the report
+  // One is counted with the report.
+  segment_.header().misuse_count.fetch_add(ours - 1, std::memory_order_relaxed);
   char what[160];
-  report_misuse(write_sentence(what, "{} blocks or pool objects were freed twice (found when they left a cache of this process)", ours), nullptr, nullptr);
+  report_misuse(write_sentence(what,
+                               "{} blocks or pool objects were freed twice (found when they left a "
+                               "cache of this process)",
+                               ours),
+                nullptr, nullptr);
 }
 
-std::optional<local_heap::live_block> local_heap::find_block(local_region& region, u64 offset, bool inside) noexcept {
+std::optional<local_heap::live_block> local_heap::find_block(local_region& region, u64 offset,
+                                                             bool inside) noexcept {
   const u32 granule = static_cast<u32>(offset >> region.granule_shift);
   if (granule >= region.granule_count) return {};
   const granule_entry g = load_granule(region.granule_base + granule);
@@ -69,7 +91,9 @@ std::optional<local_heap::live_block> local_heap::find_block(local_region& regio
         std::atomic_ref(slab->free_words()[index / 64]).load(std::memory_order_relaxed) |
         slab->remote_bits(index / 64);
     if ((gone & bit) != 0) return {};
-    found = {&region, block_kind::slab_block, begin, class_bytes[slab->size_class], slab->granule, slab, index};
+    found = {
+        &region, block_kind::slab_block, begin, class_bytes[slab->size_class], slab->granule, slab,
+        index};
     return found;
   }
   if (g.kind == granule_inside && inside) {
@@ -78,7 +102,10 @@ std::optional<local_heap::live_block> local_heap::find_block(local_region& regio
     if (!is_read_only()) extents(region).remember_first(granule, at);
     const u64 first = (u64{at} << region.granule_shift) + u64{region.extents[at].lead} * 64;
     const bool is_large = load_granule(&region.granules[at]).kind == granule_large;
-    return live_block{&region, is_large ? block_kind::large : block_kind::zone, first, extents(region).end_of(at) - first, at, nullptr, 0};
+    return live_block{&region, is_large ? block_kind::large : block_kind::zone,
+                      first,   extents(region).end_of(at) - first,
+                      at,      nullptr,
+                      0};
   }
   if (g.kind != granule_large && g.kind != granule_zone) return {};
   const extent_entry& e = region.extents[granule];
@@ -93,16 +120,19 @@ std::optional<local_heap::live_block> local_heap::find_block(local_region& regio
 size_t local_heap::usable_size(const void* block) noexcept {
   local_region* region = address_index::find(block);
   if (region == nullptr || region->heap == nullptr) return 0;
-  const auto live = region->heap->find_block(*region, static_cast<u64>(static_cast<const char*>(block) - region->base), false);
+  const auto live = region->heap->find_block(
+      *region, static_cast<u64>(static_cast<const char*>(block) - region->base), false);
   return live ? live->size_bytes : 0;
 }
 
-// Everything but a block of this thread's own slab in the region and heap of its last free: kept out of the way so that the
-// hit needs no stack. No heap, so no heap's policy: an address annex never handed out is always a mistake of the program.
+// Everything but a block of this thread's own slab in the region and heap of its last free: kept
+// out of the way so that the hit needs no stack. No heap, so no heap's policy: an address annex
+// never handed out is always a mistake of the program.
 void local_heap::free_elsewhere(void* block) noexcept {
   if (block == nullptr || free_anywhere(block)) return;
   char report[256];
-  stop_program(write_sentence(report, "annex: free of {}, which is in no region of any heap in this process\n", block));
+  stop_program(write_sentence(
+      report, "annex: free of {}, which is in no region of any heap in this process\n", block));
 }
 
 bool local_heap::free_anywhere(void* block) noexcept {
@@ -110,7 +140,9 @@ bool local_heap::free_anywhere(void* block) noexcept {
   if (region == nullptr || region->heap == nullptr) return false;
   this_thread.last_region = region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  thread_cache* c = this_thread.heap_number == region->heap_number ? this_thread.cache : turn_to(region->heap_index, region->heap_number);
+  thread_cache* c = this_thread.heap_number == region->heap_number
+                        ? this_thread.cache
+                        : turn_to(region->heap_index, region->heap_number);
   if (c == nullptr || !put_cached(c, *region, offset)) region->heap->free_in(*region, block);
   return true;
 }
@@ -118,49 +150,66 @@ bool local_heap::free_anywhere(void* block) noexcept {
 ANNEX_NO_JUMP_MARK void local_heap::free(void* block) noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_elsewhere(block);
-  if (!put_cached(this_thread.cache, *region, offset)) [[unlikely]] return free_elsewhere(block);
+  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]]
+    return free_elsewhere(block);
+  if (!put_cached(this_thread.cache, *region, offset)) [[unlikely]]
+    return free_elsewhere(block);
 }
 
 bool local_heap::free_if_known(void* block) noexcept {
   const local_region* const region = this_thread.last_region;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]] return free_anywhere(block);
+  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]]
+    return free_anywhere(block);
   return put_cached(this_thread.cache, *region, offset) || free_anywhere(block);
 }
 
-// Not a member: a reader, whose program is mistaken; a forked child of a private heap, whose blocks are the parent's, so that
-// what its destructors free means nothing; or one that found no member record left.
+// Not a member: a reader, whose program is mistaken; a forked child of a private heap, whose blocks
+// are the parent's, so that what its destructors free means nothing; or one that found no member
+// record left.
 bool local_heap::may_free(const void* block, const local_region* region) noexcept {
   if (ensure_member()) return true;
-  if (is_read_only()) report_misuse("free in a process that has the heap attached read-only", block, region);
-  else if (!has_option(option_private)) log(log_level::error, "{} of heap {} could not be freed: no member record is left for this forked child, so it stays its parent's", block, name_);
+  if (is_read_only())
+    report_misuse("free in a process that has the heap attached read-only", block, region);
+  else if (!has_option(option_private))
+    log(log_level::error,
+        "{} of heap {} could not be freed: no member record is left for this forked child, so it "
+        "stays its parent's",
+        block, name_);
   return false;
 }
 
 void local_heap::free_in(local_region& region, void* block) noexcept {
   if (!may_free(block, &region)) return;
   if (const u32 state = region.record->state.load(std::memory_order_acquire);
-      region.record->id.load(std::memory_order_relaxed) != region.id || (state != region_active && state != region_draining))
+      region.record->id.load(std::memory_order_relaxed) != region.id ||
+      (state != region_active && state != region_draining))
     return report_misuse("free of a block in a region that has been removed", block, &region);
-  if (segment_.is_damaged()) return;  // said when it was found: the block stays, and repair sees to the rest
+  // Said when it was found: the block stays, and repair sees to the rest.
+  if (segment_.is_damaged()) return;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region.base);
   const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
-  if (g.kind == granule_slab || g.kind == granule_slab_held) return free_slab_block(region, block, offset, g);
+  if (g.kind == granule_slab || g.kind == granule_slab_held)
+    return free_slab_block(region, block, offset, g);
   std::string_view wrong;
   {
     locked t(*this);
     const auto live = find_block(region, offset, false);
-    if (!live) wrong = "free of an address that is no live block";
-    else if (live->kind == block_kind::zone) wrong = "free of a zone: release it by its name";
-    else free_extent(*t, region, live->granule);
+    if (!live)
+      wrong = "free of an address that is no live block";
+    else if (live->kind == block_kind::zone)
+      wrong = "free of a zone: release it by its name";
+    else
+      free_extent(*t, region, live->granule);
   }
   if (!wrong.empty()) report_misuse(wrong, block, &region);
 }
 
-void local_heap::free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept {
+void local_heap::free_slab_block(local_region& region, void* block, u64 offset,
+                                 granule_entry g) noexcept {
   slab_record* slab = slab_at(segment_, region, offset);
-  if (slab == nullptr) return report_misuse("free of an address that is no live block", block, &region);
+  if (slab == nullptr)
+    return report_misuse("free of an address that is no live block", block, &region);
   const u64 in_slab = offset - (u64{slab->granule} << region.granule_shift);
   const u32 index = block_index_of(in_slab, class_reciprocal[slab->size_class]);
   if (index >= slab->capacity || u64{index} * class_bytes[slab->size_class] != in_slab)
@@ -175,8 +224,10 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
     {
       busy_scope busy(*c);
       if (busy.entered()) {
-        // A freezer may have come and gone since we looked: who makes orphans of the slabs of a cache holds it still.
-        is_others = load_granule(region.granule_base + (offset >> region.granule_shift)).owner != c->slot;
+        // A freezer may have come and gone since we looked: who makes orphans of the slabs of a
+        // cache holds it still.
+        is_others =
+            load_granule(region.granule_base + (offset >> region.granule_shift)).owner != c->slot;
         if (is_others) break;
         magazine& m = c->magazines[size_class];
         const u64 bit = u64{1} << (index % 64);
@@ -189,7 +240,8 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
         if (slab->holdings != 0) {
           clear_holders(segment_, slab, index / 64, bit);
           u64 left = 0;
-          for (u32 w = 0; w < slab->words && left == 0; ++w) left |= held_bits(segment_, slab, w);
+          for (u32 w = 0; w < slab->words && left == 0; ++w)
+            left |= held_bits(segment_, slab, w);
           held_empty = left == 0;
           compiler_fence();
         }
@@ -198,10 +250,14 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
           free_direct(segment_, *c, slab, index);  // commit
         } else {
           if (n >= m.capacity) {
-            if (m.capacity < largest_capacity_of(class_bytes[size_class])) m.capacity = m.capacity * 2;
-            else flush(segment_, views_, *c, size_class, m.capacity - std::min(m.capacity / 2, largest_batch), &doubles);
+            if (m.capacity < largest_capacity_of(class_bytes[size_class]))
+              m.capacity = m.capacity * 2;
+            else
+              flush(segment_, views_, *c, size_class,
+                    m.capacity - std::min(m.capacity / 2, largest_batch), &doubles);
           }
-          if (m.count.load(std::memory_order_relaxed) == magazine_slots) flush(segment_, views_, *c, size_class, 0, &doubles);
+          if (m.count.load(std::memory_order_relaxed) == magazine_slots)
+            flush(segment_, views_, *c, size_class, 0, &doubles);
           const u32 top = m.count.load(std::memory_order_relaxed);
           c->entries_of(size_class)[top] = entry;
           compiler_fence();
@@ -219,18 +275,22 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset, 
     locked t(*this);
     // Since the block is free the slab may have been given back, and something else may lie there.
     const granule_entry now = load_granule(region.granule_base + (offset >> region.granule_shift));
-    const bool is_still_ours = now.kind == granule_slab_held && now.owner == c->slot && slab_at(segment_, region, offset) == slab && slab->owner == c->slot;
-    if (held_empty && is_still_ours && drop_empty_holdings(*t, slab)) set_owner(*t, region, slab, slab->owner, false);
+    const bool is_still_ours = now.kind == granule_slab_held && now.owner == c->slot &&
+                               slab_at(segment_, region, offset) == slab && slab->owner == c->slot;
+    if (held_empty && is_still_ours && drop_empty_holdings(*t, slab))
+      set_owner(*t, region, slab, slab->owner, false);
     t->commit();
     release_empty_slabs(*t, *c, size_class, 1);
   }
   if (doubles != 0) say_doubles({doubles, 0});
 }
 
-void local_heap::free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept {
+void local_heap::free_to_other(local_region& region, slab_record* slab, u32 block,
+                               const void* address) noexcept {
   const u32 word = block / 64;
   const u64 bit = u64{1} << (block % 64);
-  if (has_option(option_checked) && (std::atomic_ref(slab->free_words()[word]).load(std::memory_order_relaxed) & bit) != 0)
+  if (has_option(option_checked) &&
+      (std::atomic_ref(slab->free_words()[word]).load(std::memory_order_relaxed) & bit) != 0)
     return report_misuse("a block was freed twice", address, &region);
   forget_block(segment_, region, *slab, block);
   race_checker::passed_on(segment_.header().heap_id, segment_.ref_of(slab));
@@ -243,7 +303,9 @@ void local_heap::free_to_other(local_region& region, slab_record* slab, u32 bloc
     const u32 lane = slab->lane % limits::lanes;
     shared_word<u64>& hint = segment_.slot(owner).hints[lane / 64];
     const u64 lane_bit = u64{1} << (lane % 64);
-    if ((hint.load(std::memory_order_relaxed) & lane_bit) == 0) hint.fetch_or(lane_bit, std::memory_order_acq_rel);  // sync(hint)
+    // sync(hint).
+    if ((hint.load(std::memory_order_relaxed) & lane_bit) == 0)
+      hint.fetch_or(lane_bit, std::memory_order_acq_rel);
     const u16 now = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
     if (now == owner) break;
     owner = now;
@@ -253,7 +315,8 @@ void local_heap::free_to_other(local_region& region, slab_record* slab, u32 bloc
 void local_heap::free_extent(transaction& t, local_region& region, u32 granule) noexcept {
   const u32 holder = region.extents[granule].holder;
   extents(region).free(t, granule);
-  if (holder != 0 && holder <= segment_.member_limit() && segment_.member(holder).extents_held > 0) {
+  if (holder != 0 && holder <= segment_.member_limit() &&
+      segment_.member(holder).extents_held > 0) {
     t.put(segment_.member(holder).extents_held, segment_.member(holder).extents_held - 1);
     release_member_if_done(t, holder);
   }

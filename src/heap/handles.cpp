@@ -5,10 +5,12 @@
 //                                  no table of words yet     made in one transaction          heap lock
 //   resolve     slot, number → region, offset, generation → the byte's block → its word: the same generation?
 //
-// What is never named has a handle too, for lists (block_summary::where, and handle_of() in a process that may not write): of the
-// generation that it would be named with. It resolves as long as a block that nobody named lies there.
+// What is never named has a handle too, for lists (block_summary::where, and handle_of() in a
+// process that may not write): of the generation that it would be named with. It resolves as long
+// as a block that nobody named lies there.
 //
-// If the process dies: a block whose word says named and whose handle nobody saw is as good as one that nobody named.
+// If the process dies: a block whose word says named and whose handle nobody saw is as good as one
+// that nobody named.
 #include <algorithm>
 
 #include "heap/sanity.hpp"
@@ -34,7 +36,8 @@ handle local_heap::handle_at(const local_region& region, u64 offset, u32 generat
 // Where the name of the byte at offset is written, and what the first one there was.
 local_heap::naming local_heap::naming_of(const live_block& b, u64 offset) const noexcept {
   const local_region& region = *b.region;
-  extent_entry& e = region.extents[b.granule];  // not by the slab's record, which may be on its way back
+  // Not by the slab's record, which may be on its way back.
+  extent_entry& e = region.extents[b.granule];
   if (b.kind == block_kind::slab_block)
     return {generation_word(segment_, e, *b.slab, b.index), first_generation(e)};
   naming own{&e.name, 0, word_is_name};
@@ -50,7 +53,8 @@ local_heap::naming local_heap::naming_of(const live_block& b, u64 offset) const 
   return {generation_word(segment_, pool, object), first, 0, pool, object, &e.name};
 }
 
-// Whether a block that nobody named is kept by a cache: its bits do not say so. everybody: of any thread, else of this one.
+// Whether a block that nobody named is kept by a cache: its bits do not say so. everybody: of any
+// thread, else of this one.
 bool local_heap::is_kept(const live_block& b, const naming& n, bool everybody) noexcept {
   if (n.pool) {
     const u64 bits = std::atomic_ref(n.pool.bits()[n.object / 64]).load(std::memory_order_relaxed);

@@ -1,6 +1,6 @@
 // heap/local_heap.hpp - one attached heap in this process: the parts under a name.
 //
-//   allocate.cpp    sizes → magazine, slab, extent           memory.cpp      add, remove, drain, attach
+//   allocate.cpp    sizes → magazine, slab, extent           memory.cpp  add, remove, drain, attach
 //   allocate_in.cpp the same, in one region
 //   free.cpp        address → magazine, remote bitmap, extent bring.cpp       ways to get memory
 //   recovery.cpp    the dead, the frozen, the orphans         zones.cpp       names
@@ -11,8 +11,9 @@
 //   files.cpp       whose files may be opened, and where       listing.cpp     every heap of the directory
 //   pinning.cpp     pages that stay where they are
 //
-// Locks of this process, in this order: memory_mutex_ (regions come and go; held during observers' callbacks),
-// service_mutex_ (threads without a cache share one thread slot), the heap lock (shared, outlives its holder).
+// Locks of this process, in this order: memory_mutex_ (regions come and go; held during observers'
+// callbacks), service_mutex_ (threads without a cache share one thread slot), the heap lock
+// (shared, outlives its holder).
 #pragma once
 #include <annex/heap.hpp>
 
@@ -26,7 +27,8 @@
 #include "observer/observer_list.hpp"
 #include "platform/kept_file.hpp"
 
-// Of a function that nobody takes the address of: it need not begin with the instruction that jumps by address must lead to.
+// Of a function that nobody takes the address of: it need not begin with the instruction that jumps
+// by address must lead to.
 #if defined(__CET__) && (__CET__ & 1) != 0
 #define ANNEX_NO_JUMP_MARK [[gnu::nocf_check]]
 #else
@@ -37,35 +39,38 @@ namespace annex {
 
 struct registry_access;
 
-/// What a zone record says; pools and rings are zones with tables of their own. The record of a released pool is used for pools
-/// again and for nothing else: who has the pool open reads its incarnation there at any time (docs/design/0011).
+/// What a zone record says; pools and rings are zones with tables of their own. The record of a
+/// released pool is used for pools again and for nothing else: who has the pool open reads its
+/// incarnation there at any time (docs/design/0011).
 enum class zone_type : u32 { plain = 1, pool = 2, ring = 3 };
 /// Far apart: no damaged bit makes a zone that is being filled one that can be found.
 enum zone_state : u32 { zone_committed = 0x6c6c7566, zone_being_filled = 0x93706d65 };
 struct zone_record {
   chunk_ref next;
   zone_type type;
-  u32 region_slot, granule;   // no memory (rings): region_slot = no_region
+  u32 region_slot, granule;  // no memory (rings): region_slot = no_region
   u64 offset_bytes, size_bytes;
-  chunk_ref table;            // of a pool or ring
-  u32 seal;                   // of all but next (seal_of_zone)
+  chunk_ref table;  // of a pool or ring
+  u32 seal;         // of all but next (seal_of_zone)
   u64 table_bytes;
   char name[limits::zone_name_bytes];
   shared_word<u64> incarnation;  // of a pool; 0: released, or no pool
   shared_word<u32> state;        // zone_state; changes once, from being filled to committed
   u32 maker;                     // the member that reserved it
-  u64 generation;                // of a plain zone: no two of the heap are alike, later ones are higher
+  // Of a plain zone: no two of the heap are alike, later ones are higher.
+  u64 generation;
   u32 maker_process;
   u32 padding;
-  u64 maker_start_time;          // of that process: another one with the maker's record is not the maker
+  // Of that process: another one with the maker's record is not the maker.
+  u64 maker_start_time;
 };
 static_assert(sizeof(zone_record) == 152);
 inline u32 seal_of_zone(const zone_record& z) noexcept {
-  return static_cast<u32>(
-      seal_of({u64{z.region_slot} << 32 | z.granule, static_cast<u64>(z.type) << 32 | z.table,
-               z.offset_bytes, z.size_bytes, z.table_bytes, z.incarnation.value,
-               u64{z.state.value} << 32 | z.maker, z.generation, u64{z.maker_process} << 32 | z.padding, z.maker_start_time,
-               seal_of_bytes(z.name, sizeof z.name)}));
+  return static_cast<u32>(seal_of(
+      {u64{z.region_slot} << 32 | z.granule, static_cast<u64>(z.type) << 32 | z.table,
+       z.offset_bytes, z.size_bytes, z.table_bytes, z.incarnation.value,
+       u64{z.state.value} << 32 | z.maker, z.generation, u64{z.maker_process} << 32 | z.padding,
+       z.maker_start_time, seal_of_bytes(z.name, sizeof z.name)}));
 }
 inline constexpr u32 no_region = ~u32{0};
 inline constexpr u32 any_slot = ~u32{0};  // of regions to look in
@@ -75,11 +80,14 @@ namespace detail {
 class local_heap {
  public:
   // ---- lifecycle.cpp, listing.cpp
-  static result<local_heap*> create(std::string_view name, const heap_options& options, bool is_private);
+  static result<local_heap*> create(std::string_view name, const heap_options& options,
+                                    bool is_private);
   /// Shares what this process has attached already, unless a member of its own is asked for.
   /// worthless: what to do with an ephemeral heap that no living member vouches for.
   enum class worthless { attached, ended };
-  static result<local_heap*> attach(std::string_view name, const attach_options& options, bool as_another_member = false, worthless left = worthless::attached);
+  static result<local_heap*> attach(std::string_view name, const attach_options& options,
+                                    bool as_another_member = false,
+                                    worthless left = worthless::attached);
   /// Attaches, or creates what is not there; is_new says which.
   static result<local_heap*> open(std::string_view name, const heap_options& options, bool* is_new);
   static result<void> destroy(std::string_view name, bool only_ephemeral = false);
@@ -93,7 +101,7 @@ class local_heap {
   /// Around a fork: nobody is in the middle of what a child would find half done.
   void before_fork() noexcept;
   void after_fork() noexcept;
-  void become_child() noexcept;   // in a forked child: leave the parent's identity alone
+  void become_child() noexcept;  // in a forked child: leave the parent's identity alone
   /// False: a private heap in a child, or no member record left for the child.
   bool ensure_member() noexcept;
 
@@ -104,15 +112,18 @@ class local_heap {
   u32 self() const noexcept { return member_; }
   /// In the room that is kept for the one who mends: everything but holding blocks.
   bool is_mender() const noexcept { return is_record_of_mender(segment_, member_); }
-  /// Of a heap that this process has found damaged, nothing is changed any more: it is repaired when everybody has closed it.
+  /// Of a heap that this process has found damaged, nothing is changed any more: it is repaired
+  /// when everybody has closed it.
   result<void> refuse_if_damaged() const;
   bool is_read_only() const noexcept { return !segment_.writable(); }
-  bool has_option(segment_option option) const noexcept { return (segment_.header().options & option) != 0; }
+  bool has_option(segment_option option) const noexcept {
+    return (segment_.header().options & option) != 0;
+  }
   region_views& views() noexcept { return views_; }
   heap_id id() const noexcept { return heap_id{segment_.header().heap_id}; }
 
-  /// The heap lock in this thread's name, and what its last holder left undone made good. What was found to be freed twice
-  /// meanwhile is said at the end, when the lock is free again.
+  /// The heap lock in this thread's name, and what its last holder left undone made good. What was
+  /// found to be freed twice meanwhile is said at the end, when the lock is free again.
   class locked {
    public:
     explicit locked(local_heap& h) noexcept;
@@ -132,7 +143,8 @@ class local_heap {
   /// Zeros, or null; not from memory the CPU may not touch.
   void* allocate_cleared(u64 size_bytes) noexcept;
   // ---- allocate_in.cpp
-  /// A block in this region or none, for what must not lie apart (annex/offset_allocator.hpp). Size and alignment of p count.
+  /// A block in this region or none, for what must not lie apart (annex/offset_allocator.hpp). Size
+  /// and alignment of p count.
   void* allocate_in(region_id region, const placement& p) noexcept;
   /// The region of a heap that has a single one; else 0.
   region_id only_region() noexcept;
@@ -154,27 +166,41 @@ class local_heap {
   /// False, and nothing done: the address is in no region of any heap here.
   static bool free_if_known(void* block) noexcept;
   static size_t usable_size(const void* block) noexcept;
-  struct live_block { local_region* region; block_kind kind; u64 offset_bytes, size_bytes; u32 granule; slab_record* slab; u32 index; };
+  struct live_block {
+    local_region* region;
+    block_kind kind;
+    u64 offset_bytes, size_bytes;
+    u32 granule;
+    slab_record* slab;
+    u32 index;
+  };
   /// The live block that begins at this byte (inside: or contains it).
   std::optional<live_block> find_block(local_region& region, u64 offset, bool inside) noexcept;
   void report_misuse(std::string_view what, const void* block, const local_region* region) noexcept;
-  /// Whether this process may give a block or object back; if not, it has been said, where it is a mistake.
+  /// Whether this process may give a block or object back; if not, it has been said, where it is a
+  /// mistake.
   bool may_free(const void* block, const local_region* region) noexcept;
 
   // ---- recovery.cpp
   bool is_claim_of_the_dead(u32 member) const noexcept;
-  /// Whether any other process that lives has the heap attached. Asks the kernel about each until one does.
+  /// Whether any other process that lives has the heap attached. Asks the kernel about each until
+  /// one does.
   bool has_living_others() noexcept;
   void recover_dead(transaction& t) noexcept;
   size_t recover() noexcept;
   void repair_frozen(transaction& t) noexcept;
-  /// Of a cache that is held still by nobody any more: whatever was done in its name is completed. Under the heap lock.
+  /// Of a cache that is held still by nobody any more: whatever was done in its name is completed.
+  /// Under the heap lock.
   void take_back(thread_cache& c) noexcept;
   void leave_thread(thread_cache* c) noexcept;
   void trim_all(bool recall_everything) noexcept;
   void trim_own() noexcept;
   void empty_cache(transaction& t, thread_cache& c) noexcept;
-  struct frozen_caches { std::vector<thread_cache*> caches; u32 not_still = 0; bool somebody_died = false; };
+  struct frozen_caches {
+    std::vector<thread_cache*> caches;
+    u32 not_still = 0;
+    bool somebody_died = false;
+  };
   /// only_member: the caches of its threads; 0: all.
   frozen_caches freeze_all(transaction& t, u32 only_member = 0) noexcept;
   frozen_caches recover_and_freeze(transaction& t) noexcept;
@@ -198,34 +224,45 @@ class local_heap {
   };
   void say_doubles(const double_frees& found) noexcept;
   /// Of a cache, where its doubles are counted until the lock is free again. Under the heap lock.
-  u32* doubles_of(const thread_cache& c) noexcept { return c.member == member_ ? &found_.ours : &found_.anybodys; }
-  void for_each_pool(const std::function<void(const zone_record&, const known_pool&)>& visit) noexcept;
+  u32* doubles_of(const thread_cache& c) noexcept {
+    return c.member == member_ ? &found_.ours : &found_.anybodys;
+  }
+  void for_each_pool(
+      const std::function<void(const zone_record&, const known_pool&)>& visit) noexcept;
   /// A pool needs its objects back from the caches of every thread, if it is the same one still.
   void recall_pool(const zone_record& z, u64 incarnation) noexcept;
-  void flush_pool_caches(transaction& t, const known_pool& pool, const frozen_caches& frozen) noexcept;
+  void flush_pool_caches(transaction& t, const known_pool& pool,
+                         const frozen_caches& frozen) noexcept;
   void take_pool_object_back(transaction& t, const known_pool& pool, u32 object) noexcept;
 
   // ---- reap.cpp
   result<size_t> reap(u32 member, const std::function<reap_choice(const block_summary&)>& look);
-  size_t free_held_by(transaction& t, u32 member, const std::vector<handle>* only, u32* skipped) noexcept;
+  size_t free_held_by(transaction& t, u32 member, const std::vector<handle>* only,
+                      u32* skipped) noexcept;
   std::vector<block_summary> held_by(u32 member);
 
   // ---- memory.cpp
-  /// pins: of a range that is pinned already; taken over, unless it is refused. physical: its IOVAs are where its pages are. Not ~0:
-  /// its tables are taken from the file system at once, and of the memory what lies behind sure_bytes when it is given out.
-  result<region_id> add_memory(const memory_range& range, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins = nullptr, bool physical = false,
-                               u64 sure_bytes = ~u64{0});
+  /// pins: of a range that is pinned already; taken over, unless it is refused. physical: its IOVAs
+  /// are where its pages are. Not ~0: its tables are taken from the file system at once, and of the
+  /// memory what lies behind sure_bytes when it is given out.
+  result<region_id> add_memory(const memory_range& range, bool mapped_by_annex,
+                               const std::string& owned_path, os::pinned* pins = nullptr,
+                               bool physical = false, u64 sure_bytes = ~u64{0});
   result<void> remove_memory(region_id id, std::chrono::nanoseconds deadline, bool wait);
   result<void> cancel_drain(region_id id);
   result<void> attach_memory(region_id id, void* base);
   result<void> detach_memory(region_id id);
-  result<void> prefault(region_id id, unsigned threads, const std::function<void(u64, u64)>& progress);
+  result<void> prefault(region_id id, unsigned threads,
+                        const std::function<void(u64, u64)>& progress);
   void synchronize() noexcept;
   bool may_leave_to_drainer(const local_region& view) noexcept;
   bool leave_to_drainer(local_region& view) noexcept;
   bool stop_serving_here(local_region& view) noexcept;
   /// Regions came or went since the last synchronize().
-  bool has_news() const noexcept { return seen_epoch_.load(std::memory_order_relaxed) != segment_.header().region_epoch.load(std::memory_order_acquire); }
+  bool has_news() const noexcept {
+    return seen_epoch_.load(std::memory_order_relaxed) !=
+           segment_.header().region_epoch.load(std::memory_order_acquire);
+  }
   /// Attaches what can be attached automatically; true when anything new came.
   bool attach_more() noexcept;
   result<local_region*> ensure_attached(u32 slot);
@@ -244,14 +281,20 @@ class local_heap {
   result<region_id> bring_memory(const memory_source& source);
 
   // ---- zones.cpp
-  struct zone_table { zone_type type = zone_type::plain; u64 bytes = 0; visibility seen = visibility::at_once; };
-  result<zone> reserve_zone(std::string_view name, const placement& p, zone_table table, chunk_ref* table_ref,
-                            const std::function<void(transaction&, zone_record&, void*)>& fill_table);
+  struct zone_table {
+    zone_type type = zone_type::plain;
+    u64 bytes = 0;
+    visibility seen = visibility::at_once;
+  };
+  result<zone> reserve_zone(
+      std::string_view name, const placement& p, zone_table table, chunk_ref* table_ref,
+      const std::function<void(transaction&, zone_record&, void*)>& fill_table);
   result<zone_record*> find_zone_record(std::string_view name, zone_type type) noexcept;
   result<zone> find_zone(std::string_view name, zone_type type);
   result<void> release_zone(std::string_view name, zone_type type);
   result<void> commit_zone(std::string_view name, u64 generation);
-  result<zone> wait_zone(std::string_view name, std::chrono::nanoseconds deadline, u64 after_generation);
+  result<zone> wait_zone(std::string_view name, std::chrono::nanoseconds deadline,
+                         u64 after_generation);
   /// Whether the process that reserved it lives, and is the same one still.
   bool is_maker_alive(const zone_record& z) const noexcept;
   zone zone_of(const zone_record& z) noexcept;
@@ -273,7 +316,8 @@ class local_heap {
   static handle handle_at(const local_region& region, u64 offset, u32 generation) noexcept;
   /// What lists say of a block, or of a pool's object: its handle, or the one that it would get.
   handle where_is(const live_block& b) const noexcept;
-  handle where_is(const local_region& region, const zone_record& z, const known_pool& pool, u64 object) const noexcept;
+  handle where_is(const local_region& region, const zone_record& z, const known_pool& pool,
+                  u64 object) const noexcept;
 
   // ---- statistics.cpp
   heap_stats stats() noexcept;
@@ -298,8 +342,8 @@ class local_heap {
  private:
   /// 1, 2, …: unlike an index, never used again by this process.
   static u64 next_number() noexcept;
-  /// Of a byte. word: null as long as there is no table; marks: what it has, if it is one. pool: it is in an object of it, and
-  /// zone is the pool's own word.
+  /// Of a byte. word: null as long as there is no table; marks: what it has, if it is one. pool: it
+  /// is in an object of it, and zone is the pool's own word.
   struct naming {
     u32* word = nullptr;
     u32 first = 0, marks = 0;
@@ -313,11 +357,14 @@ class local_heap {
   friend class locked;
   local_heap() = default;
   ~local_heap() = default;
-  enum class arrival { creator, attacher, child, opener };  // opener: an attacher who ends a worthless heap
+  // Opener: an attacher who ends a worthless heap.
+  enum class arrival { creator, attacher, child, opener };
   static bool is_attaching(arrival how) noexcept;
-  static result<local_heap*> open_segment(int fd, std::string_view name, const heap_files& files, const attach_options& options, arrival how);
+  static result<local_heap*> open_segment(int fd, std::string_view name, const heap_files& files,
+                                          const attach_options& options, arrival how);
   result<void> open_life_file(arrival how, u32 file_mode);
-  result<void> make_life_file_again(const open_directory& where, const std::string& name, u32 file_mode);
+  result<void> make_life_file_again(const open_directory& where, const std::string& name,
+                                    u32 file_mode);
   result<void> join(arrival how);
   result<void> count_share();
   void end_share() noexcept;
@@ -341,11 +388,13 @@ class local_heap {
   void stop_watcher() noexcept;
 
   void* allocate_class(u32 size_class, const placement& p, bool* clean) noexcept;
-  void* allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes, u32 only_slot = any_slot) noexcept;
+  void* allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes,
+                        u32 only_slot = any_slot) noexcept;
   void* allocate_class_in(thread_cache& c, u32 slot, u32 size_class, const placement& p) noexcept;
   bool make_room_in(u32& stage, u32 slot, u64 size_bytes) noexcept;
   void* allocate_large(const placement& p) noexcept;
-  std::optional<extent_place> find_extent(transaction& t, const placement& p, extent_request& q, local_region** where, u32 only_slot = any_slot) noexcept;
+  std::optional<extent_place> find_extent(transaction& t, const placement& p, extent_request& q,
+                                          local_region** where, u32 only_slot = any_slot) noexcept;
   bool make_room(u32& stage, const placement& p, u64 size_bytes) noexcept;
   slab_record* slab_of(const local_region& region, u32 granule) const noexcept;
   void* take_block(thread_cache& c, u32 size_class, bool* clean) noexcept;
@@ -360,7 +409,8 @@ class local_heap {
   static bool free_anywhere(void* block) noexcept;
   void free_in(local_region& region, void* block) noexcept;
   void free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
-  void free_to_other(local_region& region, slab_record* slab, u32 block, const void* address) noexcept;
+  void free_to_other(local_region& region, slab_record* slab, u32 block,
+                     const void* address) noexcept;
   void recover_thread(transaction& t, u32 slot, bool dead) noexcept;
   void recover_member(transaction& t, u32 member, bool release_record) noexcept;
   void repair_cache(thread_cache& c) noexcept;
@@ -385,14 +435,14 @@ class local_heap {
   u32 index_ = 0;
   const u64 number_ = next_number();
   heap_files files_;
-  os::kept_file file_, life_;    // the segment; the file of lives beside it
+  os::kept_file file_, life_;  // the segment; the file of lives beside it
   std::atomic<u32> damage_{0};
-  u32 users_ = 1;                // shares of this attachment; under the registry's mutex
+  u32 users_ = 1;  // shares of this attachment; under the registry's mutex
   u32 member_ = 0;
   double_frees found_;  // under the heap lock
   u16 service_slot_ = no_owner;
   std::vector<membership> shares_;  // records of further attaches in this process
-  void* life_pin_ = nullptr;     // of os::hold_byte(): this member lives
+  void* life_pin_ = nullptr;        // of os::hold_byte(): this member lives
   std::mutex service_mutex_;
   std::mutex memory_mutex_;
   attach_policy policy_ = attach_policy::automatic;
@@ -404,8 +454,12 @@ class local_heap {
   std::thread watcher_;
   std::atomic<bool> watcher_stop_{false};
 
-  // IOVA → region: ordered by lowest IOVA, with the highest so far, rebuilt when regions came or went.
-  struct bus_span { u64 lowest, highest, highest_so_far; u32 slot; };
+  // IOVA → region: ordered by lowest IOVA, with the highest so far, rebuilt when regions came or
+  // went.
+  struct bus_span {
+    u64 lowest, highest, highest_so_far;
+    u32 slot;
+  };
   std::vector<bus_span> bus_spans_;
   u32 bus_epoch_ = ~u32{0};
   std::mutex bus_mutex_;
@@ -413,12 +467,15 @@ class local_heap {
 
 /// A number that a node may have, or any_node.
 result<void> check_numa_node(int node);
-/// No page at base, base + stride, … is on another node (any_node: there is none); those that are not there are not looked at.
+/// No page at base, base + stride, … is on another node (any_node: there is none); those that are
+/// not there are not looked at.
 result<void> check_node(const void* base, u64 bytes, u64 stride, int node);
 /// Every page there, by several threads. fd: of the file behind it, or -1: to say what is wrong.
-result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int fd, unsigned threads, const std::function<void(u64, u64)>& progress);
+result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int fd, unsigned threads,
+                             const std::function<void(u64, u64)>& progress);
 /// Populates and pins; refuses with what is wrong.
-result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads, const std::function<void(u64, u64)>& progress);
+result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads,
+                               const std::function<void(u64, u64)>& progress);
 
 /// Name rules: 1 to 31 of [A-Za-z0-9_.-], no leading dot.
 result<void> check_heap_name(std::string_view name);
@@ -426,9 +483,10 @@ result<void> check_zone_name(std::string_view name);
 /// The hidden file in which members of a heap lock their bytes.
 std::string life_name(std::string_view name, u64 heap_id);
 
-/// Checks a segment nobody vouches for: every number in it is compared with what it may be before it is used. One sentence
-/// per broken invariant. still: threads whose caches do not move (empty: all threads are dead); locked: nobody changes anything
-/// else; after_a_death: who had the lock died with it, and what it stored without a log may be half done.
+/// Checks a segment nobody vouches for: every number in it is compared with what it may be before
+/// it is used. One sentence per broken invariant. still: threads whose caches do not move (empty:
+/// all threads are dead); locked: nobody changes anything else; after_a_death: who had the lock
+/// died with it, and what it stored without a log may be half done.
 void inspect_segment(const segment& s, const std::vector<bool>& still, bool locked,
                      audit_report* report, bool after_a_death = false);
 /// Every index anew, from the truth. For one who is alone with the segment and keeps others out.

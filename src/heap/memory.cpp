@@ -1,12 +1,14 @@
 // heap/memory.cpp - regions come and go: added, attached by other processes, drained, removed.
 //
-//   add      check → reserve the address range here → record (partial) → file named → observers → zero → publish (active)
-//            a death up to publishing: recovery removes the file and the record; nothing was ever handed out
-//   attach   map by fd or path, or checked by hand → observers → base set: from here on blocks come from it
-//   drain    draining (no extent is cut from it any more) → caches recalled, its slabs made orphans (no thread hands
-//            out their blocks) → wait until nothing is live → observers begin, finish → partial: it is gone → file removed
-//            → unmapped → record freed
-//            a death while draining: recovery makes it active again; once it is partial: recovery finishes
+//   add      check → reserve the address range here → record (partial) → file named → observers →
+//            zero → publish (active) a death up to publishing: recovery removes the file and the
+//            record; nothing was ever handed out
+//   attach   map by fd or path, or checked by hand → observers → base set: from here on blocks come
+//            from it
+//   drain    draining (no extent is cut from it any more) → caches recalled, its slabs made orphans
+//            (no thread hands out their blocks) → wait until nothing is live → observers begin,
+//            finish → partial: it is gone → file removed → unmapped → record freed a death while
+//            draining: recovery makes it active again; once it is partial: recovery finishes
 // Observers are called with memory_mutex_ held and no other lock.
 #include <fmt/format.h>
 
@@ -27,8 +29,10 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-constexpr u64 sampled_pages = 4096;  // of memory added by hand, evenly spread, whose node is looked at: adding costs O(IOVA runs)
-constexpr u64 widest_common_alignment = 1 * GiB;  // what other processes align their mapping to, at most
+// Of memory added by hand, evenly spread, whose node is looked at: adding costs O(IOVA runs).
+constexpr u64 sampled_pages = 4096;
+// What other processes align their mapping to, at most.
+constexpr u64 widest_common_alignment = 1 * GiB;
 
 u8 alignment_shift_of(const void* base) noexcept {
   const u64 lowest = reinterpret_cast<u64>(base) & -reinterpret_cast<u64>(base);
@@ -36,39 +40,69 @@ u8 alignment_shift_of(const void* base) noexcept {
 }
 
 result<void> check_range(const memory_range& m) {
-  if (m.base == nullptr) return refuse(errc::invalid_argument, "the base is null; give the address the memory has in this process");
-  if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes || m.page_bytes > limits::largest_page_bytes)
-    return refuse(errc::bad_page_size, "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes, limits::smallest_page_bytes, limits::largest_page_bytes);
-  if (m.length_bytes == 0 || m.length_bytes % m.page_bytes != 0 || m.length_bytes > limits::largest_region_bytes)
-    return refuse(errc::bad_length, "{} bytes are no region: use 1 or more whole pages of {} bytes, up to {} bytes", m.length_bytes, m.page_bytes, limits::largest_region_bytes);
+  if (m.base == nullptr)
+    return refuse(errc::invalid_argument,
+                  "the base is null; give the address the memory has in this process");
+  if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes ||
+      m.page_bytes > limits::largest_page_bytes)
+    return refuse(errc::bad_page_size,
+                  "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes,
+                  limits::smallest_page_bytes, limits::largest_page_bytes);
+  if (m.length_bytes == 0 || m.length_bytes % m.page_bytes != 0 ||
+      m.length_bytes > limits::largest_region_bytes)
+    return refuse(errc::bad_length,
+                  "{} bytes are no region: use 1 or more whole pages of {} bytes, up to {} bytes",
+                  m.length_bytes, m.page_bytes, limits::largest_region_bytes);
   if (reinterpret_cast<u64>(m.base) % m.page_bytes != 0)
-    return refuse(errc::bad_alignment, "base {} is no multiple of the page size {}", m.base, m.page_bytes);
+    return refuse(errc::bad_alignment, "base {} is no multiple of the page size {}", m.base,
+                  m.page_bytes);
   if (passes(reinterpret_cast<u64>(m.base), m.length_bytes, ~u64{0}))
-    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", m.length_bytes, m.base);
+    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space",
+                  m.length_bytes, m.base);
   ANNEX_TRY(check_numa_node(m.numa_node));
   if (m.fd >= 0 && m.fd_offset % limits::smallest_page_bytes != 0)
-    return refuse(errc::bad_alignment, "offset {} of descriptor {} is no multiple of {}: nobody could map it", m.fd_offset, m.fd, limits::smallest_page_bytes);
+    return refuse(errc::bad_alignment,
+                  "offset {} of descriptor {} is no multiple of {}: nobody could map it",
+                  m.fd_offset, m.fd, limits::smallest_page_bytes);
   if (m.fd >= 0 && passes(m.fd_offset, m.length_bytes, limits::largest_file_bytes))
-    return refuse(errc::bad_length, "{} bytes from offset {} pass what a file can have ({} bytes)", m.length_bytes, m.fd_offset, limits::largest_file_bytes);
+    return refuse(errc::bad_length, "{} bytes from offset {} pass what a file can have ({} bytes)",
+                  m.length_bytes, m.fd_offset, limits::largest_file_bytes);
   if (!m.page_iovas.empty() && m.page_iovas.size() != m.length_bytes / m.page_bytes)
-    return refuse(errc::bad_iova, "{} IOVAs for {} pages; give one per page of {} bytes, or none", m.page_iovas.size(), m.length_bytes / m.page_bytes, m.page_bytes);
+    return refuse(errc::bad_iova, "{} IOVAs for {} pages; give one per page of {} bytes, or none",
+                  m.page_iovas.size(), m.length_bytes / m.page_bytes, m.page_bytes);
   if (m.access == touch::none && m.contents != fill::keep)
-    return refuse(errc::no_cpu_access, "memory the CPU may not touch can't be zeroed, or be known to be zero; zero it by its device, and add it with fill::keep");
+    return refuse(errc::no_cpu_access,
+                  "memory the CPU may not touch can't be zeroed, or be known to be zero; zero it "
+                  "by its device, and add it with fill::keep");
   return {};
 }
 
 result<void> check_mapped(const void* base, u64 bytes, touch access) {
   if (access == touch::none) return {};
-  if (passes(reinterpret_cast<u64>(base), bytes, ~u64{0})) return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", bytes, base);
+  if (passes(reinterpret_cast<u64>(base), bytes, ~u64{0}))
+    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", bytes,
+                  base);
   const os::mapping_check check = os::check_mapping(base, bytes);
   if (check.error != 0)
-    return refuse_os(errc::os_failure, check.error, "whether [{}, +{}) is mapped can't be seen (/proc/self/maps): {}{}", base, bytes, std::strerror(check.error), remedy_for(check.error));
-  if (!check.mapped) return refuse(errc::not_mapped, "[{}, +{}) is not all mapped in this process; map it first, or declare touch::none", base, bytes);
-  if (!check.readable || !check.writable) return refuse(errc::not_writable, "[{}, +{}) is not all readable and writable; change its protection, or declare touch::none", base, bytes);
+    return refuse_os(errc::os_failure, check.error,
+                     "whether [{}, +{}) is mapped can't be seen (/proc/self/maps): {}{}", base,
+                     bytes, std::strerror(check.error), remedy_for(check.error));
+  if (!check.mapped)
+    return refuse(
+        errc::not_mapped,
+        "[{}, +{}) is not all mapped in this process; map it first, or declare touch::none", base,
+        bytes);
+  if (!check.readable || !check.writable)
+    return refuse(
+        errc::not_writable,
+        "[{}, +{}) is not all readable and writable; change its protection, or declare touch::none",
+        base, bytes);
   return {};
 }
 
-bool attaches_by_itself(const region_record& r) noexcept { return r.backing != backing_none || r.same_address != 0; }
+bool attaches_by_itself(const region_record& r) noexcept {
+  return r.backing != backing_none || r.same_address != 0;
+}
 
 // The record as it is now. What is checked in it is what is used, whoever changes it meanwhile.
 region_record copy_of(const region_record& r) noexcept {
@@ -78,17 +112,23 @@ region_record copy_of(const region_record& r) noexcept {
 }
 
 void zero_range(char* base, u64 bytes) {
-  in_parallel(bytes, 16 * MiB, 0, [&](unsigned, u64 at, u64 n) { std::memset(base + at, 0, n); return 0; });
+  in_parallel(bytes, 16 * MiB, 0, [&](unsigned, u64 at, u64 n) {
+    std::memset(base + at, 0, n);
+    return 0;
+  });
 }
 
 }  // namespace
 
 // What this member does with each region; made on first use. Null: no metadata left.
-// What this member has said of the view's region; null: nothing. Takes no lock: also for who has it, and for readers.
+// What this member has said of the view's region; null: nothing. Takes no lock: also for who has
+// it, and for readers.
 region_claim* local_heap::claim_here(const local_region& view) noexcept {
   if (member_ == 0 || is_read_only()) return nullptr;
   region_claim* const mine = claims_of(segment_, segment_.member(member_));
-  return mine != nullptr && mine[view.slot].region.load(std::memory_order_relaxed) == view.id ? mine + view.slot : nullptr;
+  return mine != nullptr && mine[view.slot].region.load(std::memory_order_relaxed) == view.id
+             ? mine + view.slot
+             : nullptr;
 }
 
 region_claim* local_heap::claims() noexcept {
@@ -96,7 +136,8 @@ region_claim* local_heap::claims() noexcept {
   if (m.region_claims == 0) {
     locked t(*this);
     if (m.region_claims == 0) {
-      const chunk_ref ref = allocate_chunk(*t, u64{segment_.region_limit()} * sizeof(region_claim), backing::sparse);
+      const chunk_ref ref =
+          allocate_chunk(*t, u64{segment_.region_limit()} * sizeof(region_claim), backing::sparse);
       if (ref == 0 || !back_pages(segment_, u64{ref} * chunk_unit_bytes, sizeof(region_claim))) {
         t->roll_back();
         return nullptr;
@@ -110,11 +151,14 @@ region_claim* local_heap::claims() noexcept {
 // This member's claim on the region. Null: no metadata left for it.
 region_claim* local_heap::claim_on(u32 slot) noexcept {
   region_claim* const mine = claims();
-  return mine != nullptr && back_pages(segment_, segment_.offset_of(mine + slot), sizeof(region_claim)) ? mine + slot : nullptr;
+  return mine != nullptr &&
+                 back_pages(segment_, segment_.offset_of(mine + slot), sizeof(region_claim))
+             ? mine + slot
+             : nullptr;
 }
 
-// For another region: of a slot that is free and has handles left, if there are such with half of theirs. Ids only rise, so none
-// is ever given out again. 0: there is none.
+// For another region: of a slot that is free and has handles left, if there are such with half of
+// theirs. Ids only rise, so none is ever given out again. 0: there is none.
 u32 local_heap::find_region_id(u64 length_bytes) noexcept {
   const u32 slots = std::bit_ceil(segment_.region_limit());
   for (const bool with_half : {true, false}) {
@@ -123,7 +167,9 @@ u32 local_heap::find_region_id(u64 length_bytes) noexcept {
       const u32 slot = views_.slot_of(candidate);
       if (candidate == 0 || slot >= segment_.region_limit()) continue;
       const region_record& r = views_.record(slot);
-      if (r.state.load(std::memory_order_relaxed) != region_free || (with_half && r.numbers_used > all_numbers / 2)) continue;
+      if (r.state.load(std::memory_order_relaxed) != region_free ||
+          (with_half && r.numbers_used > all_numbers / 2))
+        continue;
       if (generations_left(r, slot, length_bytes) >= fewest_generations) return candidate;
     }
   }
@@ -134,7 +180,8 @@ u16 local_heap::attached_bits() const noexcept {
   return static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
 }
 
-// The region's id commits: a claim that is half written, or half taken away, is about nothing, and recovery drops the dead's.
+// The region's id commits: a claim that is half written, or half taken away, is about nothing, and
+// recovery drops the dead's.
 void local_heap::begin_claim(region_claim& claim, u32 id, int fd) const noexcept {
   claim.leases.store(0, std::memory_order_relaxed);
   claim.fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
@@ -148,14 +195,22 @@ void local_heap::end_claim(region_claim& claim) noexcept {
   claim.region.store(0, std::memory_order_release);
 }
 
-result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex, const std::string& owned_path, os::pinned* pins, bool physical, u64 sure_bytes) {
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_annex,
+                                         const std::string& owned_path, os::pinned* pins,
+                                         bool physical, u64 sure_bytes) {
+  if (is_read_only())
+    return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory",
+                  name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   ANNEX_TRY(check_range(m));
   ANNEX_TRY(check_mapped(m.base, m.length_bytes, m.access));
   if (m.access == touch::read_write && !mapped_by_annex)
-    ANNEX_TRY(check_node(m.base, m.length_bytes, std::max<u64>(m.page_bytes, align_up(m.length_bytes / sampled_pages, m.page_bytes)), m.numa_node));
+    ANNEX_TRY(check_node(
+        m.base, m.length_bytes,
+        std::max<u64>(m.page_bytes, align_up(m.length_bytes / sampled_pages, m.page_bytes)),
+        m.numa_node));
   auto tables = make_iova_tables(m.page_iovas, m.page_bytes);
   if (!tables) return std::unexpected(tables.error());
   os::pinned* pinned_here = nullptr;  // not the caller's
@@ -183,7 +238,8 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
   if (m.fd >= 0 && (fd < 0 || os::identify(fd, &file) != 0)) {
     const int why = errno;
     os::close_file(fd);
-    return undo(refuse_os(errc::invalid_argument, why, "descriptor {} can't be used: {}{}", m.fd, std::strerror(why), remedy_for(why)));
+    return undo(refuse_os(errc::invalid_argument, why, "descriptor {} can't be used: {}{}", m.fd,
+                          std::strerror(why), remedy_for(why)));
   }
   auto drop_fd = [&](std::unexpected<error> e) {
     os::close_file(fd);
@@ -200,37 +256,70 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
       if (id == 0 || refused) break;
       const region_record& o = views_.record(other);
       if (o.state.load(std::memory_order_relaxed) == region_free) continue;
-      const bool same_file = fd >= 0 && o.backing != backing_none && o.device == file.device && o.inode == file.inode &&
-                             m.fd_offset < o.fd_offset + o.length_bytes && o.fd_offset < m.fd_offset + m.length_bytes;
-      if (same_file) refused = make_error(errc::region_overlap, 0, "bytes {} to {} of this file are region {} of the heap already", o.fd_offset, o.fd_offset + o.length_bytes, o.id.value);
-      if (o.iova_run_count == 0 || tables->runs.empty() || tables->lowest > o.highest_iova || o.lowest_iova > tables->highest) continue;
+      const bool same_file = fd >= 0 && o.backing != backing_none && o.device == file.device &&
+                             o.inode == file.inode && m.fd_offset < o.fd_offset + o.length_bytes &&
+                             o.fd_offset < m.fd_offset + m.length_bytes;
+      if (same_file)
+        refused = make_error(errc::region_overlap, 0,
+                             "bytes {} to {} of this file are region {} of the heap already",
+                             o.fd_offset, o.fd_offset + o.length_bytes, o.id.value);
+      if (o.iova_run_count == 0 || tables->runs.empty() || tables->lowest > o.highest_iova ||
+          o.lowest_iova > tables->highest)
+        continue;
       local_region& view = views_.at(other);
       for (size_t i = 0; i < tables->runs.size() && !refused; ++i) {
-        const u64 begin = tables->runs[i].address, bytes = (i + 1 < tables->runs.size() ? tables->runs[i + 1].offset : m.length_bytes) - tables->runs[i].offset;
-        if (view.iovas.overlaps(begin, bytes)) refused = make_error(errc::iova_overlap, 0, "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own", begin, begin + bytes, o.id.value);
+        const u64 begin = tables->runs[i].address,
+                  bytes =
+                      (i + 1 < tables->runs.size() ? tables->runs[i + 1].offset : m.length_bytes) -
+                      tables->runs[i].offset;
+        if (view.iovas.overlaps(begin, bytes))
+          refused = make_error(
+              errc::iova_overlap, 0,
+              "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own",
+              begin, begin + bytes, o.id.value);
       }
     }
     if (id == 0 && h.region_count < segment_.region_limit())
+      refused =
+          make_error(errc::limit_reached, 0,
+                     "\"{}\" has had so much memory added and removed that no handles are left for "
+                     "another region of {} bytes (of 2^32 regions, and 2^50 bytes in each of {} "
+                     "slots); bring memory in smaller regions, or make a new heap",
+                     name_, m.length_bytes, segment_.region_limit());
+    else if (id == 0)
       refused = make_error(errc::limit_reached, 0,
-                           "\"{}\" has had so much memory added and removed that no handles are left for another region of {} bytes (of 2^32 regions, and 2^50 bytes in each of {} "
-                           "slots); bring memory in smaller regions, or make a new heap", name_, m.length_bytes, segment_.region_limit());
-    else if (id == 0) refused = make_error(errc::limit_reached, 0, "\"{}\" has its limit of {} regions; remove one, add larger ones, or create it with a higher region_limit", name_, segment_.region_limit());
-    if (id != 0 && !refused && !back_pages(segment_, segment_.offset_of(&views_.record(views_.slot_of(id))), sizeof(region_record))) refused = no_metadata(segment_, name_, sizeof(region_record), "a region's record");
+                           "\"{}\" has its limit of {} regions; remove one, add larger ones, or "
+                           "create it with a higher region_limit",
+                           name_, segment_.region_limit());
+    if (id != 0 && !refused &&
+        !back_pages(segment_, segment_.offset_of(&views_.record(views_.slot_of(id))),
+                    sizeof(region_record)))
+      refused = no_metadata(segment_, name_, sizeof(region_record), "a region's record");
     if (!refused) {
       slot = views_.slot_of(id);
       region_record& r = views_.record(slot);
       const u32 runs = static_cast<u32>(tables->runs.size());
-      auto chunk = [&](u64 bytes, backing pages = backing::whole) { return bytes != 0 ? allocate_chunk(*t, bytes, pages) : chunk_ref{0}; };
+      auto chunk = [&](u64 bytes, backing pages = backing::whole) {
+        return bytes != 0 ? allocate_chunk(*t, bytes, pages) : chunk_ref{0};
+      };
       // Memory that is there is of use only where its tables are, too.
-      auto table = [&](u64 bytes) { return chunk(bytes, sure_bytes != ~u64{0} ? backing::whole : backing_of_table(bytes)); };
-      const chunk_ref granule_table = table(granules * sizeof(granule_entry)), extent_table = table(granules * sizeof(extent_entry));
-      const chunk_ref run_table = chunk(runs * sizeof(iova_run)), order = chunk(runs * sizeof(u32)), index = chunk(tables->index.size() * sizeof(u32));
-      if (granule_table == 0 || extent_table == 0 || (runs != 0 && (run_table == 0 || order == 0 || index == 0))) {
+      auto table = [&](u64 bytes) {
+        return chunk(bytes, sure_bytes != ~u64{0} ? backing::whole : backing_of_table(bytes));
+      };
+      const chunk_ref granule_table = table(granules * sizeof(granule_entry)),
+                      extent_table = table(granules * sizeof(extent_entry));
+      const chunk_ref run_table = chunk(runs * sizeof(iova_run)), order = chunk(runs * sizeof(u32)),
+                      index = chunk(tables->index.size() * sizeof(u32));
+      if (granule_table == 0 || extent_table == 0 ||
+          (runs != 0 && (run_table == 0 || order == 0 || index == 0))) {
         t->roll_back();
-        const u64 table_bytes = granules * (sizeof(granule_entry) + sizeof(extent_entry)) + u64{runs} * (sizeof(iova_run) + 2 * sizeof(u32));
-        refused = no_metadata(segment_, name_, table_bytes, fmt::format("{} granules and {} IOVA runs", granules, runs));
+        const u64 table_bytes = granules * (sizeof(granule_entry) + sizeof(extent_entry)) +
+                                u64{runs} * (sizeof(iova_run) + 2 * sizeof(u32));
+        refused = no_metadata(segment_, name_, table_bytes,
+                              fmt::format("{} granules and {} IOVA runs", granules, runs));
       } else {
-        r.length_bytes = m.length_bytes;  // the record is free: nobody reads it before its state says otherwise
+        // The record is free: nobody reads it before its state says otherwise.
+        r.length_bytes = m.length_bytes;
         r.page_bytes = m.page_bytes;
         r.adder_base = reinterpret_cast<u64>(m.base);
         r.device = file.device;
@@ -301,9 +390,11 @@ result<region_id> local_heap::add_memory(const memory_range& m, bool mapped_by_a
     if (!places) return std::unexpected(places.error());  // the file has no name yet
     if (!owned_path.empty())
       if (const int why = files_.publish(fd, owned_path); why != 0)
-        return refuse_os(errc::os_failure, why, "can't name the region's file {}: {}{}", owned_path, std::strerror(why), remedy_for(why));
+        return refuse_os(errc::os_failure, why, "can't name the region's file {}: {}{}", owned_path,
+                         std::strerror(why), remedy_for(why));
     if (claim == nullptr || !extents(view).back_ends())
-      return std::unexpected(no_metadata(segment_, name_, os::page_bytes(), fmt::format("the tables of region {}", id)));
+      return std::unexpected(no_metadata(segment_, name_, os::page_bytes(),
+                                         fmt::format("the tables of region {}", id)));
     return observers_.agree(view_for_observers(view));
   }();
   if (!agreed) {
@@ -362,9 +453,11 @@ void local_heap::free_region(transaction& t, u32 slot) noexcept {
   free_chunk(t, r.extents, granules * sizeof(extent_entry));
   free_chunk(t, r.iova_runs, u64{r.iova_run_count} * sizeof(iova_run));
   free_chunk(t, r.iova_order, u64{r.iova_run_count} * sizeof(u32));
-  if (r.iova_index != 0) free_chunk(t, r.iova_index, ((r.length_bytes >> r.iova_index_shift) + 2) * sizeof(u32));
+  if (r.iova_index != 0)
+    free_chunk(t, r.iova_index, ((r.length_bytes >> r.iova_index_shift) + 2) * sizeof(u32));
   const u64 bit = u64{1} << (slot % 64);
-  if ((h.free_regions[slot / 64] & bit) != 0) t.put(h.free_regions[slot / 64], h.free_regions[slot / 64] & ~bit);
+  if ((h.free_regions[slot / 64] & bit) != 0)
+    t.put(h.free_regions[slot / 64], h.free_regions[slot / 64] & ~bit);
   t.put(h.used_regions[slot / 64], h.used_regions[slot / 64] & ~bit);
   use_up_numbers(t, r, slot);
   t.put(h.region_count, h.region_count - 1);
@@ -373,7 +466,8 @@ void local_heap::free_region(transaction& t, u32 slot) noexcept {
   t.commit();
 }
 
-// Recalls what caches keep of the region and takes its slabs from their threads; true when anything in it is live.
+// Recalls what caches keep of the region and takes its slabs from their threads; true when anything
+// in it is live.
 bool local_heap::has_live_blocks(transaction& t, u32 slot, frozen_caches* frozen) noexcept {
   for (thread_cache* c : frozen->caches) {
     flush_region(segment_, views_, *c, slot, doubles_of(*c));
@@ -392,14 +486,19 @@ std::string local_heap::who_holds(u32 slot) {
     ++blocks;
     bytes += b.size_bytes;
     const u32 member = static_cast<u32>(b.holder);
-    auto found = std::find_if(holders.begin(), holders.end(), [&](const auto& h) { return h.first == member; });
-    if (found == holders.end()) holders.emplace_back(member, b.size_bytes);
-    else found->second += b.size_bytes;
+    auto found = std::find_if(holders.begin(), holders.end(),
+                              [&](const auto& h) { return h.first == member; });
+    if (found == holders.end())
+      holders.emplace_back(member, b.size_bytes);
+    else
+      found->second += b.size_bytes;
   });
   who = fmt::format("{} blocks, {} bytes", blocks, bytes);
   for (size_t i = 0; i < holders.size() && i < 3; ++i)
-    who += holders[i].first == 0 ? fmt::format("; {} bytes in zones", holders[i].second)
-                                 : fmt::format("; {} bytes held by member {} (process {})", holders[i].second, holders[i].first, segment_.member(holders[i].first).process_id);
+    who += holders[i].first == 0
+               ? fmt::format("; {} bytes in zones", holders[i].second)
+               : fmt::format("; {} bytes held by member {} (process {})", holders[i].second,
+                             holders[i].first, segment_.member(holders[i].first).process_id);
   return who;
 }
 
@@ -409,11 +508,14 @@ bool local_heap::is_attached_elsewhere(region_id region) noexcept {
   if (slot >= views_.slots()) return false;
   for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
-    if (m == member_ || member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+    if (m == member_ || member.state.load(std::memory_order_acquire) != member_live ||
+        member.region_claims == 0)
+      continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, member_)) return true;
+    if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, member_))
+      return true;
   }
   return false;
 }
@@ -423,25 +525,37 @@ result<void> local_heap::check_removable(u32 slot) {
   const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
   for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
-    if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+    if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0)
+      continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, member_)) continue;
+    if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, member_))
+      continue;
     if (const u32 leases = claim.leases.load(std::memory_order_acquire); leases != 0)
-      return refuse(errc::leased, "region {} is held by {} leases of process {}; end them first", id, leases, member.process_id);
+      return refuse(errc::leased, "region {} is held by {} leases of process {}; end them first",
+                    id, leases, member.process_id);
     if (m != member_ && (claim.attached.load(std::memory_order_acquire) & claim_observed) != 0)
-      return refuse(errc::observed_elsewhere, "observers of process {} have not let go of region {}; they do so when that process runs, drain with a longer deadline", member.process_id, id);
+      return refuse(errc::observed_elsewhere,
+                    "observers of process {} have not let go of region {}; they do so when that "
+                    "process runs, drain with a longer deadline",
+                    member.process_id, id);
   }
   return {};
 }
 
-result<void> local_heap::remove_memory(region_id region, std::chrono::nanoseconds patience, bool wait) {
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to remove memory", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+result<void> local_heap::remove_memory(region_id region, std::chrono::nanoseconds patience,
+                                       bool wait) {
+  if (is_read_only())
+    return refuse(errc::read_only,
+                  "\"{}\" is attached read-only; attach it writable to remove memory", name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   const u32 id = static_cast<u32>(region);
-  const auto deadline = clock::now() + std::clamp(patience, std::chrono::nanoseconds(0), std::chrono::nanoseconds(limits::longest_wait_ns));
+  const auto deadline =
+      clock::now() + std::clamp(patience, std::chrono::nanoseconds(0),
+                                std::chrono::nanoseconds(limits::longest_wait_ns));
   region_record* record = views_.find(id);
   if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   const u32 slot = views_.slot_of(id);
@@ -449,8 +563,10 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
   u32 cancels = 0;
   {
     locked t(*this);
-    if (views_.find(id) == record) views_.at(slot).draining_here.store(1, std::memory_order_relaxed);
-    if (views_.find(id) != record) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+    if (views_.find(id) == record)
+      views_.at(slot).draining_here.store(1, std::memory_order_relaxed);
+    if (views_.find(id) != record)
+      return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
     cancels = record->cancel_drain.load(std::memory_order_relaxed);
     t->put(record->worker, member_);
     set_region_state(*t, slot, region_draining);
@@ -469,11 +585,14 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     u32 not_still = 0;
     {
       locked t(*this);
-      if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
+      if (views_.find(id) != record)
+        return refuse(errc::no_such_region, "region {} was removed by another process meanwhile",
+                      id);
       frozen_caches frozen = recover_and_freeze(*t);
       if (views_.find(id) != record) {  // recovery lets others in
         thaw(frozen);
-        return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
+        return refuse(errc::no_such_region, "region {} was removed by another process meanwhile",
+                      id);
       }
       not_still = frozen.not_still;
       live = has_live_blocks(*t, slot, &frozen);
@@ -482,21 +601,31 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
     result<void> removable = live ? result<void>{} : check_removable(slot);
     if (!live && removable) break;
     if (record->cancel_drain.load(std::memory_order_acquire) != cancels)
-      return refuse_and_serve(refuse(errc::canceled, "draining region {} was canceled; it serves again", id));
+      return refuse_and_serve(
+          refuse(errc::canceled, "draining region {} was canceled; it serves again", id));
     if (!wait || clock::now() >= deadline) {
       if (!live && !wait) return refuse_and_serve(std::unexpected(removable.error()));
       if (!live) return refuse_and_serve(std::unexpected(removable.error()));
       const std::string who = who_holds(slot);
-      if (!wait) return refuse_and_serve(refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
-      return refuse_and_serve(refuse(errc::deadline_passed, "region {} still has {}{}; it serves again", id, who, not_still != 0 ? " (a stopped thread keeps some)" : ""));
+      if (!wait)
+        return refuse_and_serve(
+            refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id, who,
+                   not_still != 0 ? " (a stopped thread keeps some)" : ""));
+      return refuse_and_serve(refuse(errc::deadline_passed,
+                                     "region {} still has {}{}; it serves again", id, who,
+                                     not_still != 0 ? " (a stopped thread keeps some)" : ""));
     }
-    os::sleep_ns(std::min<u64>(pause_ns, static_cast<u64>(std::max<i64>(1, std::chrono::nanoseconds(deadline - clock::now()).count()))));
+    os::sleep_ns(std::min<u64>(pause_ns,
+                               static_cast<u64>(std::max<i64>(
+                                   1, std::chrono::nanoseconds(deadline - clock::now()).count()))));
   }
 
   std::lock_guard guard(memory_mutex_);
   local_region& view = views_.at(slot);
   if (view.base != nullptr)
-    if (auto done = observers_.let_go(view_for_observers(view), wait ? deadline : clock::now() + detach_time); !done) {
+    if (auto done = observers_.let_go(view_for_observers(view),
+                                      wait ? deadline : clock::now() + detach_time);
+        !done) {
       (void)observers_.agree(view_for_observers(view));
       return refuse_and_serve(std::unexpected(done.error()));
     }
@@ -509,7 +638,8 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
   bool is_used_again = false;
   {
     locked t(*this);
-    if (views_.find(id) != record) return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
+    if (views_.find(id) != record)
+      return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
     is_used_again = record->live_extents != 0;
     if (is_used_again) {
       view.draining_here.store(0, std::memory_order_relaxed);
@@ -538,13 +668,16 @@ result<void> local_heap::remove_memory(region_id region, std::chrono::nanosecond
 
 result<void> local_heap::cancel_drain(region_id region) {
   if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
+  if (!ensure_member())
+    return refuse(errc::forked_away, "this forked child is no member of the heap");
   region_record* record = views_.find(static_cast<u32>(region));
-  if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, static_cast<u32>(region));
+  if (record == nullptr)
+    return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, static_cast<u32>(region));
   record->cancel_drain.fetch_add(1, std::memory_order_release);
   // A drainer that died left the region draining: then this is what makes it serve again.
   locked t(*this);
-  if (record->state.load(std::memory_order_relaxed) == region_draining) set_region_state(*t, views_.slot_of(static_cast<u32>(region)), region_active);
+  if (record->state.load(std::memory_order_relaxed) == region_draining)
+    set_region_state(*t, views_.slot_of(static_cast<u32>(region)), region_active);
   return {};
 }
 
@@ -553,7 +686,8 @@ void local_heap::detach_view(local_region& view) noexcept {
   char* const base = view.base;
   const u64 length = view.length_bytes;
   if (base == nullptr) return;
-  if (!view.observed_removal && !observers_.empty()) (void)observers_.let_go(view_for_observers(view), clock::now() + detach_time);
+  if (!view.observed_removal && !observers_.empty())
+    (void)observers_.let_go(view_for_observers(view), clock::now() + detach_time);
   address_index::leave(base);
   if (region_claim* const mine = claim_here(view); mine != nullptr) end_claim(*mine);
   views_.set_base(view, nullptr, 0);
@@ -562,13 +696,17 @@ void local_heap::detach_view(local_region& view) noexcept {
   close_fd(view);
 }
 
-// A file with a name can't be kept from being cut short: whoever touches what is missing is killed. So slow paths ask first.
+// A file with a name can't be kept from being cut short: whoever touches what is missing is killed.
+// So slow paths ask first.
 result<void> local_heap::check_length(const local_region& view) const noexcept {
   os::file_identity file;
   const int fd = fd_of(view);
   if (fd < 0 || os::identify(fd, &file) != 0 || file.kind != os::file_kind::regular) return {};
   if (const u64 end = view.record->fd_offset + view.length_bytes; file.length_bytes < end)
-    return refuse(errc::wrong_memory, "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", view.id, file.length_bytes, end);
+    return refuse(
+        errc::wrong_memory,
+        "the file of region {} has {} bytes, but the region reaches to {}; it was cut short",
+        view.id, file.length_bytes, end);
   return {};
 }
 
@@ -585,26 +723,40 @@ result<int> local_heap::open_memory(const region_record& r, u32 slot) noexcept {
   };
   const bool writable = !is_read_only();
   bool any = found(files_.open_memory(segment_, r, writable));
-  if (!any && r.adder_fd_plus_1 != 0) any = found(files_.open_memory_of(segment_, r, r.adder_process, r.adder_fd_plus_1 - 1, writable));
+  if (!any && r.adder_fd_plus_1 != 0)
+    any =
+        found(files_.open_memory_of(segment_, r, r.adder_process, r.adder_fd_plus_1 - 1, writable));
   for (u32 m = 1; m <= segment_.members_used() && !any; ++m) {  // whoever else has it open
     const member_record& member = segment_.member(m);
-    if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0) continue;
+    if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0)
+      continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const u32 open_as = claims[slot].fd_plus_1.load(std::memory_order_relaxed);
-    if (claims[slot].region.load(std::memory_order_acquire) == id && open_as != 0) any = found(files_.open_memory_of(segment_, r, member.process_id, open_as - 1, writable));
+    if (claims[slot].region.load(std::memory_order_acquire) == id && open_as != 0)
+      any = found(files_.open_memory_of(segment_, r, member.process_id, open_as - 1, writable));
   }
-  if (!any && shortage != 0) return refuse_os(errc::cannot_attach, shortage, "region {}'s memory can't be opened: {}{}", id, std::strerror(shortage), remedy_for(shortage));
+  if (!any && shortage != 0)
+    return refuse_os(errc::cannot_attach, shortage, "region {}'s memory can't be opened: {}{}", id,
+                     std::strerror(shortage), remedy_for(shortage));
   if (!any && !against.empty())
-    return refuse(errc::cannot_attach, "region {}'s memory is not opened: {}; map it yourself (attach_memory with a base), or attach with foreign_memory if you trust them (docs/security.md){}{}", id, against,
-                  r.path[0] == '/' ? ": " : "", r.path);
+    return refuse(errc::cannot_attach,
+                  "region {}'s memory is not opened: {}; map it yourself (attach_memory with a "
+                  "base), or attach with foreign_memory if you trust them (docs/security.md){}{}",
+                  id, against, r.path[0] == '/' ? ": " : "", r.path);
   if (!any)
-    return refuse(errc::cannot_attach, "no way to region {}'s memory: {} can't be opened and no member that has it is within reach; map it here and call attach_memory(region, base)",
+    return refuse(errc::cannot_attach,
+                  "no way to region {}'s memory: {} can't be opened and no member that has it is "
+                  "within reach; map it here and call attach_memory(region, base)",
                   id, r.path[0] == '/' ? r.path : "its descriptor");
   os::file_identity file;
-  if (os::identify(fd, &file) == 0 && file.kind == os::file_kind::regular && file.length_bytes < r.fd_offset + r.length_bytes) {
+  if (os::identify(fd, &file) == 0 && file.kind == os::file_kind::regular &&
+      file.length_bytes < r.fd_offset + r.length_bytes) {
     os::close_file(fd);
-    return refuse(errc::wrong_memory, "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", id, file.length_bytes, r.fd_offset + r.length_bytes);
+    return refuse(
+        errc::wrong_memory,
+        "the file of region {} has {} bytes, but the region reaches to {}; it was cut short", id,
+        file.length_bytes, r.fd_offset + r.length_bytes);
   }
   return fd;
 }
@@ -614,37 +766,58 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
   local_region& view = views_.at(slot);
   const region_record r = copy_of(*view.record);
   const u32 id = view.id;
-  if (view.base != nullptr) return refuse(errc::already_attached, "region {} is attached at {} already", id, static_cast<void*>(view.base));
-  if (r.id.value != id || !is_sane_region(segment_, r, slot) || r.fd_offset > ~u64{0} - r.length_bytes)
-    return refuse(errc::corrupt, "the record of region {} says what can't be; close the heap everywhere, then `annex check --repair`", id);
+  if (view.base != nullptr)
+    return refuse(errc::already_attached, "region {} is attached at {} already", id,
+                  static_cast<void*>(view.base));
+  if (r.id.value != id || !is_sane_region(segment_, r, slot) ||
+      r.fd_offset > ~u64{0} - r.length_bytes)
+    return refuse(errc::corrupt,
+                  "the record of region {} says what can't be; close the heap everywhere, then "
+                  "`annex check --repair`",
+                  id);
   if (r.length_bytes != view.region_bytes || r.granule_shift != view.granule_shift) {
     segment_.mark_damaged("the record of a region has changed");
     return std::unexpected(refuse_if_damaged().error());
   }
   region_claim* const mine = is_read_only() ? nullptr : claim_on(slot);
   if (mine == nullptr && !is_read_only())
-    return std::unexpected(no_metadata(segment_, name_, u64{segment_.region_limit()} * sizeof(region_claim), fmt::format("this process's claim on region {}", id)));
+    return std::unexpected(no_metadata(segment_, name_,
+                                       u64{segment_.region_limit()} * sizeof(region_claim),
+                                       fmt::format("this process's claim on region {}", id)));
   if (by_hand == nullptr && r.same_address != 0) {
     if (!files_.believes_record(segment_))
-      return refuse(errc::cannot_attach, "region {} lies at {:#x} in every process, says its record, which others may have written; call attach_memory with a base, or attach with foreign_memory if you trust them", id, r.adder_base);
+      return refuse(errc::cannot_attach,
+                    "region {} lies at {:#x} in every process, says its record, which others may "
+                    "have written; call attach_memory with a base, or attach with foreign_memory "
+                    "if you trust them",
+                    id, r.adder_base);
     by_hand = reinterpret_cast<void*>(r.adder_base);
   }
   void* base = by_hand;
   int fd = -1;
   if (by_hand != nullptr) {
-    if (reinterpret_cast<u64>(by_hand) % r.page_bytes != 0 || reinterpret_cast<u64>(by_hand) % limits::smallest_page_bytes != 0)
-      return refuse(errc::bad_alignment, "base {} is no multiple of the region's page size {}", by_hand, r.page_bytes);
+    if (reinterpret_cast<u64>(by_hand) % r.page_bytes != 0 ||
+        reinterpret_cast<u64>(by_hand) % limits::smallest_page_bytes != 0)
+      return refuse(errc::bad_alignment, "base {} is no multiple of the region's page size {}",
+                    by_hand, r.page_bytes);
     ANNEX_TRY(check_mapped(by_hand, r.length_bytes, static_cast<touch>(r.access)));
   } else {
     if (r.backing == backing_none)
-      return refuse(errc::cannot_attach, "region {} was added as plain memory of process {}, without a descriptor; map it here and call attach_memory(region, base)", id, r.adder_process);
+      return refuse(errc::cannot_attach,
+                    "region {} was added as plain memory of process {}, without a descriptor; map "
+                    "it here and call attach_memory(region, base)",
+                    id, r.adder_process);
     const auto opened = open_memory(r, slot);
     if (!opened) return std::unexpected(opened.error());
     fd = *opened;
-    const auto mapped = os::map_file(fd, r.fd_offset, r.length_bytes, !is_read_only(), std::max(u64{1} << std::min<u8>(r.align_shift, 30), r.page_bytes));
+    const auto mapped =
+        os::map_file(fd, r.fd_offset, r.length_bytes, !is_read_only(),
+                     std::max(u64{1} << std::min<u8>(r.align_shift, 30), r.page_bytes));
     if (mapped.address == nullptr) {
       os::close_file(fd);
-      return refuse_os(errc::cannot_attach, mapped.error, "region {} ({} bytes) can't be mapped: {}{}", id, r.length_bytes, std::strerror(mapped.error), remedy_for(mapped.error));
+      return refuse_os(errc::cannot_attach, mapped.error,
+                       "region {} ({} bytes) can't be mapped: {}{}", id, r.length_bytes,
+                       std::strerror(mapped.error), remedy_for(mapped.error));
     }
     base = mapped.address;
   }
@@ -657,12 +830,16 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
   };
   if (r.pinned != not_pinned && !is_read_only()) {  // whoever pinned it first may die
     const auto pinned = pin_memory(base, r.length_bytes, static_cast<touch>(r.access), 0, {});
-    if (!pinned) return undo(refuse_os(errc::cannot_attach, pinned.error().os_errno, "region {}: {}", id, pinned.error().message()));
+    if (!pinned)
+      return undo(refuse_os(errc::cannot_attach, pinned.error().os_errno, "region {}: {}", id,
+                            pinned.error().message()));
     pins = *pinned;
     if (r.pinned == pinned_physical)
-      if (auto there = check_physical(view, base); !there) return undo(std::unexpected(there.error()));
+      if (auto there = check_physical(view, base); !there)
+        return undo(std::unexpected(there.error()));
   }
-  if (auto reserved = address_index::reserve(base, r.length_bytes); !reserved) return undo(std::unexpected(reserved.error()));
+  if (auto reserved = address_index::reserve(base, r.length_bytes); !reserved)
+    return undo(std::unexpected(reserved.error()));
   keep_fd(view, fd);
   view.pins = pins;
   view.mapped_by_annex = by_hand == nullptr;
@@ -683,42 +860,55 @@ result<local_region*> local_heap::attach_slot(u32 slot, void* by_hand) {
 }
 
 result<void> local_heap::attach_memory(region_id region, void* base) {
-  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (!is_read_only() && !ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   std::lock_guard guard(memory_mutex_);
   const u32 id = static_cast<u32>(region);
-  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  if (views_.find(id) == nullptr)
+    return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   auto attached = attach_slot(views_.slot_of(id), base);
   return attached ? result<void>{} : std::unexpected(attached.error());
 }
 
-// From now on no thread of this process gets a block of the region, from its cache or a slab. False, and nothing has changed: one
-// of them could not be held still.
+// From now on no thread of this process gets a block of the region, from its cache or a slab.
+// False, and nothing has changed: one of them could not be held still.
 bool local_heap::stop_serving_here(local_region& view) noexcept {
   locked t(*this);
   view.usable.store(0, std::memory_order_release);
   frozen_caches frozen = freeze_all(*t, member_);
-  const bool has_barrier = segment_.header().no_barrier.load(std::memory_order_relaxed) == 0;  // else none can be
+  // Else none can be.
+  const bool has_barrier = segment_.header().no_barrier.load(std::memory_order_relaxed) == 0;
   const bool all_still = frozen.not_still == 0 || !has_barrier;
-  if (all_still) has_live_blocks(*t, view.slot, &frozen);
-  else make_usable(view);
+  if (all_still)
+    has_live_blocks(*t, view.slot, &frozen);
+  else
+    make_usable(view);
   thaw(frozen);
   return all_still;
 }
 
 result<void> local_heap::detach_memory(region_id region) {
-  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "this forked child is no member of the heap");
+  if (!is_read_only() && !ensure_member())
+    return refuse(errc::forked_away, "this forked child is no member of the heap");
   std::lock_guard guard(memory_mutex_);
   const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
-  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  if (views_.find(id) == nullptr)
+    return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   local_region& view = views_.at(slot);
-  if (view.base == nullptr) return refuse(errc::not_attached, "region {} is not attached in this process", id);
-  if (const region_claim* const mine = claim_here(view); mine != nullptr && mine->leases.load(std::memory_order_relaxed) != 0)
+  if (view.base == nullptr)
+    return refuse(errc::not_attached, "region {} is not attached in this process", id);
+  if (const region_claim* const mine = claim_here(view);
+      mine != nullptr && mine->leases.load(std::memory_order_relaxed) != 0)
     return refuse(errc::leased, "region {} is held by a lease of this process; end it first", id);
-  if (auto done = observers_.let_go(view_for_observers(view), clock::now() + detach_time); !done) return done;
+  if (auto done = observers_.let_go(view_for_observers(view), clock::now() + detach_time); !done)
+    return done;
   if (!is_read_only() && !stop_serving_here(view)) {
     (void)observers_.agree(view_for_observers(view));
-    return refuse(errc::heap_in_use, "a thread of this process is stopped in the middle of an allocation and may keep blocks of region {}; continue it, then detach again", id);
+    return refuse(errc::heap_in_use,
+                  "a thread of this process is stopped in the middle of an allocation and may keep "
+                  "blocks of region {}; continue it, then detach again",
+                  id);
   }
   view.observed_removal = true;
   detach_view(view);
@@ -728,8 +918,14 @@ result<void> local_heap::detach_memory(region_id region) {
 
 result<local_region*> local_heap::ensure_attached(u32 slot) {
   if (local_region& view = views_.at(slot); is_usable_here(view)) return &view;
-  if (policy_ == attach_policy::manual) return refuse(errc::not_attached, "region {} is not attached here, and this heap attaches by hand only", views_.record(slot).id.value);
-  if (is_inside_callback()) return refuse(errc::not_attached, "region {} is not attached yet, and an observer's callback can't attach it", views_.record(slot).id.value);
+  if (policy_ == attach_policy::manual)
+    return refuse(errc::not_attached,
+                  "region {} is not attached here, and this heap attaches by hand only",
+                  views_.record(slot).id.value);
+  if (is_inside_callback())
+    return refuse(errc::not_attached,
+                  "region {} is not attached yet, and an observer's callback can't attach it",
+                  views_.record(slot).id.value);
   std::lock_guard guard(memory_mutex_);
   if (local_region& view = views_.at(slot); is_usable_here(view)) return &view;
   return attach_slot(slot, nullptr);
@@ -740,7 +936,8 @@ bool local_heap::attach_more() noexcept {
   bool any = false;
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
-    if (r.state.load(std::memory_order_acquire) != region_active || !attaches_by_itself(r)) continue;
+    if (r.state.load(std::memory_order_acquire) != region_active || !attaches_by_itself(r))
+      continue;
     if (!is_usable_here(views_.at(slot))) any |= ensure_attached(slot).has_value();
   }
   return any;
@@ -749,14 +946,18 @@ bool local_heap::attach_more() noexcept {
 // Whether another process drains the region, and nothing of it is in use here.
 bool local_heap::may_leave_to_drainer(const local_region& view) noexcept {
   const region_record& r = *view.record;
-  if (r.state.load(std::memory_order_acquire) != region_draining || r.id.load(std::memory_order_relaxed) != view.id) return false;
-  if (std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) != 0) return false;
+  if (r.state.load(std::memory_order_acquire) != region_draining ||
+      r.id.load(std::memory_order_relaxed) != view.id)
+    return false;
+  if (std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) != 0)
+    return false;
   if (view.draining_here.load(std::memory_order_relaxed) != 0) return false;
   const region_claim* const mine = claim_here(view);
   return mine == nullptr || mine->leases.load(std::memory_order_relaxed) == 0;
 }
 
-// Allocation and leases ask for the heap lock too: from now on there are none here. False: there is something.
+// Allocation and leases ask for the heap lock too: from now on there are none here. False: there is
+// something.
 bool local_heap::leave_to_drainer(local_region& view) noexcept {
   std::optional<locked> t;
   if (!is_read_only()) t.emplace(*this);
@@ -772,19 +973,24 @@ void local_heap::synchronize() noexcept {
   if (!guard) return;  // somebody is at it
   const bool watched = !observers_.empty();
   u32 slots = views_.local_slots();
-  for (const u32 slot : used_region_slots(segment_)) slots = std::max(slots, slot + 1);
+  for (const u32 slot : used_region_slots(segment_))
+    slots = std::max(slots, slot + 1);
   for (u32 slot = 0; slot < slots; ++slot) {
     local_region* view = views_.existing(slot);
     const region_record& r = views_.record(slot);
     const u32 state = r.state.load(std::memory_order_acquire);
     if (view != nullptr && is_usable_here(*view)) {
-      const bool gone = state == region_free || state == region_partial || r.id.load(std::memory_order_relaxed) != view->id;
-      // A drainer in another process waits for our observers; it has made sure, or will, that nothing is live.
+      const bool gone = state == region_free || state == region_partial ||
+                        r.id.load(std::memory_order_relaxed) != view->id;
+      // A drainer in another process waits for our observers; it has made sure, or will, that
+      // nothing is live.
       const bool leave = watched && may_leave_to_drainer(*view);
       if (leave && !gone) {
         // The callbacks take their time: the region may serve again when they are done.
-        if (!observers_.let_go(view_for_observers(*view), clock::now() + detach_time) || !leave_to_drainer(*view)) {
-          (void)observers_.agree(view_for_observers(*view));  // in use again; the next look asks again
+        if (!observers_.let_go(view_for_observers(*view), clock::now() + detach_time) ||
+            !leave_to_drainer(*view)) {
+          // In use again; the next look asks again.
+          (void)observers_.agree(view_for_observers(*view));
           continue;
         }
         view->observed_removal = true;
@@ -793,7 +999,8 @@ void local_heap::synchronize() noexcept {
         detach_view(*view);
         views_.drop(*view);
       }
-    } else if (watched && state == region_active && policy_ == attach_policy::automatic && attaches_by_itself(r)) {
+    } else if (watched && state == region_active && policy_ == attach_policy::automatic &&
+               attaches_by_itself(r)) {
       (void)attach_slot(slot, nullptr);  // so that devices know it before it is used here
     }
   }

@@ -1,7 +1,8 @@
-// heap/observing.cpp - who watches a heap's regions in this process: observers, the thread that wakes for them, leases.
+// heap/observing.cpp - who watches a heap's regions in this process: observers, the thread that
+// wakes for them, leases.
 //
-// Observers are called with memory_mutex_ held and no other lock. A lease is a count in the member's claim on the region,
-// which ends with the member.
+// Observers are called with memory_mutex_ held and no other lock. A lease is a count in the
+// member's claim on the region, which ends with the member.
 #include <atomic>
 #include <thread>
 #include <utility>
@@ -15,7 +16,8 @@ struct observation::state {
   detail::local_heap* heap;
   observer* who;
 };
-observation::observation(observation&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
+observation::observation(observation&& other) noexcept
+    : state_(std::exchange(other.state_, nullptr)) {}
 observation& observation::operator=(observation&& other) noexcept {
   if (this != &other) {
     end();
@@ -23,14 +25,17 @@ observation& observation::operator=(observation&& other) noexcept {
   }
   return *this;
 }
-observation::~observation() { end(); }
+observation::~observation() {
+  end();
+}
 void observation::end() noexcept {
   if (state_ == nullptr) return;
   state_->heap->end_observation(state_->who);
   delete std::exchange(state_, nullptr);
 }
 
-lease::lease(lease&& other) noexcept : heap_(std::exchange(other.heap_, nullptr)), region_slot_(other.region_slot_) {}
+lease::lease(lease&& other) noexcept
+    : heap_(std::exchange(other.heap_, nullptr)), region_slot_(other.region_slot_) {}
 lease& lease::operator=(lease&& other) noexcept {
   if (this != &other) {
     give_back();
@@ -39,9 +44,12 @@ lease& lease::operator=(lease&& other) noexcept {
   }
   return *this;
 }
-lease::~lease() { give_back(); }
+lease::~lease() {
+  give_back();
+}
 void lease::give_back() noexcept {
-  if (heap_ != nullptr) static_cast<detail::local_heap*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
+  if (heap_ != nullptr)
+    static_cast<detail::local_heap*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
 }
 
 namespace detail {
@@ -53,14 +61,18 @@ using clock = std::chrono::steady_clock;
 
 region_view local_heap::view_for_observers(const local_region& v) const {
   const region_record& r = *v.record;
-  region_view view{id(), region_id{v.id}, v.base, r.length_bytes, r.page_bytes, fd_of(v), r.fd_offset, r.numa_node, v.access, {}, 0};
+  region_view view{id(),     region_id{v.id}, v.base,      r.length_bytes, r.page_bytes,
+                   fd_of(v), r.fd_offset,     r.numa_node, v.access,       {},
+                   0};
   view.remote_base = remote_address(handle_at(v, 0, 0), r.length_bytes);
   for (u32 i = 0; i < v.iovas.run_count; ++i)
-    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset, iova{v.iovas.runs[i].address}});
+    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset,
+                         iova{v.iovas.runs[i].address}});
   return view;
 }
 
-// Observers must be told even if this process never calls annex again: a thread waits for changes of the region table.
+// Observers must be told even if this process never calls annex again: a thread waits for changes
+// of the region table.
 void local_heap::start_watcher() {
   if (watcher_.joinable()) return;
   watcher_stop_ = false;
@@ -71,7 +83,8 @@ void local_heap::start_watcher() {
       synchronize();
       // While a region drains, its last block may go without a change of the epoch: look often.
       bool draining = false;
-      for (const u32 slot : used_region_slots(segment_)) draining |= views_.record(slot).state.load(std::memory_order_relaxed) == region_draining;
+      for (const u32 slot : used_region_slots(segment_))
+        draining |= views_.record(slot).state.load(std::memory_order_relaxed) == region_draining;
       os::wait_on(&epoch.value, seen, draining ? 2'000'000 : 100'000'000);
     }
   });
@@ -90,12 +103,15 @@ void local_heap::note_observers() noexcept {
   if (mine == nullptr) return;
   const u16 bits = attached_bits();
   for (u32 slot = 0; slot < views_.local_slots(); ++slot)
-    if (const local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr && mine[slot].region.load(std::memory_order_relaxed) == view->id)
+    if (const local_region* view = views_.existing(slot);
+        view != nullptr && view->base != nullptr &&
+        mine[slot].region.load(std::memory_order_relaxed) == view->id)
       mine[slot].attached.store(bits, std::memory_order_release);
 }
 
 result<observation> local_heap::observe(observer& who) {
-  if (!is_read_only() && !ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (!is_read_only() && !ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   if (policy_ == attach_policy::automatic) attach_more();
   {
@@ -126,23 +142,29 @@ void local_heap::end_observation(observer* who) noexcept {
   observers_.erase(who);
   for (u32 slot = views_.local_slots(); slot-- > 0;) {
     const local_region* view = views_.existing(slot);
-    if (view != nullptr && view->base != nullptr && !forked_) (void)observer_list::dismiss(*who, view_for_observers(*view), clock::now() + detach_time);
+    if (view != nullptr && view->base != nullptr && !forked_)
+      (void)observer_list::dismiss(*who, view_for_observers(*view), clock::now() + detach_time);
   }
   note_observers();
 }
 
 result<lease> local_heap::hold(region_id region) {
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (is_read_only())
+    return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
-  if (views_.find(id) == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
+  if (views_.find(id) == nullptr)
+    return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
   ANNEX_TRY(ensure_attached(slot));
   region_claim* const mine = claims();
   locked t(*this);
-  if (views_.find(id) == nullptr || mine == nullptr || mine[slot].region.load(std::memory_order_relaxed) != id)
+  if (views_.find(id) == nullptr || mine == nullptr ||
+      mine[slot].region.load(std::memory_order_relaxed) != id)
     return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
-  if (!is_usable_here(views_.at(slot))) return refuse(errc::not_attached, "region {} is just being detached here", id);
+  if (!is_usable_here(views_.at(slot)))
+    return refuse(errc::not_attached, "region {} is just being detached here", id);
   mine[slot].leases.fetch_add(1, std::memory_order_acq_rel);
   lease held;
   held.heap_ = this;
@@ -152,7 +174,8 @@ result<lease> local_heap::hold(region_id region) {
 
 void local_heap::give_back_lease(u32 slot) noexcept {
   if (forked_ || member_ == 0) return;
-  if (region_claim* const mine = claims_of(segment_, segment_.member(member_)); mine != nullptr) mine[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
+  if (region_claim* const mine = claims_of(segment_, segment_.member(member_)); mine != nullptr)
+    mine[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
 }
 
 }  // namespace detail

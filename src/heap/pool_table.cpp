@@ -12,7 +12,8 @@ constexpr u32 objects_per_transaction = 256;  // up to three puts each
 }  // namespace
 
 u32* generation_word(const segment& s, const known_pool& pool, u64 object) noexcept {
-  const chunk_ref ref = std::atomic_ref(pool.table->generations).load(std::memory_order_acquire);  // sync(published)
+  // sync(published).
+  const chunk_ref ref = std::atomic_ref(pool.table->generations).load(std::memory_order_acquire);
   if (ref == 0 || object >= pool.object_count) return nullptr;
   u32* const table = s.find_chunk<u32>(ref, u64{pool.object_count} * sizeof(u32));
   return table != nullptr ? table + object : nullptr;
@@ -20,12 +21,14 @@ u32* generation_word(const segment& s, const known_pool& pool, u64 object) noexc
 
 bool make_generations(transaction& t, const known_pool& pool) noexcept {
   if (pool.table->generations != 0) return true;
-  const chunk_ref ref = allocate_chunk(t, u64{pool.object_count} * sizeof(u32));  // zeros: every object as it began
+  // Zeros: every object as it began.
+  const chunk_ref ref = allocate_chunk(t, u64{pool.object_count} * sizeof(u32));
   if (ref == 0) {
     t.roll_back();
     return false;
   }
-  store_word(pool.table->only_member, several_members);  // if the rest is undone it says too much, which is slower and never wrong
+  // If the rest is undone it says too much, which is slower and never wrong.
+  store_word(pool.table->only_member, several_members);
   compiler_fence();
   t.put(pool.table->generations, ref);
   t.commit();
@@ -38,7 +41,8 @@ known_pool look_for_pool_table(const segment& s, chunk_ref ref, u64 table_bytes)
   if (table == nullptr) return {};
   const known_pool pool(table, __atomic_load_n(&table->object_bytes, __ATOMIC_RELAXED),
                         __atomic_load_n(&table->object_count, __ATOMIC_RELAXED));
-  const bool can_be = pool.object_count != 0 && pool.object_bytes != 0 && pool.words == table->words &&
+  const bool can_be = pool.object_count != 0 && pool.object_bytes != 0 &&
+                      pool.words == table->words &&
                       table_bytes >= pool_table_bytes(pool.object_count, s.thread_limit());
   return can_be ? pool : known_pool{};
 }
@@ -50,12 +54,15 @@ known_pool find_pool_table(const segment& s, chunk_ref ref, u64 table_bytes) noe
   return pool;
 }
 
-u32 refill_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache, u32 wanted) noexcept {
+u32 refill_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache,
+                      u32 wanted) noexcept {
   pool_table& table = *pool.table;
   const u32 before = entries_in(cache);
-  // Before anything is taken; if the rest is undone it says too much, which is slower and never wrong.
+  // Before anything is taken; if the rest is undone it says too much, which is slower and never
+  // wrong.
   const auto me = static_cast<u16>(t.member());
-  if (table.only_member != me) store_word(table.only_member, table.only_member == 0 ? me : several_members);
+  if (table.only_member != me)
+    store_word(table.only_member, table.only_member == 0 ? me : several_members);
   compiler_fence();
   u16* const holders = pool.holders(t.seg().thread_limit());
   u32 n = before;
@@ -80,7 +87,8 @@ u32 refill_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache,
   return t.seg().is_damaged() ? 0 : n - before;
 }
 
-u32 flush_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache, u32 member, u32 keep) noexcept {
+u32 flush_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache, u32 member,
+                     u32 keep) noexcept {
   pool_table& table = *pool.table;
   u32 doubles = 0;
   while (count_in(cache) > keep && !t.seg().is_damaged()) {
@@ -92,7 +100,8 @@ u32 flush_pool_cache(transaction& t, const known_pool& pool, pool_cache& cache, 
       const u64 object = cache.entries[i] / pool.object_bytes;
       if (object >= pool.object_count) continue;
       const u64 bit = u64{1} << (object % 64);
-      if ((pool.bits()[object / 64] & bit) != 0 || holders[object] != member) {  // it was given twice
+      // It was given twice.
+      if ((pool.bits()[object / 64] & bit) != 0 || holders[object] != member) {
         ++doubles;
         continue;
       }

@@ -127,7 +127,7 @@ class rebuilder {
   segment_header& h_;
   repair_report& report_;
   const bool caches_are_believed_;  // the audit found nothing: they are as good as for an attach
-  std::map<u64, u64> taken_;  // begin → end, in bytes
+  std::map<u64, u64> taken_;        // begin → end, in bytes
   std::map<chunk_ref, place> slabs_, zone_extents_;
   std::map<std::pair<u32, u32>, chunk_ref>
       zones_at_;  // by region slot and granule: what zones say of themselves
@@ -145,7 +145,8 @@ class rebuilder {
 /// Changes one byte of the header back, or its seal, if that is what was damaged, and what the
 /// file's length or the limits tell. True: it fits its seal now, or did.
 bool mend_header(segment_header& h, u64 file_bytes);
-/// A file that was cut behind the arena's top gets the spare bytes back that no chunk is without. Nothing of a chunk is made up.
+/// A file that was cut behind the arena's top gets the spare bytes back that no chunk is without.
+/// Nothing of a chunk is made up.
 void lengthen_behind_the_arena(const segment& s);
 
 }  // namespace annex::detail

@@ -21,12 +21,13 @@ namespace {
 struct thread_entry {
   std::vector<thread_cache*> caches;
   u32 thread_id = 0;
-  bool is_late = false;  // made when no further round of destructors is sure to come: its thread may be gone
+  // Made when no further round of destructors is sure to come: its thread may be gone.
+  bool is_late = false;
 };
 
 struct registry_state {
   std::mutex mutex;
-  std::vector<detail::local_heap*> heaps;   // by index; null: unused
+  std::vector<detail::local_heap*> heaps;  // by index; null: unused
   std::vector<thread_entry*> threads;
   std::vector<detail::local_heap*> being_left;  // by threads that end: once for each cache
 };
@@ -37,7 +38,8 @@ registry_state& state() noexcept {
   return only;
 }
 
-constexpr u32 rounds_that_are_sure = 3;  // of destructors of thread-specific data: POSIX promises four
+// Of destructors of thread-specific data: POSIX promises four.
+constexpr u32 rounds_that_are_sure = 3;
 
 constinit thread_local thread_entry* own_entry = nullptr;
 constinit thread_local u32 times_ended = 0;
@@ -56,7 +58,9 @@ thread_local end_notice notice;
 }
 
 void publish(const thread_entry& mine) noexcept {
-  this_thread = {.caches = mine.caches.data(), .cache_count = static_cast<u32>(mine.caches.size()), .last_region = this_thread.last_region};
+  this_thread = {.caches = mine.caches.data(),
+                 .cache_count = static_cast<u32>(mine.caches.size()),
+                 .last_region = this_thread.last_region};
 }
 
 // Takes the entry out of the list and returns whose caches it had. Under the mutex.
@@ -64,8 +68,10 @@ std::vector<std::pair<detail::local_heap*, thread_cache*>> take_apart(thread_ent
   std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
   std::erase(state().threads, entry);
   for (u32 i = 0; i < entry->caches.size(); ++i)
-    if (entry->caches[i] != nullptr && state().heaps[i] != nullptr) caches.emplace_back(state().heaps[i], entry->caches[i]);
-  for (const auto& [heap, cache] : caches) state().being_left.push_back(heap);
+    if (entry->caches[i] != nullptr && state().heaps[i] != nullptr)
+      caches.emplace_back(state().heaps[i], entry->caches[i]);
+  for (const auto& [heap, cache] : caches)
+    state().being_left.push_back(heap);
   return caches;
 }
 
@@ -124,7 +130,8 @@ void after_fork() {
 void in_child() {
   after_fork();  // the forking thread had them all
   notice.touch();
-  // This process has one thread. The tables of the others are theirs no more; they may have been half way through a change.
+  // This process has one thread. The tables of the others are theirs no more; they may have been
+  // half way through a change.
   state().threads.clear();
   state().being_left.clear();
   own_entry = nullptr;
@@ -142,8 +149,10 @@ u32 enter(detail::local_heap* heap) {
   auto& heaps = state().heaps;
   const auto unused = std::find(heaps.begin(), heaps.end(), nullptr);
   const u32 index = static_cast<u32>(unused - heaps.begin());
-  if (unused == heaps.end()) heaps.push_back(heap);
-  else *unused = heap;
+  if (unused == heaps.end())
+    heaps.push_back(heap);
+  else
+    *unused = heap;
   return index;
 }
 
@@ -186,7 +195,8 @@ bool unshare(detail::local_heap* heap) noexcept {
 void remember_cache(u32 heap_index, thread_cache* cache) {
   thread_entry& mine = entry_of_this_thread();
   std::lock_guard guard(state().mutex);
-  if (mine.caches.size() <= heap_index) mine.caches.resize(std::max<size_t>(heap_index + 1, 8), nullptr);
+  if (mine.caches.size() <= heap_index)
+    mine.caches.resize(std::max<size_t>(heap_index + 1, 8), nullptr);
   mine.caches[heap_index] = cache;
   publish(mine);
 }
@@ -232,7 +242,9 @@ void give_back_late_caches() noexcept {
   give_back(caches);
 }
 
-bool is_program_ending() noexcept { return program_ends.load(std::memory_order_acquire); }
+bool is_program_ending() noexcept {
+  return program_ends.load(std::memory_order_acquire);
+}
 
 }  // namespace registry
 }  // namespace annex

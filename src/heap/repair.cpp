@@ -107,9 +107,11 @@ bool mend_header(segment_header& h, u64 file_bytes) {
 
 void lengthen_behind_the_arena(const segment& s) {
   const u64 top = s.header().arena.top, there = s.file_bytes();
-  if (top > there || top < s.geometry().arena_at || top + spare_file_bytes > s.mapped_bytes()) return;
+  if (top > there || top < s.geometry().arena_at || top + spare_file_bytes > s.mapped_bytes())
+    return;
   const u64 end = align_up(top + spare_file_bytes, os::page_bytes());
-  // A file that may not be longer (a full file size limit) stays as it is: chunks at its end are refused then.
+  // A file that may not be longer (a full file size limit) stays as it is: chunks at its end are
+  // refused then.
   if (end > there) (void)os::set_length(s.fd(), end);
 }
 
@@ -161,7 +163,8 @@ void rebuilder::empty_threads() {
     if (c.slot != i) continue;
     if (c.key != 0)
       fix(c.key, i | u32{granule_slab} << 16, fmt::format("thread {}: whose cache it is", i));
-    for (u32 k = 1; k < class_count; ++k) empty_magazine(c, i, k);
+    for (u32 k = 1; k < class_count; ++k)
+      empty_magazine(c, i, k);
     std::fill(std::begin(c.lanes), std::end(c.lanes), 0);
     std::fill(std::begin(c.used_lanes), std::end(c.used_lanes), 0);
     c.busy.value = c.frozen.value = 0;

@@ -30,7 +30,9 @@ void set_in_use(extent_entry& e, u32 length, u16 holder, u16 lead, chunk_ref rec
   e.record = record;
 }
 
-bool is_slab(u8 kind) noexcept { return kind == granule_slab || kind == granule_slab_held; }
+bool is_slab(u8 kind) noexcept {
+  return kind == granule_slab || kind == granule_slab_held;
+}
 
 }  // namespace
 
@@ -94,15 +96,12 @@ bool rebuilder::mend_region(u32 slot, bool is_counted) {
     const u32 id = r.id.value;
     switch (mend_by_seal(r.seal, {parts[0], parts[1], parts[2], parts[3], parts[4], parts[5]},
                          [&] { return seal_of_region(r); })) {
-      case mending::fits:
-        break;
+      case mending::fits: break;
       case mending::byte:
         say("region {} in slot {}: a word of its record is right again, by its seal (it was {})",
             r.id.value, slot, id);
         break;
-      case mending::seal:
-        say("region {}: its seal is right again", id);
-        break;
+      case mending::seal: say("region {}: its seal is right again", id); break;
       case mending::failed:
         unsealed_.insert(slot);
         doubt(
@@ -571,7 +570,8 @@ bool rebuilder::mend_slab(const tables& t, slab_record* slab, u32 at, u32 length
     slab->region = static_cast<u16>(t.slot);
     slab->size_class = static_cast<u8>(most->first);
     slab->capacity = static_cast<u32>(capacity_of(most->first));
-    for (u32 id = s_.member_limit(); id != 0 && !fits(); --id) slab->member = static_cast<u16>(id);
+    for (u32 id = s_.member_limit(); id != 0 && !fits(); --id)
+      slab->member = static_cast<u16>(id);
   }
   if (fits()) {
     say("{}: the record of the slab at granule {} is right again, by its seal", t.name, at);
@@ -636,7 +636,8 @@ void rebuilder::restore_blocks(const tables& t, slab_record* slab, u32 at) {
   const u32 bytes = class_bytes[slab->size_class];
   for (size_t i = 0; i < doubtful.size();) {  // neighbours together
     size_t last = i;
-    while (last + 1 < doubtful.size() && doubtful[last + 1] == doubtful[last] + 1) ++last;
+    while (last + 1 < doubtful.size() && doubtful[last + 1] == doubtful[last] + 1)
+      ++last;
     const u64 first_offset = (u64{at} << t.r.granule_shift) + u64{doubtful[i]} * bytes;
     which += fmt::format("{}{:#x}", which.empty() ? "" : ", ", first_offset);
     if (last != i)

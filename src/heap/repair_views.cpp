@@ -213,14 +213,16 @@ void rebuilder::number_views() {
   }
 }
 
-// Generations only grow. Two words keep the highest; the higher one is believed, if that many can ever have been reserved.
+// Generations only grow. Two words keep the highest; the higher one is believed, if that many can
+// ever have been reserved.
 void rebuilder::number_zones() {
   constexpr u64 most = u64{1} << 56;
   u64 highest = 0;
   for (const u64 kept : {h_.zone_generations, h_.zone_generations_again})
     if (kept <= most) highest = std::max(highest, kept);
   for (const chunk_ref ref : zones_)
-    if (const auto* z = s_.chunk<zone_record>(ref); z->generation <= most) highest = std::max(highest, z->generation);
+    if (const auto* z = s_.chunk<zone_record>(ref); z->generation <= most)
+      highest = std::max(highest, z->generation);
   for (const chunk_ref ref : zones_) {
     auto* z = s_.chunk<zone_record>(ref);
     if (z->generation != 0 && z->generation <= most) continue;

@@ -1,19 +1,22 @@
-// heap/snapshot.cpp - the whole heap in one look, which nobody has to stand still for and which waits for nobody.
+// heap/snapshot.cpp - the whole heap in one look, which nobody has to stand still for and which
+// waits for nobody.
 //
 //   sequence even? ──▶ regions, extents ──▶ caches ──▶ holders ──▶ zones ──▶ members ──▶ sequence the same? figures the same?
 //        ▲                                                                                    │ no, and a try is left
 //        └────────────────────────────────────────────────────────────────────────────────────┘
 //
-// The heap lock's sequence is odd while somebody has the lock and grows with every holding: tables that were read between two
-// looks at the same even number are as one transaction left them. Blocks come and go without the lock, so what the caches
-// and bitmaps said is compared with what they say at the end. Whatever comes out, it is returned after a few tries: with
-// `changed`, when it is of more than one moment.
+// The heap lock's sequence is odd while somebody has the lock and grows with every holding: tables
+// that were read between two looks at the same even number are as one transaction left them. Blocks
+// come and go without the lock, so what the caches and bitmaps said is compared with what they say
+// at the end. Whatever comes out, it is returned after a few tries: with `changed`, when it is of
+// more than one moment.
 //
-// Processes: takes no lock of the heap and writes nothing into it, so a member that is stopped with the lock in its hand, a
-// dead one, or a segment that may only be read make no difference.
-// Nothing that is read is believed: regions are looked at through views of this look's own, whose tables were compared with the
-// file; chunks are looked for (find_chunk); every list, together with all others, ends after a number of steps that the
-// caller's limit gives. A torn or damaged word leads to a wrong figure and to `changed` or `problem`, nowhere else.
+// Processes: takes no lock of the heap and writes nothing into it, so a member that is stopped with
+// the lock in its hand, a dead one, or a segment that may only be read make no difference. Nothing
+// that is read is believed: regions are looked at through views of this look's own, whose tables
+// were compared with the file; chunks are looked for (find_chunk); every list, together with all
+// others, ends after a number of steps that the caller's limit gives. A torn or damaged word leads
+// to a wrong figure and to `changed` or `problem`, nowhere else.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -28,15 +31,18 @@
 namespace annex::detail {
 namespace {
 
-constexpr u64 pause_between_tries_ns = 50'000;  // longer than a transaction: the next try has a good chance
-constexpr u64 most_pool_steps = u64{1} << 31;  // objects and caches of all pools together: twice what one may have
+// Longer than a transaction: the next try has a good chance.
+constexpr u64 pause_between_tries_ns = 50'000;
+// Objects and caches of all pools together: twice what one may have.
+constexpr u64 most_pool_steps = u64{1} << 31;
 constexpr u32 most_tries = 100;
 constexpr u32 nowhere = ~u32{0};
 
 template <class T>
 T seen(const T& word) noexcept {
   T value;
-  __atomic_load(&word, &value, __ATOMIC_RELAXED);  // relaxed: the sequence tells whether it may be relied on
+  // Relaxed: the sequence tells whether it may be relied on.
+  __atomic_load(&word, &value, __ATOMIC_RELAXED);
   return value;
 }
 
@@ -62,7 +68,8 @@ struct slab_seen {
   /// Those that caches keep included.
   u32 live_blocks() const noexcept {
     u32 live = 0;
-    for (u32 w = 0; w < words; ++w) live += static_cast<u32>(std::popcount(live_bits(w)));
+    for (u32 w = 0; w < words; ++w)
+      live += static_cast<u32>(std::popcount(live_bits(w)));
     return live;
   }
 };
@@ -71,10 +78,18 @@ slab_seen find_slab(const segment& s, const local_region& region, u32 granule) n
   const chunk_ref ref = seen(region.extents[granule].record);
   const slab_record* const slab = ref != 0 ? s.find_chunk<slab_record>(ref) : nullptr;
   if (slab == nullptr) return {};
-  const slab_seen found{slab, slab->words, slab->capacity, slab->size_class, seen(slab->member), seen(slab->holdings)};
-  const bool can_be = found.size_class != 0 && found.size_class < class_count && found.capacity != 0 && found.words == divide_up(found.capacity, 64) &&
+  const slab_seen found{slab,
+                        slab->words,
+                        slab->capacity,
+                        slab->size_class,
+                        seen(slab->member),
+                        seen(slab->holdings)};
+  const bool can_be = found.size_class != 0 && found.size_class < class_count &&
+                      found.capacity != 0 && found.words == divide_up(found.capacity, 64) &&
                       seen(slab->region) == region.slot && seen(slab->granule) == granule;
-  return can_be && s.find_chunk<slab_record>(ref, slab_record_bytes(found.words)) != nullptr ? found : slab_seen{};
+  return can_be && s.find_chunk<slab_record>(ref, slab_record_bytes(found.words)) != nullptr
+             ? found
+             : slab_seen{};
 }
 
 struct piece_seen {
@@ -90,25 +105,37 @@ const thread_cache* find_cache(const segment& s, u32 slot) noexcept {
   const thread_cache* const c = ref != 0 ? s.find_chunk<thread_cache>(ref) : nullptr;
   return c != nullptr && seen(c->slot) == slot && seen(c->key) != 0 ? c : nullptr;
 }
-u32 count_in(const thread_cache& c, u32 size_class) noexcept { return std::min(c.magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots); }
+u32 count_in(const thread_cache& c, u32 size_class) noexcept {
+  return std::min(c.magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots);
+}
 
 // One look. Everything that it finds is its own; the segment is only read.
 class look {
  public:
-  look(const segment& s, region_views& views, u32 self, const snapshot_options& options, heap_snapshot* out)
-      : segment_(s), views_(views), self_(self), options_(options), out_(*out), links_left_(4 * u64{options.most_extents} + 65536) {}
+  look(const segment& s, region_views& views, u32 self, const snapshot_options& options,
+       heap_snapshot* out)
+      : segment_(s),
+        views_(views),
+        self_(self),
+        options_(options),
+        out_(*out),
+        links_left_(4 * u64{options.most_extents} + 65536) {}
 
   void take() {
     read_caches(&caches_before_);
     find_members();
     by_slot_.assign(segment_.region_limit(), nullptr);
-    for (const u32 slot : used_region_slots(segment_)) find_region(slot);
-    std::sort(regions_.begin(), regions_.end(), [](const local_region* a, const local_region* b) { return a->id < b->id; });
+    for (const u32 slot : used_region_slots(segment_))
+      find_region(slot);
+    std::sort(regions_.begin(), regions_.end(),
+              [](const local_region* a, const local_region* b) { return a->id < b->id; });
     pieces_of_.assign(segment_.region_limit(), {0, 0});
-    for (const local_region* region : regions_) walk(*region);
+    for (const local_region* region : regions_)
+      walk(*region);
     count_caches();
     count_slabs();
-    for (const local_region* region : regions_) sum_up(*region);
+    for (const local_region* region : regions_)
+      sum_up(*region);
     find_zones();
     give_members();
     sum_up_heap();
@@ -118,7 +145,9 @@ class look {
     std::vector<u64> now;
     read_caches(&now);
     if (now != caches_before_) return true;
-    return std::any_of(pieces_.begin(), pieces_.end(), [](const piece_seen& p) { return p.slab && p.slab.live_blocks() != p.live; });
+    return std::any_of(pieces_.begin(), pieces_.end(), [](const piece_seen& p) {
+      return p.slab && p.slab.live_blocks() != p.live;
+    });
   }
   bool is_torn() const noexcept { return is_torn_; }
 
@@ -128,7 +157,8 @@ class look {
     for (u32 i = 0; i < segment_.slots_used(); ++i) {
       u64 digest = segment_.slot(i).state.load(std::memory_order_relaxed);
       if (const thread_cache* c = find_cache(segment_, i))
-        for (u32 k = 1; k < class_count; ++k) digest = digest * 1'000'003 + count_in(*c, k);
+        for (u32 k = 1; k < class_count; ++k)
+          digest = digest * 1'000'003 + count_in(*c, k);
       digests->push_back(digest);
     }
   }
@@ -170,13 +200,16 @@ class look {
     piece_seen& p = pieces_.emplace_back();
     p.piece.region = region_id{region.id};
     p.piece.offset_bytes = u64{granule} << region.granule_shift;
-    p.piece.length_bytes = std::min(u64{length} << region.granule_shift, region.region_bytes - p.piece.offset_bytes);
+    p.piece.length_bytes =
+        std::min(u64{length} << region.granule_shift, region.region_bytes - p.piece.offset_bytes);
     if (kind == granule_large || kind == granule_zone) {
       p.piece.use = kind == granule_large ? map_use::large : map_use::zone;
       p.piece.live_bytes = p.piece.length_bytes;
       p.piece.holder = member_id{seen(region.extents[granule].holder)};
-      const u64 begin = u64{seen(region.extents[granule].lead)} * 64;  // the block's own bytes end with the extent
-      hold(static_cast<u32>(p.piece.holder), 1, p.piece.length_bytes - std::min(begin, p.piece.length_bytes));
+      // The block's own bytes end with the extent.
+      const u64 begin = u64{seen(region.extents[granule].lead)} * 64;
+      hold(static_cast<u32>(p.piece.holder), 1,
+           p.piece.length_bytes - std::min(begin, p.piece.length_bytes));
     } else if (kind == granule_slab || kind == granule_slab_held) {
       p.piece.use = map_use::slab;
       p.slab = find_slab(segment_, region, granule);
@@ -196,8 +229,10 @@ class look {
 
   piece_seen* piece_at(u32 slot, u64 offset) {
     if (slot >= pieces_of_.size()) return nullptr;
-    const auto first = pieces_.begin() + pieces_of_[slot].first, last = pieces_.begin() + pieces_of_[slot].second;
-    const auto behind = std::upper_bound(first, last, offset, [](u64 at, const piece_seen& p) { return at < p.piece.offset_bytes; });
+    const auto first = pieces_.begin() + pieces_of_[slot].first,
+               last = pieces_.begin() + pieces_of_[slot].second;
+    const auto behind = std::upper_bound(
+        first, last, offset, [](u64 at, const piece_seen& p) { return at < p.piece.offset_bytes; });
     return behind != first ? &*(behind - 1) : nullptr;
   }
 
@@ -215,8 +250,10 @@ class look {
         if (whose != nullptr) whose->cached_bytes += u64{count} * class_bytes[k];
         for (u32 n = 0; n < count; ++n) {
           const u64 entry = seen(c->entries_of(k)[n]);
-          piece_seen* const p = piece_at(static_cast<u32>(entry >> region_shift), entry & offset_mask);
-          if (p != nullptr && p->slab && p->slab.size_class == k && p->cached < p->live) ++p->cached;
+          piece_seen* const p =
+              piece_at(static_cast<u32>(entry >> region_shift), entry & offset_mask);
+          if (p != nullptr && p->slab && p->slab.size_class == k && p->cached < p->live)
+            ++p->cached;
         }
       }
     }
@@ -231,14 +268,17 @@ class look {
       p.piece.cached_bytes = (p.slab.capacity - live) * block_bytes;
       u32 of_others = 0;
       for (chunk_ref ref = p.slab.holdings; ref != 0 && of_others < live && may_go_on();) {
-        const auto* const holding = segment_.find_chunk<holding_record>(ref, holding_record_bytes(p.slab.words));
+        const auto* const holding =
+            segment_.find_chunk<holding_record>(ref, holding_record_bytes(p.slab.words));
         if (holding == nullptr || holding->words != p.slab.words) {
           is_torn_ = true;
           break;
         }
         const u64* const bits = reinterpret_cast<const u64*>(holding + 1);
         u32 held = 0;
-        for (u32 w = 0; w < p.slab.words; ++w) held += static_cast<u32>(std::popcount(seen(bits[w]) & ~seen(bits[p.slab.words + w]) & p.slab.live_bits(w)));
+        for (u32 w = 0; w < p.slab.words; ++w)
+          held += static_cast<u32>(
+              std::popcount(seen(bits[w]) & ~seen(bits[p.slab.words + w]) & p.slab.live_bits(w)));
         held = std::min(held, live - of_others);
         hold(seen(holding->member), held, held * block_bytes);
         of_others += held;
@@ -267,7 +307,9 @@ class look {
     if (seen(r.backing) != backing_none) {
       char path[sizeof r.path];
       std::memcpy(path, r.path, sizeof path);
-      s.backing = path[0] != '\0' ? std::string(path, ::strnlen(path, sizeof path)) : fmt::format("descriptor {} of process {}", seen(r.adder_fd_plus_1) - 1, seen(r.adder_process));
+      s.backing = path[0] != '\0' ? std::string(path, ::strnlen(path, sizeof path))
+                                  : fmt::format("descriptor {} of process {}",
+                                                seen(r.adder_fd_plus_1) - 1, seen(r.adder_process));
     }
     heap_stats& h = out_.stats;
     const auto [first, last] = pieces_of_[region.slot];
@@ -306,7 +348,8 @@ class look {
         ref = seen(z->next);
       }
     });
-    std::sort(out_.zones.begin(), out_.zones.end(), [](const zone_summary& a, const zone_summary& b) { return a.name < b.name; });
+    std::sort(out_.zones.begin(), out_.zones.end(),
+              [](const zone_summary& a, const zone_summary& b) { return a.name < b.name; });
   }
 
   void add_zone(const zone_record& z) {
@@ -325,20 +368,25 @@ class look {
     s.maker_process_id = static_cast<int>(seen(z.maker_process));
     // A record that has another process by now is not the maker's.
     const member_summary* const member = of(maker);
-    s.maker_alive = member != nullptr && member->alive && member->process_id == s.maker_process_id && seen(segment_.member(maker).start_time) == seen(z.maker_start_time);
+    s.maker_alive = member != nullptr && member->alive &&
+                    member->process_id == s.maker_process_id &&
+                    seen(segment_.member(maker).start_time) == seen(z.maker_start_time);
     const u32 slot = seen(z.region_slot);
     if (slot == no_region) return;
     const local_region* const region = slot < by_slot_.size() ? by_slot_[slot] : nullptr;
     const u64 offset = seen(z.offset_bytes);
     const u32 granule = seen(z.granule);
-    if (region == nullptr || granule >= region->granule_count || s.size_bytes > region->region_bytes || offset > region->region_bytes - s.size_bytes) {
+    if (region == nullptr || granule >= region->granule_count ||
+        s.size_bytes > region->region_bytes || offset > region->region_bytes - s.size_bytes) {
       is_torn_ = true;
       return;
     }
-    s.where = local_heap::handle_at(*region, offset, annex::count_in(seen(region->extents[granule].name)));
+    s.where = local_heap::handle_at(*region, offset,
+                                    annex::count_in(seen(region->extents[granule].name)));
   }
 
-  // What members have of a pool's objects: not what their caches keep. Its bytes are the pool's zone.
+  // What members have of a pool's objects: not what their caches keep. Its bytes are the pool's
+  // zone.
   void count_pool(const zone_record& z) {
     const known_pool pool = look_for_pool_table(segment_, seen(z.table), seen(z.table_bytes));
     if (!pool) {
@@ -359,9 +407,11 @@ class look {
       const chunk_ref ref = seen(pool.caches()[i]);
       const auto* const kept = ref != 0 ? segment_.find_chunk<pool_cache>(ref) : nullptr;
       const u32 member = member_of_state(segment_.slot(i).state.load(std::memory_order_acquire));
-      if (kept != nullptr && member < out.size()) out[member] -= std::min<u64>(out[member], entries_in(*kept));
+      if (kept != nullptr && member < out.size())
+        out[member] -= std::min<u64>(out[member], entries_in(*kept));
     }
-    for (u32 member = 1; member < std::min(out.size(), held_blocks_.size()); ++member) held_blocks_[member] += out[member];
+    for (u32 member = 1; member < std::min(out.size(), held_blocks_.size()); ++member)
+      held_blocks_[member] += out[member];
   }
 
   void find_members() {
@@ -384,7 +434,10 @@ class look {
       s.self = id == self_;
     }
   }
-  member_summary* of(u32 id) noexcept { return id < index_.size() && index_[id] < out_.members.size() ? &out_.members[index_[id]] : nullptr; }
+  member_summary* of(u32 id) noexcept {
+    return id < index_.size() && index_[id] < out_.members.size() ? &out_.members[index_[id]]
+                                                                  : nullptr;
+  }
   void hold(u32 member, u64 blocks, u64 bytes) noexcept {
     if (member == 0 || member >= held_blocks_.size()) return;
     held_blocks_[member] += blocks;
@@ -435,7 +488,9 @@ class look {
 // Who has the heap lock; 0: nobody, or nobody who is known.
 u32 holder_of_lock(const segment& s) noexcept {
   const u32 holder = s.header().lock.load(std::memory_order_relaxed) & ~lock_waiters;
-  return holder != 0 && holder - 1 < s.slots_used() ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_relaxed)) : 0;
+  return holder != 0 && holder - 1 < s.slots_used()
+             ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_relaxed))
+             : 0;
 }
 
 }  // namespace
@@ -446,21 +501,29 @@ heap_snapshot local_heap::snapshot(const snapshot_options& options) {
   for (u32 tries = 1;; ++tries) {
     out = {};
     out.tries = tries;
-    const u64 before = sequence.load(std::memory_order_acquire);  // sync(sequence): what was changed before is seen
+    // sync(sequence): what was changed before is seen.
+    const u64 before = sequence.load(std::memory_order_acquire);
     const u32 had_it = holder_of_lock(segment_);
     look now(segment_, views_, member_, options, &out);
     now.take();
     const bool moved = now.has_moved();
-    std::atomic_thread_fence(std::memory_order_acquire);  // sync(sequence): if a change was seen, so is its odd number
+    // sync(sequence): if a change was seen, so is its odd number.
+    std::atomic_thread_fence(std::memory_order_acquire);
     const u64 after = sequence.load(std::memory_order_relaxed);
     const bool is_held = before % 2 != 0, is_still = before == after;
     out.sequence = after;
     out.changed = is_held || !is_still || moved;
-    if (is_held && is_still && holder_of_lock(segment_) == had_it) out.lock_holder = member_id{had_it};
+    if (is_held && is_still && holder_of_lock(segment_) == had_it)
+      out.lock_holder = member_id{had_it};
     if (segment_.is_damaged() || (now.is_torn() && is_still && !is_held && out.complete))
-      out.problem = fmt::format("\"{}\" has words that can't be; close it everywhere, then `annex check --repair` it", name_);
+      out.problem = fmt::format(
+          "\"{}\" has words that can't be; close it everywhere, then `annex check --repair` it",
+          name_);
     else if (!out.complete)
-      out.problem = fmt::format("\"{}\" has more than {} extents; the figures are those of the first ones. Ask with a higher limit (most_extents)", name_, options.most_extents);
+      out.problem = fmt::format(
+          "\"{}\" has more than {} extents; the figures are those of the first ones. Ask with a "
+          "higher limit (most_extents)",
+          name_, options.most_extents);
     out.changed = out.changed || now.is_torn();
     // A few tries and no more: a holder that is stopped may have the lock for ever.
     if (!out.changed || tries >= std::clamp(options.tries, 1u, most_tries)) break;

@@ -1,7 +1,8 @@
 // heap/statistics.cpp - looking at a heap without changing it.
 //
-// stats(), regions, zones, map and members read the segment as it is, from any process, also attached read-only: a heap
-// at work moves meanwhile, and the figures with it. for_each_block() holds everybody still, for exactness.
+// stats(), regions, zones, map and members read the segment as it is, from any process, also
+// attached read-only: a heap at work moves meanwhile, and the figures with it. for_each_block()
+// holds everybody still, for exactness.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,27 +16,36 @@
 namespace annex::detail {
 namespace {
 
-// Extents of a region in order. A region that changes under a reader without the lock may end the walk early, never run away.
-void walk_extents(const local_region& region, const std::function<void(u32 granule, u32 length, u8 kind)>& visit) {
+// Extents of a region in order. A region that changes under a reader without the lock may end the
+// walk early, never run away.
+void walk_extents(const local_region& region,
+                  const std::function<void(u32 granule, u32 length, u8 kind)>& visit) {
   const u32 count = region.granule_count;
   for (u32 granule = 0; granule < count;) {
-    const u32 length = std::atomic_ref(region.extents[granule].length).load(std::memory_order_relaxed);
+    const u32 length =
+        std::atomic_ref(region.extents[granule].length).load(std::memory_order_relaxed);
     if (length == 0 || length > count - granule) return;
     visit(granule, length, load_granule(region.granule_base + granule).kind);
     granule += length;
   }
 }
 
-bool is_slab(u8 kind) noexcept { return kind == granule_slab || kind == granule_slab_held; }
+bool is_slab(u8 kind) noexcept {
+  return kind == granule_slab || kind == granule_slab_held;
+}
 
 }  // namespace
 
 slab_record* local_heap::slab_of(const local_region& region, u32 granule) const noexcept {
-  const chunk_ref ref = std::atomic_ref(region.extents[granule].record).load(std::memory_order_relaxed);
-  if (ref == 0 || u64{ref} * chunk_unit_bytes + sizeof(slab_record) > segment_.header().arena.top) return nullptr;
+  const chunk_ref ref =
+      std::atomic_ref(region.extents[granule].record).load(std::memory_order_relaxed);
+  if (ref == 0 || u64{ref} * chunk_unit_bytes + sizeof(slab_record) > segment_.header().arena.top)
+    return nullptr;
   auto* slab = segment_.chunk<slab_record>(ref);
-  const bool sane = slab->size_class != 0 && slab->size_class < class_count && slab->words == divide_up(slab->capacity, 64) && slab->capacity <= limits::slab_blocks &&
-                    u64{ref} * chunk_unit_bytes + slab_record_bytes(slab->words) <= segment_.header().arena.top;
+  const bool sane =
+      slab->size_class != 0 && slab->size_class < class_count &&
+      slab->words == divide_up(slab->capacity, 64) && slab->capacity <= limits::slab_blocks &&
+      u64{ref} * chunk_unit_bytes + slab_record_bytes(slab->words) <= segment_.header().arena.top;
   return sane ? slab : nullptr;
 }
 
@@ -46,13 +56,17 @@ heap_stats local_heap::stats() noexcept {
   std::array<u64, class_count> cached_blocks{};
   for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
-    if (member_of_state(slot.state.load(std::memory_order_relaxed)) == 0 || slot.cache == 0) continue;
+    if (member_of_state(slot.state.load(std::memory_order_relaxed)) == 0 || slot.cache == 0)
+      continue;
     const auto* c = segment_.chunk<thread_cache>(slot.cache);
     if (c->slot != i || c->key == 0) continue;
     ++out.thread_count;
-    for (u32 k = 1; k < class_count; ++k) cached_blocks[k] += std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots);
+    for (u32 k = 1; k < class_count; ++k)
+      cached_blocks[k] +=
+          std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots);
   }
-  for (u32 k = 1; k < class_count; ++k) cached_in_magazines += cached_blocks[k] * class_bytes[k];
+  for (u32 k = 1; k < class_count; ++k)
+    cached_in_magazines += cached_blocks[k] * class_bytes[k];
   u64 in_slabs = 0, slab_live = 0;
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
@@ -62,7 +76,9 @@ heap_stats local_heap::stats() noexcept {
     out.total_bytes += view.region_bytes;
     const u64 granule_bytes = u64{1} << view.granule_shift;
     walk_extents(view, [&](u32 granule, u32 length, u8 kind) {
-      const u64 bytes = std::min(u64{length} * granule_bytes, view.region_bytes - std::min(view.region_bytes, u64{granule} * granule_bytes));
+      const u64 bytes =
+          std::min(u64{length} * granule_bytes,
+                   view.region_bytes - std::min(view.region_bytes, u64{granule} * granule_bytes));
       if (kind == granule_free) {
         out.free_bytes += bytes;
         ++out.hole_count;
@@ -80,13 +96,15 @@ heap_stats local_heap::stats() noexcept {
     });
   }
   u64 blocks_cached = 0;
-  for (u64 n : cached_blocks) blocks_cached += n;
+  for (u64 n : cached_blocks)
+    blocks_cached += n;
   out.live_blocks -= std::min(out.live_blocks, blocks_cached);
   const u64 live_bytes = slab_live - std::min(slab_live, cached_in_magazines);
   out.used_bytes += live_bytes;
   out.cached_bytes = in_slabs - std::min(in_slabs, live_bytes);
   out.zone_count = h.zone_count;
-  for (u32 m = 1; m <= segment_.members_used(); ++m) out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
+  for (u32 m = 1; m <= segment_.members_used(); ++m)
+    out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
   out.metadata_bytes = os::allocated_bytes(segment_.fd());
   out.misuse_count = h.misuse_count.load(std::memory_order_relaxed);
   out.lock_steals = h.lock_steals.load(std::memory_order_relaxed);
@@ -97,8 +115,10 @@ heap_stats local_heap::stats() noexcept {
 void local_heap::for_each_region(const std::function<void(const region_summary&)>& visit) {
   std::vector<u32> slots;
   for (const u32 slot : used_region_slots(segment_))
-    if (views_.record(slot).state.load(std::memory_order_acquire) >= region_active) slots.push_back(slot);
-  std::sort(slots.begin(), slots.end(), [&](u32 a, u32 b) { return views_.record(a).id.value < views_.record(b).id.value; });
+    if (views_.record(slot).state.load(std::memory_order_acquire) >= region_active)
+      slots.push_back(slot);
+  std::sort(slots.begin(), slots.end(),
+            [&](u32 a, u32 b) { return views_.record(a).id.value < views_.record(b).id.value; });
   for (const u32 slot : slots) {
     const local_region& view = views_.at(slot);
     const region_record& r = *view.record;
@@ -108,7 +128,8 @@ void local_heap::for_each_region(const std::function<void(const region_summary&)
     s.page_bytes = r.page_bytes;
     s.granule_bytes = u64{1} << view.granule_shift;
     s.free_bytes = std::min(u64{r.free_granules} << view.granule_shift, view.region_bytes);
-    s.largest_free_bytes = std::min(u64{longest_free(view)} << view.granule_shift, view.region_bytes);
+    s.largest_free_bytes =
+        std::min(u64{longest_free(view)} << view.granule_shift, view.region_bytes);
     s.numa_node = r.numa_node;
     s.access = static_cast<touch>(r.access);
     s.draining = r.state.load(std::memory_order_relaxed) == region_draining;
@@ -117,7 +138,10 @@ void local_heap::for_each_region(const std::function<void(const region_summary&)
     s.adder = member_id{r.adder};
     s.iova_runs = r.iova_run_count;
     if (const auto bus = view.iovas.at(0)) s.first_iova = iova{bus->address};
-    if (r.backing != backing_none) s.backing = r.path[0] != '\0' ? std::string(r.path, ::strnlen(r.path, sizeof r.path)) : fmt::format("descriptor {} of process {}", r.adder_fd_plus_1 - 1, r.adder_process);
+    if (r.backing != backing_none)
+      s.backing = r.path[0] != '\0' ? std::string(r.path, ::strnlen(r.path, sizeof r.path))
+                                    : fmt::format("descriptor {} of process {}",
+                                                  r.adder_fd_plus_1 - 1, r.adder_process);
     visit(s);
   }
 }
@@ -131,23 +155,35 @@ void local_heap::for_each_zone(const std::function<void(const zone_summary&)>& v
     const u32 count = segment_.header().zone_count;
     list_walk walk(segment_);
     for_each_zone_bucket(segment_, [&](chunk_ref chain) {
-      for (chunk_ref ref = chain; ref != 0 && found.size() < count && walk.goes_on(); ref = segment_.chunk<zone_record>(ref)->next) {
+      for (chunk_ref ref = chain; ref != 0 && found.size() < count && walk.goes_on();
+           ref = segment_.chunk<zone_record>(ref)->next) {
         const auto* z = segment_.chunk<zone_record>(ref);
-        const char* kind = z->type == zone_type::pool ? "pool" : z->type == zone_type::ring ? "ring" : "zone";
+        const char* kind = z->type == zone_type::pool   ? "pool"
+                           : z->type == zone_type::ring ? "ring"
+                                                        : "zone";
         const auto [maker, is_new] = alive.try_emplace({z->maker, z->maker_start_time});
         if (is_new) maker->second = is_maker_alive(*z);
-        found.push_back({std::string(z->name, ::strnlen(z->name, sizeof z->name)), zone_of(*z).where, z->size_bytes, kind,
-                         z->state.load(std::memory_order_relaxed) == zone_committed, z->generation, member_id{z->maker}, static_cast<int>(z->maker_process), maker->second});
+        found.push_back({std::string(z->name, ::strnlen(z->name, sizeof z->name)),
+                         zone_of(*z).where, z->size_bytes, kind,
+                         z->state.load(std::memory_order_relaxed) == zone_committed, z->generation,
+                         member_id{z->maker}, static_cast<int>(z->maker_process), maker->second});
       }
     });
   }
-  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  for (const zone_summary& z : found) visit(z);
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  for (const zone_summary& z : found)
+    visit(z);
 }
 
 result<void> local_heap::for_each_block(const std::function<void(const block_summary&)>& visit) {
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; listing blocks holds the heap still for a moment, which needs a writable attach", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (is_read_only())
+    return refuse(errc::read_only,
+                  "\"{}\" is attached read-only; listing blocks holds the heap still for a moment, "
+                  "which needs a writable attach",
+                  name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   std::vector<block_summary> found;
   {
@@ -156,21 +192,25 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
     std::vector<u64> cached;
     for (const thread_cache* c : frozen.caches)
       for (u32 k = 1; k < class_count; ++k)
-        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i) cached.push_back(c->entries_of(k)[i] & ~entry_is_clean);
+        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i)
+          cached.push_back(c->entries_of(k)[i] & ~entry_is_clean);
     std::sort(cached.begin(), cached.end());
     for (const u32 slot : used_region_slots(segment_)) {
       if (views_.record(slot).state.load(std::memory_order_relaxed) < region_active) continue;
       const local_region& view = views_.at(slot);
-      auto add = [&](block_kind kind, u64 offset, u64 bytes, u32 holder, u32 granule, slab_record* slab, u32 index) {
+      auto add = [&](block_kind kind, u64 offset, u64 bytes, u32 holder, u32 granule,
+                     slab_record* slab, u32 index) {
         const live_block block{&views_.at(slot), kind, offset, bytes, granule, slab, index};
-        found.push_back({kind, where_is(block), view.base != nullptr ? view.base + offset : nullptr, bytes, member_id{holder}});
+        found.push_back({kind, where_is(block), view.base != nullptr ? view.base + offset : nullptr,
+                         bytes, member_id{holder}});
       };
       walk_extents(view, [&](u32 granule, u32, u8 kind) {
         const extent_entry& e = view.extents[granule];
         const u64 begin = u64{granule} << view.granule_shift;
         if (kind == granule_large || kind == granule_zone) {
           const u64 offset = begin + u64{e.lead} * 64;
-          add(kind == granule_large ? block_kind::large : block_kind::zone, offset, extents(view).end_of(granule) - offset, e.holder, granule, nullptr, 0);
+          add(kind == granule_large ? block_kind::large : block_kind::zone, offset,
+              extents(view).end_of(granule) - offset, e.holder, granule, nullptr, 0);
           return;
         }
         slab_record* slab = is_slab(kind) ? slab_of(view, granule) : nullptr;
@@ -180,20 +220,25 @@ result<void> local_heap::for_each_block(const std::function<void(const block_sum
           for (; live != 0; live &= live - 1) {
             const u32 index = w * 64 + static_cast<u32>(std::countr_zero(live));
             const u64 offset = begin + u64{index} * class_bytes[slab->size_class];
-            if (std::binary_search(cached.begin(), cached.end(), u64{slot} << region_shift | offset)) continue;
+            if (std::binary_search(cached.begin(), cached.end(),
+                                   u64{slot} << region_shift | offset))
+              continue;
             u32 holder = slab->member;
             list_walk walk(segment_);
-            for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on(); ref = segment_.chunk<holding_record>(ref)->next)
+            for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();
+                 ref = segment_.chunk<holding_record>(ref)->next)
               if ((segment_.chunk<holding_record>(ref)->held_bits(w) >> (index % 64) & 1) != 0)
                 holder = segment_.chunk<holding_record>(ref)->member;
-            add(block_kind::slab_block, offset, class_bytes[slab->size_class], holder, granule, slab, index);
+            add(block_kind::slab_block, offset, class_bytes[slab->size_class], holder, granule,
+                slab, index);
           }
         }
       });
     }
     thaw(frozen);
   }
-  for (const block_summary& b : found) visit(b);
+  for (const block_summary& b : found)
+    visit(b);
   return {};
 }
 
@@ -207,7 +252,10 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
       p.region = region_id{view.id};
       p.offset_bytes = u64{granule} << view.granule_shift;
       p.length_bytes = extents(view).end_of(granule) - p.offset_bytes;
-      p.use = kind == granule_free ? map_use::free : kind == granule_large ? map_use::large : kind == granule_zone ? map_use::zone : map_use::slab;
+      p.use = kind == granule_free    ? map_use::free
+              : kind == granule_large ? map_use::large
+              : kind == granule_zone  ? map_use::zone
+                                      : map_use::slab;
       p.holder = member_id{view.extents[granule].holder};
       if (p.use == map_use::large || p.use == map_use::zone) p.live_bytes = p.length_bytes;
       if (slab_record* slab = is_slab(kind) ? slab_of(view, granule) : nullptr) {
@@ -221,13 +269,18 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
     // Blocks in magazines count as cached, not as live.
     for (u32 i = 0; i < segment_.slots_used(); ++i) {
       const thread_slot& thread = segment_.slot(i);
-      if (member_of_state(thread.state.load(std::memory_order_relaxed)) == 0 || thread.cache == 0) continue;
+      if (member_of_state(thread.state.load(std::memory_order_relaxed)) == 0 || thread.cache == 0)
+        continue;
       const auto* c = segment_.chunk<thread_cache>(thread.cache);
       for (u32 k = 1; k < class_count; ++k)
-        for (u32 n = 0; n < std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots); ++n) {
+        for (u32 n = 0;
+             n < std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots);
+             ++n) {
           const u64 entry = c->entries_of(k)[n], offset = entry & offset_mask;
           if (entry >> region_shift != slot) continue;
-          auto piece = std::upper_bound(pieces.begin(), pieces.end(), offset, [](u64 at, const map_piece& p) { return at < p.offset_bytes; });
+          auto piece =
+              std::upper_bound(pieces.begin(), pieces.end(), offset,
+                               [](u64 at, const map_piece& p) { return at < p.offset_bytes; });
           if (piece == pieces.begin()) continue;
           --piece;
           const u64 bytes = std::min<u64>(class_bytes[k], piece->live_bytes);
@@ -235,7 +288,8 @@ void local_heap::for_each_map_piece(const std::function<void(const map_piece&)>&
           piece->cached_bytes += bytes;
         }
     }
-    for (const map_piece& p : pieces) visit(p);
+    for (const map_piece& p : pieces)
+      visit(p);
   }
 }
 
@@ -254,7 +308,9 @@ std::vector<member_summary> local_heap::members() {
     s.self = id == member_;
     found.push_back(std::move(s));
   }
-  auto of = [&](u32 id) -> member_summary* { return id <= segment_.member_limit() && index[id] < found.size() ? &found[index[id]] : nullptr; };
+  auto of = [&](u32 id) -> member_summary* {
+    return id <= segment_.member_limit() && index[id] < found.size() ? &found[index[id]] : nullptr;
+  };
   for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const thread_slot& slot = segment_.slot(i);
     member_summary* m = of(member_of_state(slot.state.load(std::memory_order_relaxed)));
@@ -262,10 +318,14 @@ std::vector<member_summary> local_heap::members() {
     const auto* c = segment_.chunk<thread_cache>(slot.cache);
     if (c->slot != i || c->key == 0) continue;
     ++m->threads;
-    for (u32 k = 1; k < class_count; ++k) m->cached_bytes += u64{std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots)} * class_bytes[k];
+    for (u32 k = 1; k < class_count; ++k)
+      m->cached_bytes +=
+          u64{std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots)} *
+          class_bytes[k];
   }
   auto count = [&](const block_summary& b) {
-    if (member_summary* m = of(static_cast<u32>(b.holder)); m != nullptr && b.holder != member_id{0}) {
+    if (member_summary* m = of(static_cast<u32>(b.holder));
+        m != nullptr && b.holder != member_id{0}) {
       ++m->held_blocks;
       m->held_bytes += b.size_bytes;
     }
@@ -276,11 +336,17 @@ std::vector<member_summary> local_heap::members() {
     for_each_pool([&](const zone_record&, const known_pool& pool) {
       const u16* const holders = pool.holders(segment_.thread_limit());
       for (u32 i = 0; i < pool.object_count; ++i)
-        if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;  // its bytes are the pool's zone
+        // Its bytes are the pool's zone.
+        if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;
       for (u32 i = 0; i < segment_.slots_used(); ++i) {  // what its caches keep is not in its hands
         const chunk_ref ref = pool.caches()[i];
-        member_summary* m = ref != 0 ? of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire))) : nullptr;
-        if (m != nullptr) m->held_blocks -= std::min<u64>(m->held_blocks, segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed));
+        member_summary* m =
+            ref != 0 ? of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)))
+                     : nullptr;
+        if (m != nullptr)
+          m->held_blocks -=
+              std::min<u64>(m->held_blocks,
+                            segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed));
       }
     });
   } else {

@@ -1,8 +1,10 @@
 // heap/zones.cpp - blocks with a name.
 //
-//   bucket[hash(name)] → zone_record → zone_record        a reservation (extent, record, link, table) is one transaction:
-//                                                         it has happened or it has not, whoever dies
-// Zones belong to the heap, not to a member: they outlive their maker. Pools and rings are zones with a table in the segment.
+//   bucket[hash(name)] → zone_record → zone_record
+//       a reservation (extent, record, link, table) is one transaction: it has happened or it has
+//       not, whoever dies
+// Zones belong to the heap, not to a member: they outlive their maker. Pools and rings are zones
+// with a table in the segment.
 //
 // A zone may be reserved so that it is found only when it has been filled (docs/design/0016):
 //   reserve_zone(on_commit) ──▶ being filled ──commit_zone()──▶ committed      one transaction each
@@ -12,12 +14,15 @@
 //   committer  commit; ++zones_signal; wake          a look that missed the commit came before the increment: no sleep is entered
 //                                                    or it is woken; who dies between the two is made up for by the next look
 //
-// A pool or ring may be released while others have it open (docs/design/0011). Each has a number no other of the heap ever
-// had (incarnation), which who has it open compares before it touches anything:
-//   pool   in the zone record. Records of released pools become records of pools only. Its caches and its table are freed at
-//          once: no thread is inside (they are held still), and each takes a slow path, which compares, before its next hit
-//   ring   in the table. Tables of released rings become tables of rings of that capacity only, whose positions begin above
-//          all that were ever in them, so that a change begun before finds no slot as it was
+// A pool or ring may be released while others have it open (docs/design/0011). Each has a number no
+// other of the heap ever had (incarnation), which who has it open compares before it touches
+// anything:
+//   pool   in the zone record. Records of released pools become records of pools only. Its caches
+//          and its table are freed at once: no thread is inside (they are held still), and each
+//          takes a slow path, which compares, before its next hit
+//   ring   in the table. Tables of released rings become tables of rings of that capacity only,
+//          whose positions begin above all that were ever in them, so that a change begun before
+//          finds no slot as it was
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -32,9 +37,12 @@ namespace annex::detail {
 namespace {
 
 constexpr int reader_looks = 1000;  // at a record that others are changing
-constexpr u32 most_spare_looks = 10'000;  // for a ring's table: as many released rings of other capacities
+// For a ring's table: as many released rings of other capacities.
+constexpr u32 most_spare_looks = 10'000;
 
-std::string_view kind_name(zone_type type) noexcept { return type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone"; }
+std::string_view kind_name(zone_type type) noexcept {
+  return type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone";
+}
 
 }  // namespace
 
@@ -48,7 +56,8 @@ zone local_heap::zone_of(const zone_record& z) noexcept {
   const u64 offset = __atomic_load_n(&z.offset_bytes, __ATOMIC_RELAXED);
   const u64 last = view.base != nullptr ? view.length_bytes : view.region_bytes;
   const u32 granule = __atomic_load_n(&z.granule, __ATOMIC_RELAXED);
-  if (found.size_bytes > last || offset > last - found.size_bytes || granule >= view.granule_count) {
+  if (found.size_bytes > last || offset > last - found.size_bytes ||
+      granule >= view.granule_count) {
     segment_.mark_damaged("a zone lies outside its region");
     return found;
   }
@@ -61,28 +70,41 @@ zone local_heap::zone_of(const zone_record& z) noexcept {
 
 result<zone_record*> local_heap::find_zone_record(std::string_view name, zone_type type) noexcept {
   list_walk walk(segment_);
-  for (chunk_ref ref = zone_chain(segment_, zone_bucket_of(name)); ref != 0 && walk.goes_on(); ref = segment_.chunk<zone_record>(ref)->next) {
+  for (chunk_ref ref = zone_chain(segment_, zone_bucket_of(name)); ref != 0 && walk.goes_on();
+       ref = segment_.chunk<zone_record>(ref)->next) {
     auto* z = segment_.chunk<zone_record>(ref);
     if (name != std::string_view(z->name, ::strnlen(z->name, sizeof z->name))) continue;
-    if (z->type != type) return refuse(errc::wrong_kind, "\"{}\" is a {}, not a {}", name, kind_name(z->type), kind_name(type));
+    if (z->type != type)
+      return refuse(errc::wrong_kind, "\"{}\" is a {}, not a {}", name, kind_name(z->type),
+                    kind_name(type));
     return z;
   }
   return refuse(errc::no_such_zone, "\"{}\" has no {} \"{}\"", name_, kind_name(type), name);
 }
 
-result<zone> local_heap::reserve_zone(std::string_view name, const placement& asked, zone_table table, chunk_ref* table_ref,
-                                      const std::function<void(transaction&, zone_record&, void*)>& fill_table) {
+result<zone> local_heap::reserve_zone(
+    std::string_view name, const placement& asked, zone_table table, chunk_ref* table_ref,
+    const std::function<void(transaction&, zone_record&, void*)>& fill_table) {
   ANNEX_TRY(check_zone_name(name));
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to reserve zones", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (is_read_only())
+    return refuse(errc::read_only,
+                  "\"{}\" is attached read-only; attach it writable to reserve zones", name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   placement p = asked;
   if (p.align_bytes == 0) p.align_bytes = 64;
   if (!is_power_of_two(p.align_bytes) || p.align_bytes > limits::largest_align_bytes)
-    return refuse(errc::invalid_argument, "alignment {} is no power of two up to {}", p.align_bytes, limits::largest_align_bytes);
-  if (p.boundary_bytes != 0 && (!is_power_of_two(p.boundary_bytes) || p.boundary_bytes < p.size_bytes))
-    return refuse(errc::invalid_argument, "boundary {} is no power of two that is at least the size {}", p.boundary_bytes, p.size_bytes);
-  if (p.size_bytes > limits::largest_region_bytes) return refuse(errc::invalid_argument, "{} bytes are more than a region may have ({})", p.size_bytes, limits::largest_region_bytes);
+    return refuse(errc::invalid_argument, "alignment {} is no power of two up to {}", p.align_bytes,
+                  limits::largest_align_bytes);
+  if (p.boundary_bytes != 0 &&
+      (!is_power_of_two(p.boundary_bytes) || p.boundary_bytes < p.size_bytes))
+    return refuse(errc::invalid_argument,
+                  "boundary {} is no power of two that is at least the size {}", p.boundary_bytes,
+                  p.size_bytes);
+  if (p.size_bytes > limits::largest_region_bytes)
+    return refuse(errc::invalid_argument, "{} bytes are more than a region may have ({})",
+                  p.size_bytes, limits::largest_region_bytes);
   const bool has_memory = table.type != zone_type::ring, largest = has_memory && p.size_bytes == 0;
   segment_header& h = segment_.header();
   synchronize();
@@ -95,7 +117,8 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
     {
       locked t(*this);
       u32& bucket = segment_.zone_buckets()[zone_bucket_of(name)];
-      const u64 pages = h.zone_pages.load(std::memory_order_relaxed), page = u64{1} << (zone_bucket_of(name) / (limits::zone_buckets / 64));
+      const u64 pages = h.zone_pages.load(std::memory_order_relaxed),
+                page = u64{1} << (zone_bucket_of(name) / (limits::zone_buckets / 64));
       if ((pages & page) == 0) {
         if (!back_pages(segment_, segment_.offset_of(&bucket), sizeof bucket))
           return std::unexpected(no_metadata(segment_, name_, os::page_bytes(), "another zone"));
@@ -103,12 +126,18 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
       }
       ANNEX_TRY(make_way_for(*t, name));
       for (const zone_type type : {zone_type::plain, zone_type::pool, zone_type::ring})
-        if (find_zone_record(name, type)) return refuse(errc::zone_exists, "\"{}\" has a {} \"{}\" already", name_, kind_name(type), name);
+        if (find_zone_record(name, type))
+          return refuse(errc::zone_exists, "\"{}\" has a {} \"{}\" already", name_, kind_name(type),
+                        name);
       if (h.zone_count >= h.zone_limit)
-        return refuse(errc::limit_reached, "\"{}\" has its limit of {} zones; release some, or create it with a higher zone_limit", name_, h.zone_limit);
+        return refuse(
+            errc::limit_reached,
+            "\"{}\" has its limit of {} zones; release some, or create it with a higher zone_limit",
+            name_, h.zone_limit);
       local_region* view = nullptr;
       std::optional<extent_place> place;
-      extent_request q{p.size_bytes, p.align_bytes, p.boundary_bytes, p.iova_contiguous, granule_zone, 0};
+      extent_request q{p.size_bytes,      p.align_bytes, p.boundary_bytes,
+                       p.iova_contiguous, granule_zone,  0};
       if (largest) {
         for (const u32 slot : used_region_slots(segment_)) {
           if (views_.record(slot).state.load(std::memory_order_relaxed) != region_active) continue;
@@ -120,10 +149,13 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
       if (has_memory && q.size_bytes != 0) place = find_extent(*t, p, q, &view);
       if (place || !has_memory) {
         const chunk_ref ref = take_record(*t, table.type);
-        const chunk_ref table_chunk = table.bytes != 0 ? take_table(*t, table.type, table.bytes) : 0;
+        const chunk_ref table_chunk =
+            table.bytes != 0 ? take_table(*t, table.type, table.bytes) : 0;
         if (ref == 0 || (table.bytes != 0 && table_chunk == 0)) {
           t->roll_back();
-          return std::unexpected(no_metadata(segment_, name_, table.bytes, fmt::format("a {} with a table of {} bytes", kind_name(table.type), table.bytes)));
+          return std::unexpected(no_metadata(
+              segment_, name_, table.bytes,
+              fmt::format("a {} with a table of {} bytes", kind_name(table.type), table.bytes)));
         }
         auto* z = segment_.chunk<zone_record>(ref);
         z->type = table.type;
@@ -134,7 +166,8 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         z->table = table_chunk;
         z->table_bytes = table.bytes;
         const member_record& me = segment_.member(member_);
-        z->state.store(table.seen == visibility::on_commit ? zone_being_filled : zone_committed, std::memory_order_relaxed);
+        z->state.store(table.seen == visibility::on_commit ? zone_being_filled : zone_committed,
+                       std::memory_order_relaxed);
         z->maker = member_;
         z->maker_process = me.process_id;
         z->maker_start_time = me.start_time;
@@ -142,7 +175,8 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
         t->put(h.zone_generations_again, h.zone_generations);
         z->generation = h.zone_generations;
         name.copy(z->name, sizeof z->name - 1);
-        std::memset(z->name + name.size(), 0, sizeof z->name - name.size());  // of a record that was used before
+        // Of a record that was used before.
+        std::memset(z->name + name.size(), 0, sizeof z->name - name.size());
         t->put(z->next, bucket);
         if (table.type == zone_type::pool) {
           t->put(h.incarnations, h.incarnations + 1);
@@ -156,14 +190,18 @@ result<zone> local_heap::reserve_zone(std::string_view name, const placement& as
           extents(*view).seal(*t, place->granule);
         }
         if (fill_table) fill_table(*t, *z, segment_.base() + u64{table_chunk} * chunk_unit_bytes);
-        if (place && p.zeroed && !largest) std::memset(view->base + place->offset_bytes, 0, std::min(place->dirty_bytes(), q.size_bytes));
+        if (place && p.zeroed && !largest)
+          std::memset(view->base + place->offset_bytes, 0,
+                      std::min(place->dirty_bytes(), q.size_bytes));
         t->put(h.zone_count, h.zone_count + 1);
         t->put(bucket, ref);
         t->commit();
         ANNEX_TRY(refuse_if_damaged());
         if (table_ref != nullptr) *table_ref = table_chunk;
         zone made = zone_of(*z);
-        if (place && p.zeroed && largest) std::memset(view->base + place->offset_bytes, 0, std::min(place->dirty_bytes(), q.size_bytes));
+        if (place && p.zeroed && largest)
+          std::memset(view->base + place->offset_bytes, 0,
+                      std::min(place->dirty_bytes(), q.size_bytes));
         if (table.type == zone_type::plain && table.seen == visibility::at_once) tell_of_zone();
         return made;
       }
@@ -183,38 +221,48 @@ result<zone> local_heap::find_zone(std::string_view name, zone_type type) {
     auto found = find_as_reader(name, type, &slot);
     if (!found || slot == no_region || found->address != nullptr || tries == 1) return found;
     t.reset();
-    if (auto attached = ensure_attached(slot); !attached) return refuse(errc::cannot_attach, "zone \"{}\": {}", name, attached.error().message());
+    if (auto attached = ensure_attached(slot); !attached)
+      return refuse(errc::cannot_attach, "zone \"{}\": {}", name, attached.error().message());
   }
   return refuse(errc::no_such_zone, "unreachable");
 }
 
-// With the lock nobody changes the record. Without it (read-only) a copy counts if its seal fits: it is of one moment.
+// With the lock nobody changes the record. Without it (read-only) a copy counts if its seal fits:
+// it is of one moment.
 result<zone> local_heap::find_as_reader(std::string_view name, zone_type type, u32* slot) noexcept {
   for (int looks = 0; looks < reader_looks; ++looks) {
     auto found = find_zone_record(name, type);
     if (!found) return std::unexpected(found.error());
     zone_record z;
-    const u32 state = (*found)->state.load(std::memory_order_acquire);  // sync(committed): what the maker wrote is seen
+    // sync(committed): what the maker wrote is seen.
+    const u32 state = (*found)->state.load(std::memory_order_acquire);
     std::memcpy(static_cast<void*>(&z), *found, sizeof z);
-    const bool is_of_one_moment = z.seal == seal_of_zone(z) && z.state.value == state && name == std::string_view(z.name, ::strnlen(z.name, sizeof z.name));
+    const bool is_of_one_moment =
+        z.seal == seal_of_zone(z) && z.state.value == state &&
+        name == std::string_view(z.name, ::strnlen(z.name, sizeof z.name));
     if (is_read_only() && !is_of_one_moment) {
       os::yield();
       continue;
     }
     if (state != zone_committed)
-      return refuse(errc::not_committed, "zone \"{}\" is not committed: process {} (member {}) {}", name, z.maker_process, z.maker,
-                    is_maker_alive(z) ? "is filling it" : "was filling it and is gone; reserve it anew, or release it");
+      return refuse(errc::not_committed, "zone \"{}\" is not committed: process {} (member {}) {}",
+                    name, z.maker_process, z.maker,
+                    is_maker_alive(z)
+                        ? "is filling it"
+                        : "was filling it and is gone; reserve it anew, or release it");
     *slot = z.region_slot;
     return zone_of(z);
   }
-  return refuse(errc::no_such_zone, "the record of zone \"{}\" is being changed, or damaged; look again", name);
+  return refuse(errc::no_such_zone,
+                "the record of zone \"{}\" is being changed, or damaged; look again", name);
 }
 
 bool local_heap::is_maker_alive(const zone_record& z) const noexcept {
   if (z.maker == 0 || z.maker > segment_.member_limit()) return false;
   const member_record& m = segment_.member(z.maker);
   if (m.process_id != z.maker_process || m.start_time != z.maker_start_time) return false;
-  return z.maker == member_ || (is_claimed(m.state.load(std::memory_order_acquire)) && is_member_alive(segment_, z.maker));
+  return z.maker == member_ || (is_claimed(m.state.load(std::memory_order_acquire)) &&
+                                is_member_alive(segment_, z.maker));
 }
 
 // What a dead process was filling under this name goes, in a transaction of its own.
@@ -222,7 +270,10 @@ result<void> local_heap::make_way_for(transaction& t, std::string_view name) {
   auto found = find_zone_record(name, zone_type::plain);
   if (!found || (*found)->state.load(std::memory_order_relaxed) == zone_committed) return {};
   zone_record& z = **found;
-  if (is_maker_alive(z)) return refuse(errc::zone_exists, "\"{}\" has a zone \"{}\" already: process {} (member {}) is filling it", name_, name, z.maker_process, z.maker);
+  if (is_maker_alive(z))
+    return refuse(errc::zone_exists,
+                  "\"{}\" has a zone \"{}\" already: process {} (member {}) is filling it", name_,
+                  name, z.maker_process, z.maker);
   give_back_zone(t, z);
   t.commit();
   return refuse_if_damaged();
@@ -230,8 +281,11 @@ result<void> local_heap::make_way_for(transaction& t, std::string_view name) {
 
 result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
   ANNEX_TRY(check_zone_name(name));
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to commit zones", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (is_read_only())
+    return refuse(errc::read_only,
+                  "\"{}\" is attached read-only; attach it writable to commit zones", name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   {
     locked t(*this);
@@ -239,12 +293,18 @@ result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
     if (!found) return std::unexpected(found.error());
     zone_record& z = **found;
     if (z.generation != generation)
-      return refuse(errc::no_such_zone, "zone \"{}\" is of generation {} by now, not {}: the one to commit was released", name, z.generation, generation);
+      return refuse(
+          errc::no_such_zone,
+          "zone \"{}\" is of generation {} by now, not {}: the one to commit was released", name,
+          z.generation, generation);
     if (z.state.load(std::memory_order_relaxed) == zone_committed) return {};
     const bool is_mine = z.maker == member_ && is_maker_alive(z);
     if (!is_mine)
-      return refuse(errc::heap_in_use, "process {} (member {}) {} zone \"{}\", and it alone may commit it", z.maker_process, z.maker, is_maker_alive(z) ? "is filling" : "was filling", name);
-    t->put(z.state, zone_committed);  // sync(committed): all that this thread wrote into it comes before
+      return refuse(
+          errc::heap_in_use, "process {} (member {}) {} zone \"{}\", and it alone may commit it",
+          z.maker_process, z.maker, is_maker_alive(z) ? "is filling" : "was filling", name);
+    // sync(committed): all that this thread wrote into it comes before.
+    t->put(z.state, zone_committed);
     t->put(z.seal, seal_of_zone(z));
     t->commit();
     ANNEX_TRY(refuse_if_damaged());
@@ -255,31 +315,46 @@ result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
 
 // Something can be found that could not before.
 void local_heap::tell_of_zone() noexcept {
-  segment_.header().zones_signal.fetch_add(1, std::memory_order_release);  // sync(zones): after the commit
+  // sync(zones): after the commit.
+  segment_.header().zones_signal.fetch_add(1, std::memory_order_release);
   os::wake_all(&segment_.header().zones_signal.value);
 }
 
-result<zone> local_heap::wait_zone(std::string_view name, std::chrono::nanoseconds deadline, u64 after_generation) {
-  const u64 begun_ns = os::now_ns(), longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
+result<zone> local_heap::wait_zone(std::string_view name, std::chrono::nanoseconds deadline,
+                                   u64 after_generation) {
+  const u64 begun_ns = os::now_ns(),
+            longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
   for (;;) {
-    const u32 signal = segment_.header().zones_signal.load(std::memory_order_acquire);  // sync(zones): before the look
+    // sync(zones): before the look.
+    const u32 signal = segment_.header().zones_signal.load(std::memory_order_acquire);
     auto found = find_zone(name, zone_type::plain);
     if (found && found->generation > after_generation) return found;
-    if (!found && found.error().code != errc::no_such_zone && found.error().code != errc::not_committed) return found;
+    if (!found && found.error().code != errc::no_such_zone &&
+        found.error().code != errc::not_committed)
+      return found;
     ANNEX_TRY(refuse_if_damaged());
-    if (segment_.header().state.load(std::memory_order_acquire) != segment_ready) return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
+    if (segment_.header().state.load(std::memory_order_acquire) != segment_ready)
+      return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
     const u64 waited_ns = os::now_ns() - begun_ns;
     if (waited_ns >= longest_ns && found)
-      return refuse(errc::deadline_passed, "zone \"{}\" is of generation {} still, and {} was to be passed", name, found->generation, after_generation);
-    if (waited_ns >= longest_ns) return refuse(errc::deadline_passed, "nothing to find in {} ms: {}", longest_ns / 1'000'000, found.error().message());
-    os::wait_on(&segment_.header().zones_signal.value, signal, std::min(longest_ns - waited_ns, waiter_looks_again_ns));
+      return refuse(errc::deadline_passed,
+                    "zone \"{}\" is of generation {} still, and {} was to be passed", name,
+                    found->generation, after_generation);
+    if (waited_ns >= longest_ns)
+      return refuse(errc::deadline_passed, "nothing to find in {} ms: {}", longest_ns / 1'000'000,
+                    found.error().message());
+    os::wait_on(&segment_.header().zones_signal.value, signal,
+                std::min(longest_ns - waited_ns, waiter_looks_again_ns));
   }
 }
 
 result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   ANNEX_TRY(check_zone_name(name));
-  if (is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to release zones", name_);
-  if (!ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (is_read_only())
+    return refuse(errc::read_only,
+                  "\"{}\" is attached read-only; attach it writable to release zones", name_);
+  if (!ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   locked t(*this);
   struct still {  // until it has happened, or is refused
@@ -290,21 +365,34 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
   auto found = find_zone_record(name, type);
   if (!found) return std::unexpected(found.error());
   zone_record* z = *found;
-  if (z->state.load(std::memory_order_relaxed) != zone_committed && z->maker != member_ && is_maker_alive(*z))
-    return refuse(errc::heap_in_use, "process {} (member {}) is filling zone \"{}\"; it commits or releases it, or end that process", z->maker_process, z->maker, name);
+  if (z->state.load(std::memory_order_relaxed) != zone_committed && z->maker != member_ &&
+      is_maker_alive(*z))
+    return refuse(errc::heap_in_use,
+                  "process {} (member {}) is filling zone \"{}\"; it commits or releases it, or "
+                  "end that process",
+                  z->maker_process, z->maker, name);
   if (type == zone_type::pool) {
     const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes);
     if (!pool) return refuse_if_damaged();
     flush_pool_caches(*t, pool, frozen.caches);
     if (const u32 member = busy_member_of(pool, frozen.caches, t->slot()); member != 0)
-      return refuse(errc::heap_in_use, "a thread of process {} (member {}) is in the middle of using pool \"{}\", and may be stopped; continue or kill it", segment_.member(member).process_id, member, name);
-    if (const u32 out = pool.object_count - pool.table->in_bits.load(std::memory_order_relaxed); out != 0)
-      return refuse(errc::blocks_live, "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead members first", out, pool.object_count, name);
+      return refuse(errc::heap_in_use,
+                    "a thread of process {} (member {}) is in the middle of using pool \"{}\", and "
+                    "may be stopped; continue or kill it",
+                    segment_.member(member).process_id, member, name);
+    if (const u32 out = pool.object_count - pool.table->in_bits.load(std::memory_order_relaxed);
+        out != 0)
+      return refuse(errc::blocks_live,
+                    "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead "
+                    "members first",
+                    out, pool.object_count, name);
     make_all_look();
     release_pool_caches(*t, *z);
   }
   if (type == zone_type::pool)
-    if (const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes)) wake_waiters(pool.table->object_signal);  // they wait for the lock, and see that it is gone
+    // They wait for the lock, and see that it is gone.
+    if (const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes))
+      wake_waiters(pool.table->object_signal);
   auto* const ring = type == zone_type::ring ? segment_.chunk<ring_table>(z->table) : nullptr;
   give_back_zone(*t, *z);
   t->commit();
@@ -322,7 +410,8 @@ void local_heap::give_back_zone(transaction& t, zone_record& z) noexcept {
   const std::string_view name(z.name, ::strnlen(z.name, sizeof z.name));
   chunk_ref* link = &segment_.zone_buckets()[zone_bucket_of(name)];
   list_walk walk(segment_);
-  while (*link != ref && walk.goes_on()) link = &segment_.chunk<zone_record>(*link)->next;
+  while (*link != ref && walk.goes_on())
+    link = &segment_.chunk<zone_record>(*link)->next;
   t.put(*link, z.next);
   t.put(h.zone_count, h.zone_count - 1);
   const u32 slot = z.region_slot, granule = z.granule;
@@ -338,10 +427,12 @@ chunk_ref local_heap::take_record(transaction& t, zone_type type) noexcept {
   return spare;
 }
 
-// A fresh table, or one of a ring of this capacity that was released. Its contents are the maker's business.
+// A fresh table, or one of a ring of this capacity that was released. Its contents are the maker's
+// business.
 chunk_ref local_heap::take_table(transaction& t, zone_type type, u64 bytes) noexcept {
   if (type == zone_type::ring)
-    for (chunk_ref *link = &segment_.header().spare_rings, left = most_spare_looks; left != 0; --left) {
+    for (chunk_ref *link = &segment_.header().spare_rings, left = most_spare_looks; left != 0;
+         --left) {
       const chunk_ref spare = *link;
       const u64 capacity = sane_spare_capacity(segment_, spare);
       if (capacity == 0) break;
@@ -356,7 +447,8 @@ chunk_ref local_heap::take_table(transaction& t, zone_type type, u64 bytes) noex
   return allocate_chunk(t, bytes);
 }
 
-// The record and the table of a zone that is in no chain any more. What says that it is gone comes last.
+// The record and the table of a zone that is in no chain any more. What says that it is gone comes
+// last.
 void local_heap::give_back_views(transaction& t, zone_record& z) noexcept {
   segment_header& h = segment_.header();
   const chunk_ref ref = segment_.ref_of(&z);

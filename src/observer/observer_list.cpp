@@ -14,7 +14,9 @@ struct callback_scope {
 
 }  // namespace
 
-bool is_inside_callback() noexcept { return callback_depth > 0; }
+bool is_inside_callback() noexcept {
+  return callback_depth > 0;
+}
 
 void observer_list::append(observer* who) {
   std::lock_guard guard(mutex_);
@@ -39,17 +41,21 @@ std::vector<observer*> observer_list::copy() const {
 result<void> observer_list::ask(observer& who, const region_view& region) {
   callback_scope scope;
   if (auto agreed = who.on_add(region); !agreed)
-    return refuse_os(errc::vetoed, agreed.error().os_errno, "observer \"{}\" refused region {} ({} bytes): {}", who.name(),
-                     static_cast<u32>(region.region), region.length_bytes, agreed.error().message());
+    return refuse_os(
+        errc::vetoed, agreed.error().os_errno, "observer \"{}\" refused region {} ({} bytes): {}",
+        who.name(), static_cast<u32>(region.region), region.length_bytes, agreed.error().message());
   return {};
 }
 
-result<void> observer_list::dismiss(observer& who, const region_view& region, std::chrono::steady_clock::time_point deadline) {
+result<void> observer_list::dismiss(observer& who, const region_view& region,
+                                    std::chrono::steady_clock::time_point deadline) {
   callback_scope scope;
   who.begin_remove(region);
   if (auto done = who.finish_remove(region, deadline); !done)
-    return refuse_os(errc::deadline_passed, done.error().os_errno, "observer \"{}\" has not let go of region {}: {}; try again when its device is idle",
-                     who.name(), static_cast<u32>(region.region), done.error().message());
+    return refuse_os(
+        errc::deadline_passed, done.error().os_errno,
+        "observer \"{}\" has not let go of region {}: {}; try again when its device is idle",
+        who.name(), static_cast<u32>(region.region), done.error().message());
   return {};
 }
 
@@ -58,20 +64,25 @@ result<void> observer_list::agree(const region_view& region) {
   for (size_t i = 0; i < all.size(); ++i) {
     auto agreed = ask(*all[i], region);
     if (agreed) continue;
-    while (i-- > 0) (void)dismiss(*all[i], region, std::chrono::steady_clock::now() + detach_time);
+    while (i-- > 0)
+      (void)dismiss(*all[i], region, std::chrono::steady_clock::now() + detach_time);
     return agreed;
   }
   return {};
 }
 
-result<void> observer_list::let_go(const region_view& region, std::chrono::steady_clock::time_point deadline) {
+result<void> observer_list::let_go(const region_view& region,
+                                   std::chrono::steady_clock::time_point deadline) {
   const std::vector<observer*> all = copy();
   callback_scope scope;
-  for (auto who = all.rbegin(); who != all.rend(); ++who) (*who)->begin_remove(region);
+  for (auto who = all.rbegin(); who != all.rend(); ++who)
+    (*who)->begin_remove(region);
   for (auto who = all.rbegin(); who != all.rend(); ++who)
     if (auto done = (*who)->finish_remove(region, deadline); !done)
-      return refuse_os(errc::deadline_passed, done.error().os_errno, "observer \"{}\" has not let go of region {}: {}; try again when its device is idle",
-                       (*who)->name(), static_cast<u32>(region.region), done.error().message());
+      return refuse_os(
+          errc::deadline_passed, done.error().os_errno,
+          "observer \"{}\" has not let go of region {}: {}; try again when its device is idle",
+          (*who)->name(), static_cast<u32>(region.region), done.error().message());
   return {};
 }
 

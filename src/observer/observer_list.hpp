@@ -1,7 +1,8 @@
-// observer/observer_list.hpp - the observers of one heap in one process, asked in order, undone in reverse.
+// observer/observer_list.hpp - the observers of one heap in one process, asked in order, undone in
+// reverse.
 //
-// Threads: the list is copied before anyone is called, so callbacks may allocate, free and look up. The caller keeps
-// other changes of the heap's regions away meanwhile.
+// Threads: the list is copied before anyone is called, so callbacks may allocate, free and look up.
+// The caller keeps other changes of the heap's regions away meanwhile.
 #pragma once
 #include <memory>
 #include <mutex>
@@ -12,7 +13,8 @@
 
 namespace annex {
 
-/// An observer that is told of a removal nobody waits for (a veto undone, close, detach) gets this long.
+/// An observer that is told of a removal nobody waits for (a veto undone, close, detach) gets this
+/// long.
 inline constexpr std::chrono::seconds detach_time{10};
 
 class observer_list {
@@ -21,13 +23,16 @@ class observer_list {
   void erase(observer* who);
   bool empty() const;
 
-  /// All must agree; after a refusal those that had agreed are told to let go again. Errors: vetoed.
+  /// All must agree; after a refusal those that had agreed are told to let go again. Errors:
+  /// vetoed.
   result<void> agree(const region_view& region);
-  /// begin for all, then finish for all. Errors: deadline_passed, naming the observer; those before it have let go.
+  /// begin for all, then finish for all. Errors: deadline_passed, naming the observer; those before
+  /// it have let go.
   result<void> let_go(const region_view& region, std::chrono::steady_clock::time_point deadline);
 
   static result<void> ask(observer& who, const region_view& region);
-  static result<void> dismiss(observer& who, const region_view& region, std::chrono::steady_clock::time_point deadline);
+  static result<void> dismiss(observer& who, const region_view& region,
+                              std::chrono::steady_clock::time_point deadline);
 
  private:
   std::vector<observer*> copy() const;

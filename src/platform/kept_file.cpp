@@ -6,7 +6,9 @@
 
 namespace annex::os {
 
-kept_file::kept_file(int fd, std::string path, bool writable) { take(fd, std::move(path), writable); }
+kept_file::kept_file(int fd, std::string path, bool writable) {
+  take(fd, std::move(path), writable);
+}
 
 void kept_file::take(int fd, std::string path, bool writable) {
   close();

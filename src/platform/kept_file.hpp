@@ -1,8 +1,9 @@
 // platform/kept_file.hpp - a descriptor that annex keeps for long, and does not take on trust.
 //
-// A program may close descriptors that are not its own (closefrom, close_range), and the number then goes to a file of
-// the program's. So the file behind the number is compared with the one that was given (device and inode) before each
-// use and before it is closed: annex never writes to, cuts, or closes what is not its own.
+// A program may close descriptors that are not its own (closefrom, close_range), and the number
+// then goes to a file of the program's. So the file behind the number is compared with the one that
+// was given (device and inode) before each use and before it is closed: annex never writes to,
+// cuts, or closes what is not its own.
 //
 // Threads: get() and reopen() from any thread. Cost: one fstat, 0.15 µs.
 #pragma once
@@ -16,7 +17,8 @@ namespace annex::os {
 class kept_file {
  public:
   kept_file() = default;
-  /// Takes the descriptor over. A path lets it be opened again when the program has closed it; empty: it can't be.
+  /// Takes the descriptor over. A path lets it be opened again when the program has closed it;
+  /// empty: it can't be.
   kept_file(int fd, std::string path, bool writable);
   ~kept_file() { close(); }
   kept_file(const kept_file&) = delete;

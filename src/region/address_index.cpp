@@ -14,19 +14,26 @@ constinit std::array<shared_word<u64>, u64{1} << (address_bits - root_shift)> ro
 
 namespace {
 
-struct reservation { u64 end; local_region* region; };
+struct reservation {
+  u64 end;
+  local_region* region;
+};
 
-// A thread may look at a view that was given back meanwhile, for as long as it was stopped. So it lies still for a while, and is
-// then most probably nobody's.
-struct unused_region { local_region* region; u64 since_ns; };
+// A thread may look at a view that was given back meanwhile, for as long as it was stopped. So it
+// lies still for a while, and is then most probably nobody's.
+struct unused_region {
+  local_region* region;
+  u64 since_ns;
+};
 constexpr u64 rest_of_a_region_ns = 60'000'000'000;
 
 struct index_state {
   std::mutex mutex;
-  std::map<u64, reservation> ranges;      // by base
+  std::map<u64, reservation> ranges;  // by base
   std::vector<local_region*> all_regions;
   std::deque<unused_region> unused;  // the one that was given back first is used first
-  std::vector<table*> tables;             // the levels point to each other with marked words: this is the plain list
+  // The levels point to each other with marked words: this is the plain list.
+  std::vector<table*> tables;
 };
 
 // Never destroyed: threads may still free blocks while the program ends.
@@ -37,18 +44,23 @@ index_state& state() noexcept {
 
 table* new_table();
 
-// Stores value over [begin, end) in a level whose entries span 2^shift bytes; the level begins at level_base.
-void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin, u64 end, u64 value) {
+// Stores value over [begin, end) in a level whose entries span 2^shift bytes; the level begins at
+// level_base.
+void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin, u64 end,
+                u64 value) {
   const u64 span = u64{1} << shift;
   for (u64 at = align_down(begin, span); at < end; at += span) {
     shared_word<u64>& entry = entries[(at - level_base) >> shift];
-    if (at >= begin && at + span <= end && (entry.load(std::memory_order_relaxed) & is_table) == 0) {
-      entry.store(value, std::memory_order_release);  // sync(index): the region's fields are seen by who finds it
+    if (at >= begin && at + span <= end &&
+        (entry.load(std::memory_order_relaxed) & is_table) == 0) {
+      // sync(index): the region's fields are seen by who finds it.
+      entry.store(value, std::memory_order_release);
       continue;
     }
     u64 word = entry.load(std::memory_order_relaxed);
     if ((word & is_table) == 0) {
-      table* made = new_table();  // the entry was empty or not entirely ours: ranges never share a page
+      // The entry was empty or not entirely ours: ranges never share a page.
+      table* made = new_table();
       word = reinterpret_cast<u64>(made) | is_table;
       entry.store(word, std::memory_order_release);
     }
@@ -83,7 +95,8 @@ result<void> reserve(const void* base, u64 length_bytes) {
   const u64 begin = reinterpret_cast<u64>(base);
   u64 end = 0;
   if (add_overflows(begin, length_bytes, &end))
-    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space", length_bytes, base);
+    return refuse(errc::bad_length, "{} bytes from {} pass the end of the address space",
+                  length_bytes, base);
   index_state& s = state();
   std::lock_guard guard(s.mutex);
   auto next = s.ranges.upper_bound(begin);
@@ -91,7 +104,9 @@ result<void> reserve(const void* base, u64 length_bytes) {
   if (next != s.ranges.end() && next->first < end) clash = next;
   if (next != s.ranges.begin() && std::prev(next)->second.end > begin) clash = std::prev(next);
   if (clash != s.ranges.end())
-    return refuse(errc::region_overlap, "[{:#x}, {:#x}) overlaps [{:#x}, {:#x}), which is a region of a heap in this process; remove or detach that one first",
+    return refuse(errc::region_overlap,
+                  "[{:#x}, {:#x}) overlaps [{:#x}, {:#x}), which is a region of a heap in this "
+                  "process; remove or detach that one first",
                   begin, end, clash->first, clash->second.end);
   s.ranges.emplace(begin, reservation{end, nullptr});
   return {};
@@ -114,8 +129,12 @@ void leave(const void* base) noexcept {
   s.ranges.erase(found);
 }
 
-void before_fork() noexcept { state().mutex.lock(); }
-void after_fork() noexcept { state().mutex.unlock(); }
+void before_fork() noexcept {
+  state().mutex.lock();
+}
+void after_fork() noexcept {
+  state().mutex.unlock();
+}
 
 local_region* make_region() {
   index_state& s = state();

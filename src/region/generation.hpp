@@ -1,35 +1,44 @@
-// region/generation.hpp - what a handle says, and how the names that one place had over the years are told apart.
+// region/generation.hpp - what a handle says, and how the names that one place had over the years
+// are told apart.
 //
-//   handle   63     58 57    44 43           k k-1     0      of a region of up to 2^k bytes (k at least 12)
-//            [ high  ][ slot   ][ low          ][ offset ]
-//   number   [ high  ]          [ low          ][ offset ]     50 bits: generation << k | offset
+//   handle  63     58 57    44 43     k k-1     0    of a region of up to 2^k bytes (k at least 12)
+//           [ high  ][ slot   ][ low    ][ offset ]
+//   number  [ high  ]          [ low    ][ offset ]   50 bits: generation << k | offset
 //
-// A slot counts numbers through all the regions it ever has: numbers_used of its record says below which they have all been
-// given out, and a region begins above. So a handle of memory that was removed is below every region that comes after it, for
-// ever: a slot whose numbers are used up has no region any more. The first region of a slot begins at 0, and a first name has
-// generation 0: the slot and the offset are then all that a handle says.
+// A slot counts numbers through all the regions it ever has: numbers_used of its record says below
+// which they have all been given out, and a region begins above. So a handle of memory that was
+// removed is below every region that comes after it, for ever: a slot whose numbers are used up has
+// no region any more. The first region of a slot begins at 0, and a first name has generation 0:
+// the slot and the offset are then all that a handle says.
 //
-// Within a region a generation belongs to a byte. It rises when a block that somebody asked a handle of becomes free:
+// Within a region a generation belongs to a byte. It rises when a block that somebody asked a
+// handle of becomes free:
 //
 //   slab      a table of a word per block, made with its first handle (extent_entry::generations)
 //   large     the word in its extent's entry (extent_entry::name)
 //   zone      the same; it is named as soon as it is reserved
-//   pool      a table of a word per object (pool_table::generations); generations begin behind the zone's own
+//   pool      a table of a word per object (pool_table::generations); generations begin behind the
+//             zone's own
 //
-// and stays where it got to when the place is cut anew: floors[] has, for each 64th of the region, the lowest generation that
-// was not given out there. An extent begins at the highest floor it touches; what ends raises those it touched.
+// and stays where it got to when the place is cut anew: floors[] has, for each 64th of the region,
+// the lowest generation that was not given out there. An extent begins at the highest floor it
+// touches; what ends raises those it touched.
 //
-// Numbers do not suffice for ever: a place whose block was named as often as it has generations begins again (with the
-// region's first). From then on "higher" is taken for "less than half a turn ahead", and the region's numbers count as used up.
-// docs/design/0013 has the sums.
+// Numbers do not suffice for ever: a place whose block was named as often as it has generations
+// begins again (with the region's first). From then on "higher" is taken for "less than half a turn
+// ahead", and the region's numbers count as used up. docs/design/0013 has the sums.
 //
 // Invariants (audit; H1 and H2 also stand where they belong):
-//   H1  an extent in use has a name's word, of a generation that is not above the floors it touches; a zone's says named
-//   H2  every free of a block or object with a generation is noticed: its slab is held, its pool is several members'
-//   H3  a region's numbers agree with their complement and leave it generations; floors are below these
+//   H1  an extent in use has a name's word, of a generation that is not above the floors it
+//       touches; a zone's says named
+//   H2  every free of a block or object with a generation is noticed: its slab is held, its pool is
+//       several members'
+//   H3  a region's numbers agree with their complement and leave it generations; floors are below
+//       these
 //
-// Threads and processes: a word is set to named by one compare and swap, by anybody who has the block; it is moved on by one
-// store, by who frees the block, before the block is free. floors[] and numbers_used are changed in transactions.
+// Threads and processes: a word is set to named by one compare and swap, by anybody who has the
+// block; it is moved on by one store, by who frees the block, before the block is free. floors[]
+// and numbers_used are changed in transactions.
 #pragma once
 #include "base/limits.hpp"
 #include "region/region_record.hpp"
@@ -55,10 +64,15 @@ constexpr u64 number_of(handle h) noexcept {
   return high << limits::handle_slot_shift | (word & low_bits(limits::handle_slot_shift));
 }
 
-// ---- a name's word: bit 0 named, bits 1 to 30 a generation or how often it has risen; bit 31 tells it from a link of a list.
+// ---- a name's word: bit 0 named, bits 1 to 30 a generation or how often it has risen; bit 31
+// tells it from a link of a list.
 inline constexpr u32 word_is_named = 1, word_is_name = 1u << 31, most_generations = (1u << 30) - 2;
-constexpr u32 count_in(u32 word) noexcept { return (word & ~word_is_name) >> 1; }
-constexpr u32 name_word(u32 generation) noexcept { return word_is_name | generation << 1; }
+constexpr u32 count_in(u32 word) noexcept {
+  return (word & ~word_is_name) >> 1;
+}
+constexpr u32 name_word(u32 generation) noexcept {
+  return word_is_name | generation << 1;
+}
 
 /// The numbers a region may use: from first_number on, so many generations of 2^offset_bits.
 struct generations_of_region {
@@ -97,7 +111,8 @@ void raise_floor(transaction& t, region_record& record, const generations_of_reg
 /// The higher of two, also after the generations began again.
 u32 higher_of(const region_record& record, const generations_of_region& all, u32 a, u32 b) noexcept;
 
-/// The lowest generation above all that a table's words were given, the first of them named `first`.
+/// The lowest generation above all that a table's words were given, the first of them named
+/// `first`.
 template <class WordOf>
 u32 generation_above(const region_record& record, const generations_of_region& all, u32 first,
                      u64 words, const WordOf& word_of) noexcept {
@@ -122,11 +137,13 @@ inline bool are_numbers_right(const region_record& record, u32 slot) noexcept {
          generations_left(record, slot, record.length_bytes) >= fewest_generations;
 }
 
-/// Names of this generation were given out in [begin, end), and what they named ends. Inside a transaction.
+/// Names of this generation were given out in [begin, end), and what they named ends. Inside a
+/// transaction.
 void retire_generation(transaction& t, region_record& record, const generations_of_region& all,
                        u64 begin, u64 end, u32 generation) noexcept;
 
-/// The block of this word of a table becomes free: what it was called is not its name any more. One store.
+/// The block of this word of a table becomes free: what it was called is not its name any more. One
+/// store.
 inline void forget_name(region_record& record, const generations_of_region& all, u32 first,
                         u32& word) noexcept {
   const u32 seen = std::atomic_ref(word).load(

@@ -4,7 +4,8 @@
 //   index  one entry per 2^shift bytes: the last run that begins at or before it; about one run per entry
 //   order  the runs' numbers sorted by IOVA
 //
-// A contiguous table is one run whatever its page count. Immutable once published: lookups take no lock.
+// A contiguous table is one run whatever its page count. Immutable once published: lookups take no
+// lock.
 #pragma once
 #include <optional>
 #include <span>
@@ -25,11 +26,14 @@ struct iova_map {
   u32 run_count = 0, index_shift = 0;
   u64 length_bytes = 0;
 
-  struct place { u64 address, contiguous_bytes, run_offset; };
+  struct place {
+    u64 address, contiguous_bytes, run_offset;
+  };
   /// run_count is not 0.
   place find(u64 offset) const noexcept {
     const u32 run = run_count == 1 ? 0 : run_at(offset);
-    // A damaged table gives wrong addresses, but never a length that leads out of the region or nowhere.
+    // A damaged table gives wrong addresses, but never a length that leads out of the region or
+    // nowhere.
     const u64 end = end_of(run), bytes = end > offset ? end - offset : length_bytes - offset;
     return place{runs[run].address + (offset - runs[run].offset), bytes, runs[run].offset};
   }

@@ -11,13 +11,18 @@ namespace annex {
 
 namespace {
 
-// The region's tables, if they lie where they say and are as long as they must be. Reads a copy that nobody changes.
+// The region's tables, if they lie where they say and are as long as they must be. Reads a copy
+// that nobody changes.
 bool load_tables(const segment& s, const region_record& r, local_region& v) noexcept {
   const u32 shift = r.granule_shift;
   if (shift != limits::granule_shift && shift != limits::small_granule_shift) return false;
-  if (r.length_bytes == 0 || r.length_bytes > limits::largest_region_bytes || r.granule_count != divide_up(r.length_bytes, u64{1} << shift)) return false;
-  auto* const granules = s.find_chunk<granule_entry>(r.granules, u64{r.granule_count} * sizeof(granule_entry));
-  auto* const extents = s.find_chunk<extent_entry>(r.extents, u64{r.granule_count} * sizeof(extent_entry));
+  if (r.length_bytes == 0 || r.length_bytes > limits::largest_region_bytes ||
+      r.granule_count != divide_up(r.length_bytes, u64{1} << shift))
+    return false;
+  auto* const granules =
+      s.find_chunk<granule_entry>(r.granules, u64{r.granule_count} * sizeof(granule_entry));
+  auto* const extents =
+      s.find_chunk<extent_entry>(r.extents, u64{r.granule_count} * sizeof(extent_entry));
   if (granules == nullptr || extents == nullptr) return false;
   v.granule_base = granules;
   v.granules = {granules, r.granule_count};
@@ -32,9 +37,12 @@ bool load_tables(const segment& s, const region_record& r, local_region& v) noex
 
 bool load_iovas(const segment& s, const region_record& r, local_region& v) noexcept {
   if (r.iova_run_count == 0) return true;
-  if (r.iova_index_shift < log2_floor(limits::smallest_page_bytes) || r.iova_index_shift > 63 || r.iova_run_count > r.length_bytes / limits::smallest_page_bytes) return false;
+  if (r.iova_index_shift < log2_floor(limits::smallest_page_bytes) || r.iova_index_shift > 63 ||
+      r.iova_run_count > r.length_bytes / limits::smallest_page_bytes)
+    return false;
   const u64 slices = (r.length_bytes >> r.iova_index_shift) + 2;
-  const auto* const runs = s.find_chunk<iova_run>(r.iova_runs, u64{r.iova_run_count} * sizeof(iova_run));
+  const auto* const runs =
+      s.find_chunk<iova_run>(r.iova_runs, u64{r.iova_run_count} * sizeof(iova_run));
   const auto* const order = s.find_chunk<u32>(r.iova_order, u64{r.iova_run_count} * sizeof(u32));
   const auto* const index = s.find_chunk<u32>(r.iova_index, slices * sizeof(u32));
   if (runs == nullptr || order == nullptr || index == nullptr) return false;
@@ -55,7 +63,8 @@ void load_view(const segment& s, region_record& record, local_region& v) noexcep
   v.generations = generations_in(r, v.slot);
   v.granule_shift = limits::granule_shift;
   v.granule_mask = static_cast<u32>(low_bits(limits::granule_shift));
-  // A view without tables is no region: every index leads to nobody's entry. It has no id, so that the next look asks again.
+  // A view without tables is no region: every index leads to nobody's entry. It has no id, so that
+  // the next look asks again.
   if (!load_tables(s, r, v) || !load_iovas(s, r, v)) v.id = 0;
 }
 
@@ -68,7 +77,8 @@ bool is_backed(const local_region& v, u32 first, u32 last) noexcept {
   return fd >= 0 && os::allocate_range(fd, r.fd_offset + begin, end - begin) == 0;
 }
 
-bool region_views::open(const segment& s, u32 heap_index, u64 heap_number, detail::local_heap* heap) {
+bool region_views::open(const segment& s, u32 heap_index, u64 heap_number,
+                        detail::local_heap* heap) {
   segment_ = &s;
   heap_number_ = heap_number;
   heap_index_ = heap_index;
@@ -92,7 +102,10 @@ region_record* region_views::find(u32 id) const noexcept {
   if (slot >= slots()) return nullptr;
   region_record& r = record(slot);
   const u32 state = r.state.load(std::memory_order_acquire);  // sync(published)
-  return (state == region_active || state == region_draining) && r.id.load(std::memory_order_relaxed) == id ? &r : nullptr;
+  return (state == region_active || state == region_draining) &&
+                 r.id.load(std::memory_order_relaxed) == id
+             ? &r
+             : nullptr;
 }
 
 local_region& region_views::renew(u32 slot) noexcept {
@@ -100,7 +113,9 @@ local_region& region_views::renew(u32 slot) noexcept {
   region_record& r = record(slot);
   local_region* const view = views_[slot];
   if (view != nullptr && view->id == r.id.load(std::memory_order_relaxed)) return *view;
-  if (view != nullptr) {  // attached, or being attached just now: local_heap::synchronize() sees to it, with nobody in between
+  // Attached, or being attached just now: local_heap::synchronize() sees to it, with nobody in
+  // between.
+  if (view != nullptr) {
     retired_.push_back(view);
     view->usable.store(0, std::memory_order_relaxed);
     set_place(slot, nullptr, 0);
@@ -113,19 +128,22 @@ local_region& region_views::renew(u32 slot) noexcept {
   made->entry_base = u64{slot} << 48;
   load_view(*segment_, r, *made);
   set_view(slot, made);
-  if (slot >= local_slots_.load(std::memory_order_relaxed)) local_slots_.store(slot + 1, std::memory_order_relaxed);
+  if (slot >= local_slots_.load(std::memory_order_relaxed))
+    local_slots_.store(slot + 1, std::memory_order_relaxed);
   return *made;
 }
 
 void region_views::set_base(local_region& view, void* base, u64 length_bytes) noexcept {
   if (base == nullptr) view.usable.store(0, std::memory_order_relaxed);
-  // A thread that frees reads the base first, then the length: what was not a block of this region does not become one.
+  // A thread that frees reads the base first, then the length: what was not a block of this region
+  // does not become one.
   if (base == nullptr) view.length_bytes = 0;
   compiler_fence();
   view.base = static_cast<char*>(base);
   compiler_fence();
   view.length_bytes = length_bytes;
-  if (views_[view.slot] == &view) set_place(view.slot, view.base, base != nullptr ? length_bytes : 0);
+  if (views_[view.slot] == &view)
+    set_place(view.slot, view.base, base != nullptr ? length_bytes : 0);
 }
 
 void region_views::set_place(u32 slot, char* base, u64 length_bytes) noexcept {
@@ -140,7 +158,8 @@ std::vector<local_region*> region_views::take_retired() {
 
 void region_views::drop(local_region& view) noexcept {
   std::lock_guard guard(mutex_);
-  if (views_[view.slot] != &view) return;  // the slot's region was replaced meanwhile: this one has been retired
+  // The slot's region was replaced meanwhile: this one has been retired.
+  if (views_[view.slot] != &view) return;
   view.usable.store(0, std::memory_order_relaxed);
   set_place(view.slot, nullptr, 0);
   set_view(view.slot, nullptr);

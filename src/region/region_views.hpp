@@ -1,11 +1,13 @@
-// region/region_views.hpp - every region of a heap as this process sees it, by slot; attached or not.
+// region/region_views.hpp - every region of a heap as this process sees it, by slot; attached or
+// not.
 //
-// Slabs and extents of a region that is not mapped here can still be looked after: their metadata is in the segment. So
-// there is a view of every region; its base is null until the region is attached. bases() is what the fast path adds to.
+// Slabs and extents of a region that is not mapped here can still be looked after: their metadata
+// is in the segment. So there is a view of every region; its base is null until the region is
+// attached. bases() is what the fast path adds to.
 //
-// Threads: at() from any thread that holds the heap lock or owns a block or slab of the region; changes of base under the
-// local heap's region mutex. A slot whose region was replaced gets a new view; the old one is retired for
-// local_heap::synchronize() to detach.
+// Threads: at() from any thread that holds the heap lock or owns a block or slab of the region;
+// changes of base under the local heap's region mutex. A slot whose region was replaced gets a new
+// view; the old one is retired for local_heap::synchronize() to detach.
 #pragma once
 #include <mutex>
 
@@ -14,7 +16,8 @@
 
 namespace annex {
 
-/// Slots that an entry of a magazine or a record can name, existing or not: the tables here have room for them all.
+/// Slots that an entry of a magazine or a record can name, existing or not: the tables here have
+/// room for them all.
 inline constexpr u32 slots_that_can_be_named = 1u << 16;
 
 class region_views {
@@ -27,12 +30,15 @@ class region_views {
   /// False: no address space for the tables.
   bool open(const segment& s, u32 heap_index, u64 heap_number, detail::local_heap* heap);
 
-  region_record& record(u32 slot) const noexcept { return segment_->entry<region_record>(segment_->geometry().regions_at, slot, slots()); }
+  region_record& record(u32 slot) const noexcept {
+    return segment_->entry<region_record>(segment_->geometry().regions_at, slot, slots());
+  }
   /// The view of the region that has this slot now.
   local_region& at(u32 named_slot) noexcept {
     const u32 slot = named_slot % slots_that_can_be_named;  // it may come from the segment
     local_region* const view = existing(slot);
-    if (view != nullptr && view->id == record(slot).id.load(std::memory_order_relaxed)) [[likely]] return *view;
+    if (view != nullptr && view->id == record(slot).id.load(std::memory_order_relaxed)) [[likely]]
+      return *view;
     return renew(slot);
   }
   u32 slot_of(u32 id) const noexcept { return region_slot_of(id, slots()); }

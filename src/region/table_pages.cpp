@@ -31,7 +31,8 @@ bool table_pages::table::back(const segment& s, u32 first, u32 last) const noexc
     const u64 index = (at - base) / page, bit = u64{1} << (index % 64);
     if ((known[index / 64].load(std::memory_order_relaxed) & bit) != 0) continue;
     if (!back_pages(s, at, page)) {
-      log(log_level::warn, "the annex directory is full: no page for the tables of a region; free some room there");
+      log(log_level::warn,
+          "the annex directory is full: no page for the tables of a region; free some room there");
       return false;
     }
     known[index / 64].fetch_or(bit, std::memory_order_relaxed);

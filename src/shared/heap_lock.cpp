@@ -19,32 +19,41 @@ constexpr u64 longest_look_again_ns = 250'000'000;
 constexpr u64 time_for_others_ns = 50'000;        // a woken waiter has to come first
 constexpr u64 complain_after_ns = 1'000'000'000;  // nobody alive and running holds it so long
 
-// For each thread slot of this process's members, by the segment's place and the slot's number: how many threads are between
-// asking for the lock and giving it back, or being_taken. Two heaps may share a word; then it says too much, which is safe.
+// For each thread slot of this process's members, by the segment's place and the slot's number: how
+// many threads are between asking for the lock and giving it back, or being_taken. Two heaps may
+// share a word; then it says too much, which is safe.
 constexpr u32 being_taken = 1u << 31;
 std::atomic<u32> asking_here[65536];
 
-std::atomic<u32>& asking(const segment& s, u32 slot) noexcept { return asking_here[(slot ^ (reinterpret_cast<u64>(s.base()) >> 21)) & 0xffff]; }
+std::atomic<u32>& asking(const segment& s, u32 slot) noexcept {
+  return asking_here[(slot ^ (reinterpret_cast<u64>(s.base()) >> 21)) & 0xffff];
+}
 
-// A forked child has none of the threads that were asking, nor the one that was taking a lock from nobody. Its first thread that
-// asks clears the words; others wait until that is done, or theirs would be cleared too.
-std::atomic<u64> asking_since_fork{0};  // twice the forks it was cleared for; odd: it is being cleared
+// A forked child has none of the threads that were asking, nor the one that was taking a lock from
+// nobody. Its first thread that asks clears the words; others wait until that is done, or theirs
+// would be cleared too. Twice the forks it was cleared for; odd: it is being cleared.
+std::atomic<u64> asking_since_fork{0};
 void forget_threads_of_the_parent() noexcept {
   const u64 now = os::fork_count() * 2;
   u64 seen = asking_since_fork.load(std::memory_order_acquire);  // sync(cleared)
-  if (seen == now) [[likely]] return;
-  if (seen != now + 1 && asking_since_fork.compare_exchange_strong(seen, now + 1, std::memory_order_relaxed)) {
+  if (seen == now) [[likely]]
+    return;
+  if (seen != now + 1 &&
+      asking_since_fork.compare_exchange_strong(seen, now + 1, std::memory_order_relaxed)) {
     for (std::atomic<u32>& word : asking_here)
       if (word.load(std::memory_order_relaxed) != 0) word.store(0, std::memory_order_relaxed);
-    asking_since_fork.store(now, std::memory_order_release);  // sync(cleared): whoever asks now finds zeros
+    // sync(cleared): whoever asks now finds zeros.
+    asking_since_fork.store(now, std::memory_order_release);
   } else {
-    while (asking_since_fork.load(std::memory_order_acquire) != now) os::yield();  // sync(cleared)
+    while (asking_since_fork.load(std::memory_order_acquire) != now)
+      os::yield();  // sync(cleared)
   }
 }
 
 void begin_asking(std::atomic<u32>& word) noexcept {
   forget_threads_of_the_parent();
-  while ((word.fetch_add(1, std::memory_order_seq_cst) & being_taken) != 0) {  // sync(asking): before the lock is tried
+  // sync(asking): before the lock is tried.
+  while ((word.fetch_add(1, std::memory_order_seq_cst) & being_taken) != 0) {
     word.fetch_sub(1, std::memory_order_relaxed);
     os::yield();
   }
@@ -53,18 +62,23 @@ void begin_asking(std::atomic<u32>& word) noexcept {
 // The transactions this thread is in, innermost first: of different heaps, so a list of one or two.
 constinit thread_local const transaction* innermost = nullptr;
 
-// How many threads of this process wait for a lock. Each looks again the more seldom the more there are, so that together
-// they ask as often as one would alone. A forked child may begin with too high a number: hence the longest wait.
+// How many threads of this process wait for a lock. Each looks again the more seldom the more there
+// are, so that together they ask as often as one would alone. A forked child may begin with too
+// high a number: hence the longest wait.
 std::atomic<u32> waiting_here{0};
 
-u64 wait_ns() noexcept { return std::min(look_again_ns * std::max(1u, waiting_here.load(std::memory_order_relaxed)), longest_look_again_ns); }
+u64 wait_ns() noexcept {
+  return std::min(look_again_ns * std::max(1u, waiting_here.load(std::memory_order_relaxed)),
+                  longest_look_again_ns);
+}
 
 }  // namespace
 
 namespace {
 
-// Where a transaction may change a word: the tables and the arena, and of the header what it lists and counts. Never its
-// limits, the places of its tables, its state or the lock: nothing that bounds anything is put back from a journal.
+// Where a transaction may change a word: the tables and the arena, and of the header what it lists
+// and counts. Never its limits, the places of its tables, its state or the lock: nothing that
+// bounds anything is put back from a journal.
 bool may_be_journaled(const segment& s, u64 offset, u64 bytes) noexcept {
   constexpr u64 first = offsetof(segment_header, region_epoch), behind = sizeof(segment_header);
   const segment_geometry& g = s.geometry();
@@ -75,8 +89,8 @@ bool may_be_journaled(const segment& s, u64 offset, u64 bytes) noexcept {
   return offset >= g.arena_at && end <= s.file_bytes(end);
 }
 
-// What was cut from the arena and written without a log is handed out again, and must be zero then. The file may reach further
-// than file_bytes says: growing it is not undone.
+// What was cut from the arena and written without a log is handed out again, and must be zero then.
+// The file may reach further than file_bytes says: growing it is not undone.
 void clear_above(const segment& s, u64 top) noexcept {
   const u64 end = s.file_bytes();
   if (top < s.geometry().arena_at || top >= end) return;
@@ -90,8 +104,10 @@ bool put_back(const segment& s, u32 count) noexcept {
   while (count-- > 0) {
     const journal_entry e = j.entries[count];
     const u64 bytes = e.offset_and_bytes & 15, offset = e.offset_and_bytes >> 4;
-    if (may_be_journaled(s, offset, bytes)) std::memcpy(s.base() + offset, &e.old_value, bytes);
-    else all = false;
+    if (may_be_journaled(s, offset, bytes))
+      std::memcpy(s.base() + offset, &e.old_value, bytes);
+    else
+      all = false;
     compiler_fence();
   }
   return all;
@@ -118,26 +134,36 @@ bool undo_journal_in_copy(const segment& s) noexcept {
   return all;
 }
 
-transaction::transaction(const segment& s, lock_identity who) noexcept : segment_(s), journal_(s.log()), who_(who) { acquire(); }
-transaction::~transaction() { release(); }
+transaction::transaction(const segment& s, lock_identity who) noexcept
+    : segment_(s), journal_(s.log()), who_(who) {
+  acquire();
+}
+transaction::~transaction() {
+  release();
+}
 
-// The lock names a slot of this process, and no thread of that slot asks for it or has it: the word is damaged. Takes it.
-// Nobody can begin to ask in that slot's name in between.
+// The lock names a slot of this process, and no thread of that slot asks for it or has it: the word
+// is damaged. Takes it. Nobody can begin to ask in that slot's name in between.
 bool transaction::take_from_nobody(u32 seen, u32 mine) noexcept {
   const u32 holder = seen & ~lock_waiters;
   if (holder != mine) {
     std::atomic<u32>& word = asking(segment_, holder - 1);
     u32 nobody = &word == &asking(segment_, mine - 1) ? 1 : 0;
     const u32 before = nobody;
-    if (!word.compare_exchange_strong(nobody, before | being_taken, std::memory_order_seq_cst)) return false;  // sync(asking)
-    const bool taken = segment_.header().lock.compare_exchange(seen, mine | lock_waiters, std::memory_order_acquire);
+    // sync(asking).
+    if (!word.compare_exchange_strong(nobody, before | being_taken, std::memory_order_seq_cst))
+      return false;
+    const bool taken = segment_.header().lock.compare_exchange(seen, mine | lock_waiters,
+                                                               std::memory_order_acquire);
     word.fetch_and(~being_taken, std::memory_order_seq_cst);
     return taken;
   }
   // This thread asks in its slot's name alone, and knows what it has.
   for (const transaction* held = innermost; held != nullptr; held = held->outer_)
-    if (held->segment_.base() == segment_.base()) stop_program("annex: a thread waits for the heap lock that it has\n");
-  return segment_.header().lock.compare_exchange(seen, mine | lock_waiters, std::memory_order_acquire);
+    if (held->segment_.base() == segment_.base())
+      stop_program("annex: a thread waits for the heap lock that it has\n");
+  return segment_.header().lock.compare_exchange(seen, mine | lock_waiters,
+                                                 std::memory_order_acquire);
 }
 
 void transaction::acquire() noexcept {
@@ -147,15 +173,19 @@ void transaction::acquire() noexcept {
   stole_ = false;
   u32 seen = 0;
   begin_asking(asking(s, who_.slot));
-  // sync(heap lock): acquire pairs with the release in the destructor, or with the kernel's exit path of a dead holder
+  // sync(heap lock): acquire pairs with the release in the destructor, or with the kernel's exit
+  // path of a dead holder
   if (!lock.compare_exchange(seen, mine, std::memory_order_acquire)) {
     u64 first_look_ns = 0, holding = 0;
-    u32 last_holder = 0, others = 0;  // others: lock_waiters, once this thread has slept: more may sleep still
+    // Others: lock_waiters, once this thread has slept: more may sleep still.
+    u32 last_holder = 0, others = 0;
     bool complained = false;
     for (int spins = 0;;) {
       const u32 holder = seen & ~lock_waiters;
       if (holder == 0) {
-        if (lock.compare_exchange(seen, mine | (seen & lock_waiters) | others, std::memory_order_acquire)) break;
+        if (lock.compare_exchange(seen, mine | (seen & lock_waiters) | others,
+                                  std::memory_order_acquire))
+          break;
         continue;
       }
       if (++spins < spins_before_sleep) {
@@ -164,31 +194,44 @@ void transaction::acquire() noexcept {
         continue;
       }
       const bool known = holder - 1 < s.thread_limit();
-      const u32 member = known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
+      const u32 member =
+          known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
       if (member == who_.member && take_from_nobody(seen, mine)) {
         stole_ = true;
-        annex::log(log_level::error, "the lock of heap {} named thread slot {} of this process, which does not have it: its segment is being damaged", s.header().name, holder - 1);
+        annex::log(log_level::error,
+                   "the lock of heap {} named thread slot {} of this process, which does not have "
+                   "it: its segment is being damaged",
+                   s.header().name, holder - 1);
         break;
       }
       // By the byte alone: a member that is closing has given its record up, but not yet the lock.
-      const bool gone = member == 0 || member > s.member_limit() || (member != who_.member && !is_member_alive(s, member));
+      const bool gone = member == 0 || member > s.member_limit() ||
+                        (member != who_.member && !is_member_alive(s, member));
       if (gone) {
-        if (lock.compare_exchange(seen, mine | (seen & lock_waiters) | others, std::memory_order_acquire)) {
+        if (lock.compare_exchange(seen, mine | (seen & lock_waiters) | others,
+                                  std::memory_order_acquire)) {
           stole_ = true;
           break;
         }
         continue;
       }
-      // The sequence tells one holding from the next, by the same thread too: a second is counted of one of them.
-      if (const u64 now = s.header().lock_sequence.load(std::memory_order_relaxed); first_look_ns == 0 || holder != last_holder || now != holding) {
+      // The sequence tells one holding from the next, by the same thread too: a second is counted
+      // of one of them.
+      if (const u64 now = s.header().lock_sequence.load(std::memory_order_relaxed);
+          first_look_ns == 0 || holder != last_holder || now != holding) {
         first_look_ns = os::now_ns();
         last_holder = holder;
         holding = now;
       } else if (!complained && os::now_ns() - first_look_ns > complain_after_ns) {
         complained = true;
-        annex::log(log_level::warn, "process {} (member {}) has held the lock of heap {} for a second: it is stopped, or starved; continue or kill it", s.member(member).process_id, member, s.header().name);
+        annex::log(log_level::warn,
+                   "process {} (member {}) has held the lock of heap {} for a second: it is "
+                   "stopped, or starved; continue or kill it",
+                   s.member(member).process_id, member, s.header().name);
       }
-      if ((seen & lock_waiters) == 0 && !lock.compare_exchange(seen, seen | lock_waiters, std::memory_order_relaxed)) continue;
+      if ((seen & lock_waiters) == 0 &&
+          !lock.compare_exchange(seen, seen | lock_waiters, std::memory_order_relaxed))
+        continue;
       waiting_here.fetch_add(1, std::memory_order_relaxed);
       os::wait_on(&lock.value, holder | lock_waiters, wait_ns());
       waiting_here.fetch_sub(1, std::memory_order_relaxed);
@@ -201,10 +244,13 @@ void transaction::acquire() noexcept {
   race_checker::lock_taken(s.header().heap_id);
   shared_word<u64>& sequence = s.header().lock_sequence;
   sequence.store(sequence.load(std::memory_order_relaxed) | 1, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);  // sync(sequence): readers see it odd before any change
+  // sync(sequence): readers see it odd before any change.
+  std::atomic_thread_fence(std::memory_order_release);
   forks_ = os::fork_count();
   puts_ = 0;
-  if (!stole_ && journal_.count.load(std::memory_order_relaxed) != 0) journal_.count.store(0, std::memory_order_relaxed);  // no death left it
+  // No death left it.
+  if (!stole_ && journal_.count.load(std::memory_order_relaxed) != 0)
+    journal_.count.store(0, std::memory_order_relaxed);
   if (stole_) {
     (void)undo_journal(s);
     s.header().lock_steals.fetch_add(1, std::memory_order_relaxed);
@@ -214,7 +260,8 @@ void transaction::acquire() noexcept {
 
 // This thread is in it no more.
 void transaction::forget() noexcept {
-  for (const transaction** held = &innermost; *held != nullptr; held = &const_cast<transaction*>(*held)->outer_)
+  for (const transaction** held = &innermost; *held != nullptr;
+       held = &const_cast<transaction*>(*held)->outer_)
     if (*held == this) {
       *held = outer_;
       return;
@@ -223,15 +270,19 @@ void transaction::forget() noexcept {
 
 void transaction::release() noexcept {
   forget();
-  if (forks_ != os::fork_count()) return;  // a child that was forked meanwhile: the lock is its parent's
+  // A child that was forked meanwhile: the lock is its parent's.
+  if (forks_ != os::fork_count()) return;
   commit();
   shared_word<u64>& sequence = segment_.header().lock_sequence;
-  sequence.store(sequence.load(std::memory_order_relaxed) + 1, std::memory_order_release);  // sync(sequence): even again
+  // sync(sequence): even again.
+  sequence.store(sequence.load(std::memory_order_relaxed) + 1, std::memory_order_release);
   race_checker::lock_given_back(segment_.header().heap_id);
-  // sync(heap lock): release: the next holder sees all of it. One waiter is woken: it leaves the mark for those behind it. If
-  // it dies first, another looks again soon.
-  if ((segment_.header().lock.exchange(0, std::memory_order_release) & lock_waiters) != 0) os::wake_one(&segment_.header().lock.value);
-  asking(segment_, who_.slot).fetch_sub(1, std::memory_order_seq_cst);  // sync(asking): after the lock is given back
+  // sync(heap lock): release: the next holder sees all of it. One waiter is woken: it leaves the
+  // mark for those behind it. If it dies first, another looks again soon.
+  if ((segment_.header().lock.exchange(0, std::memory_order_release) & lock_waiters) != 0)
+    os::wake_one(&segment_.header().lock.value);
+  // sync(asking): after the lock is given back.
+  asking(segment_, who_.slot).fetch_sub(1, std::memory_order_seq_cst);
 }
 
 bool transaction::let_others_in() noexcept {
@@ -243,9 +294,11 @@ bool transaction::let_others_in() noexcept {
   return true;
 }
 
-// What met a number that can't be has not happened: it is undone, and the caller finds the segment marked as damaged.
+// What met a number that can't be has not happened: it is undone, and the caller finds the segment
+// marked as damaged.
 void transaction::commit() noexcept {
-  if (has_been_at_nobodys()) [[unlikely]] segment_.mark_damaged("a link or length in it leads outside its table");
+  if (has_been_at_nobodys()) [[unlikely]]
+    segment_.mark_damaged("a link or length in it leads outside its table");
   if (puts_ == 0) return;
   if (segment_.is_damaged()) [[unlikely]] {
     (void)put_back(segment_, puts_);

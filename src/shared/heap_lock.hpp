@@ -1,6 +1,8 @@
-// shared/heap_lock.hpp - the one lock of a heap, which outlives its holder, and the transactions under it.
+// shared/heap_lock.hpp - the one lock of a heap, which outlives its holder, and the transactions
+// under it.
 //
-// Everything that takes more than one store to change (extents, slab lists, tables) is changed inside a transaction:
+// Everything that takes more than one store to change (extents, slab lists, tables) is changed
+// inside a transaction:
 //
 //   put(word, value):  entry[n] = {where, old};  fence;  n = n + 1;  fence;  word = value
 //   commit:            fence;  n = 0                        <- this store commits
@@ -14,21 +16,23 @@
 //   two puts                    undone in reverse: as before the transaction
 //   last put and n = 0          undone: it never happened; its caller is dead
 //   n = 0 and unlock            it happened; the next one steals a clean lock
-//   inside undo                 n is unchanged until the end; undo is idempotent: the next stealer repeats it
+//   inside undo                 n is unchanged until the end; undo is idempotent: the next stealer
+//                               repeats it
 //
-// The fences are for the compiler only (base/shared_word.hpp). A waiter never waits for the dead: it asks the kernel
-// whether the holder lives before it sleeps, and every few milliseconds after. A holder that is stopped (SIGSTOP, a frozen
-// container) in the microsecond it holds the lock is alive: taking it over would let it write into what is others' when it
-// goes on. Who needs the lock waits for it, and says so in the log; hits of the caches go on.
+// The fences are for the compiler only (base/shared_word.hpp). A waiter never waits for the dead:
+// it asks the kernel whether the holder lives before it sleeps, and every few milliseconds after. A
+// holder that is stopped (SIGSTOP, a frozen container) in the microsecond it holds the lock is
+// alive: taking it over would let it write into what is others' when it goes on. Who needs the lock
+// waits for it, and says so in the log; hits of the caches go on.
 //
 //   waiters   the lock's top bit: somebody may sleep       unlock wakes one       who has slept takes the lock with the bit set
 //
-// Of 10,000 threads one is woken at a time. A wake is lost when the one it went to dies, or is stopped: the lock is free then,
-// and the others, who look again by themselves (2 ms, times the waiters of the process), take it and pass the bit on.
-// A process knows which of its threads ask for a lock or have it: a word that names another of its slots is damaged, and is
-// taken over like a dead holder's.
-// One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work under it; what takes long
-// (the slabs of a dead thread) lets others in.
+// Of 10,000 threads one is woken at a time. A wake is lost when the one it went to dies, or is
+// stopped: the lock is free then, and the others, who look again by themselves (2 ms, times the
+// waiters of the process), take it and pass the bit on. A process knows which of its threads ask
+// for a lock or have it: a word that names another of its slots is damaged, and is taken over like
+// a dead holder's. One lock, so there is no lock order; no callback, system call that may block, or
+// O(bytes) work under it; what takes long (the slabs of a dead thread) lets others in.
 #pragma once
 #include <cstring>
 
@@ -37,15 +41,19 @@
 
 namespace annex {
 
-/// Undoes the transaction that a dead holder left open, if any. For the one who has the lock, or is alone with the segment.
-/// Entries that no transaction makes are left out; false: there were some, and the segment is marked as damaged.
+/// Undoes the transaction that a dead holder left open, if any. For the one who has the lock, or is
+/// alone with the segment. Entries that no transaction makes are left out; false: there were some,
+/// and the segment is marked as damaged.
 bool undo_journal(const segment& s) noexcept;
 
 /// The same where this process has a private copy of the segment: nobody else sees it.
 bool undo_journal_in_copy(const segment& s) noexcept;
 
 /// Who takes the lock: a thread slot of this process's member.
-struct lock_identity { u16 slot; u32 member; };
+struct lock_identity {
+  u16 slot;
+  u32 member;
+};
 
 class transaction {
  public:
@@ -66,14 +74,15 @@ class transaction {
   template <class T>
   void put(shared_word<T>& word, std::type_identity_t<T> value) noexcept {
     if (!log(word.value)) return;
-    word.store(value, std::memory_order_release);  // sync(published): readers without the lock acquire it
+    // sync(published): readers without the lock acquire it.
+    word.store(value, std::memory_order_release);
   }
   /// Everything put so far has happened. The lock is kept; a new transaction begins.
   void commit() noexcept;
   /// Everything put since the last commit has not happened.
   void roll_back() noexcept;
-  /// Commits, and lets those who wait have the lock first, if there are any. True: anything may have changed, and stole()
-  /// tells about the new holding.
+  /// Commits, and lets those who wait have the lock first, if there are any. True: anything may
+  /// have changed, and stole() tells about the new holding.
   bool let_others_in() noexcept;
   bool stole() const noexcept { return stole_; }
   const segment& seg() const noexcept { return segment_; }
@@ -86,8 +95,10 @@ class transaction {
   void forget() noexcept;
   template <class T>
   bool log(const T& word) noexcept {
-    if (!segment_.contains(&word, sizeof word)) return false;  // of a spare chunk, or of nobody's entry: nobody ever reads it
-    if (puts_ >= limits::journal_entries) [[unlikely]] {  // only what can't be is so long: all of it is undone
+    // Of a spare chunk, or of nobody's entry: nobody ever reads it.
+    if (!segment_.contains(&word, sizeof word)) return false;
+    // Only what can't be is so long: all of it is undone.
+    if (puts_ >= limits::journal_entries) [[unlikely]] {
       segment_.mark_damaged("a transaction is longer than any can be");
       return false;
     }
@@ -107,7 +118,8 @@ class transaction {
   lock_identity who_;
   bool stole_ = false;
   u64 forks_ = 0;
-  u32 puts_ = 0;  // since the last commit: the count in the segment is for those who find it after our death
+  // Since the last commit: the count in the segment is for those who find it after our death.
+  u32 puts_ = 0;
 };
 
 }  // namespace annex

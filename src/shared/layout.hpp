@@ -1,17 +1,19 @@
 // shared/layout.hpp - the head of a segment and the tables of members and threads.
 //
-//   0         segment_header                 magic, limits, lock, arena, list heads
-//   +         member_record[member_limit]    attached processes, and dead ones that still hold blocks
-//   +         thread_slot[thread_limit]      threads that have a cache
-//   +         region_record[region_limit]    (region/region_record.hpp)
-//   +         u32[zone_buckets]              hash chains of zone records
-//   +         journal                        old values of the open transaction
-//   +         arena                          everything else, in chunks of 64 bytes and up
+//   0         segment_header               magic, limits, lock, arena, list heads
+//   +         member_record[member_limit]  attached processes, and dead ones that still hold blocks
+//   +         thread_slot[thread_limit]    threads that have a cache
+//   +         region_record[region_limit]  (region/region_record.hpp)
+//   +         u32[zone_buckets]            hash chains of zone records
+//   +         journal                      old values of the open transaction
+//   +         arena                        everything else, in chunks of 64 bytes and up
 //
-// Beside it lies a file .NAME.ID.alive without contents, in which members lock a byte each (shared/liveness.hpp).
+// Beside it lies a file .NAME.ID.alive without contents, in which members lock a byte each
+// (shared/liveness.hpp).
 //
-// Links are chunk numbers (chunk_ref: offset / 64), so a segment may lie anywhere and reach 256 GiB of chunks. 0 is none.
-// A word is truth or index: truth is changed by one store, or inside a transaction; an index can be rebuilt from it.
+// Links are chunk numbers (chunk_ref: offset / 64), so a segment may lie anywhere and reach 256 GiB
+// of chunks. 0 is none. A word is truth or index: truth is changed by one store, or inside a
+// transaction; an index can be rebuilt from it.
 #pragma once
 #include <type_traits>
 
@@ -23,8 +25,8 @@
 namespace annex {
 
 inline constexpr u64 segment_magic = 0x676573'78656e6e61;  // "annexseg"
-// A newer minor version uses reserved room: it reads older segments, and older libraries leave its fields alone.
-// 5: zones that are committed, words to wait on (docs/design/0015, 0016).
+// A newer minor version uses reserved room: it reads older segments, and older libraries leave its
+// fields alone. 5: zones that are committed, words to wait on (docs/design/0015, 0016).
 inline constexpr u32 layout_major = 5, layout_minor = 0;
 
 using chunk_ref = u32;
@@ -36,15 +38,21 @@ enum segment_state : u32 {
   segment_ready = 1,
   segment_destroyed = 0x656e6f67
 };  // far apart: no damaged bit ends a heap
-enum segment_option : u32 { option_checked = 1, option_reclaim_dead = 2, option_refuse_misuse = 4, option_private = 8, option_ephemeral = 16 };
+enum segment_option : u32 {
+  option_checked = 1,
+  option_reclaim_dead = 2,
+  option_refuse_misuse = 4,
+  option_private = 8,
+  option_ephemeral = 16
+};
 
 struct arena_lists {
-  u64 top;             // bytes: everything above was never used
-  u64 file_bytes;      // the file is at least so long
+  u64 top;                   // bytes: everything above was never used
+  u64 file_bytes;            // the file is at least so long
   u64 small_top, small_end;  // the run that small chunks are cut from
   chunk_ref small_free[33];  // by units
   u32 padding;
-  chunk_ref large_free[160]; // by size class of pages
+  chunk_ref large_free[160];  // by size class of pages
 };
 
 struct segment_header {
@@ -52,53 +60,62 @@ struct segment_header {
   u32 layout_major, layout_minor;
   u64 layout_hash;
   u64 heap_id;
-  u64 reserve_bytes;   // address space to map
+  u64 reserve_bytes;  // address space to map
   char name[limits::name_bytes];
   u32 options;
   shared_word<u32> state;
-  u32 member_limit, thread_limit;     // with the record and the slot that are kept for the one who mends
+  // With the record and the slot that are kept for the one who mends.
+  u32 member_limit, thread_limit;
   u32 region_limit, zone_limit;
   u32 file_mode, padding0;
   u64 members_at, threads_at, regions_at, zone_buckets_at, journal_at, arena_at;
 
   alignas(64) shared_word<u32> lock;  // 0, or slot + 1 of the holder, | lock_waiters
   u32 padding1;
-  shared_word<u64> lock_sequence;     // odd while held
+  shared_word<u64> lock_sequence;  // odd while held
   shared_word<u64> lock_steals;
 
-  alignas(64) shared_word<u32> region_epoch;  // rises with every change of the region table; futex of watchers
+  // Rises with every change of the region table; futex of watchers.
+  alignas(64) shared_word<u32> region_epoch;
   u32 region_count;
   u32 next_region_id;
   u32 zone_count;
-  shared_word<u32> thread_slots_used;    // slots above were never claimed
+  shared_word<u32> thread_slots_used;  // slots above were never claimed
   shared_word<u32> member_records_used;
   shared_word<u64> misuse_count;
   shared_word<u64> recovered_threads;
-  u32 region_hint;                    // where the last extent came from
-  shared_word<u32> no_barrier;        // a member's kernel has no membarrier: caches can't be frozen
+  u32 region_hint;              // where the last extent came from
+  shared_word<u32> no_barrier;  // a member's kernel has no membarrier: caches can't be frozen
 
   alignas(64) arena_lists arena;
-  alignas(64) chunk_ref orphans[64];  // slabs without an owner, by class
+  alignas(64) chunk_ref orphans[64];            // slabs without an owner, by class
   u64 used_regions[limits::region_slots / 64];  // bit: the region's record is not free
   u64 free_regions[limits::region_slots / 64];  // bit: the region is active and has a free granule
-  shared_word<u64> zone_pages;        // bit: this 64th of the zone buckets has been written; the others are empty
-  u32 region_slots_used;              // regions have had slots below this one only
-  shared_word<u32> damaged;           // somebody met a word that can't be: whoever attaches inspects everything first
-  u64 incarnations;                   // pools and rings that were ever made: each has the number of its own
-  chunk_ref spare_pools, spare_rings; // zone records of released pools, tables of released rings: for the next ones only
+  // Bit: this 64th of the zone buckets has been written; the others are empty.
+  shared_word<u64> zone_pages;
+  u32 region_slots_used;  // regions have had slots below this one only
+  // Somebody met a word that can't be: whoever attaches inspects everything first.
+  shared_word<u32> damaged;
+  // Pools and rings that were ever made: each has the number of its own.
+  u64 incarnations;
+  // Zone records of released pools, tables of released rings: for the next ones only.
+  chunk_ref spare_pools, spare_rings;
   shared_word<u32> free_thread_slot;  // hint: slots below are probably taken
   u32 padding2;
-  u64 seal;          // of what never changes (seal_of_header)
-  // Zones that were ever reserved: each has the number of its own, its generation. Written twice, so
-  // that a repair never goes back (docs/design/0016).
+  u64 seal;  // of what never changes (seal_of_header)
+  // Zones that were ever reserved: each has the number of its own, its generation. Written twice,
+  // so that a repair never goes back (docs/design/0016).
   u64 zone_generations, zone_generations_again;
-  shared_word<u32> zones_signal;  // rises when a zone can be found that could not; futex of wait_zone()
+  // Rises when a zone can be found that could not; futex of wait_zone().
+  shared_word<u32> zones_signal;
   u32 padding3;
   u64 reserved[23];  // room for later minor versions
 };
-static_assert(std::is_trivially_copyable_v<segment_header> && std::is_standard_layout_v<segment_header>);
+static_assert(std::is_trivially_copyable_v<segment_header> &&
+              std::is_standard_layout_v<segment_header>);
 
-/// Of what is written once, when the heap is made: its name, its options, its limits and where its tables lie.
+/// Of what is written once, when the heap is made: its name, its options, its limits and where its
+/// tables lie.
 inline u64 seal_of_header(const segment_header& h) noexcept {
   return seal_of({h.magic, u64{h.layout_major} << 32 | h.layout_minor, h.layout_hash, h.heap_id,
                   h.reserve_bytes, seal_of_bytes(h.name, sizeof h.name),
@@ -109,29 +126,33 @@ inline u64 seal_of_header(const segment_header& h) noexcept {
 
 inline constexpr u32 lock_waiters = 1u << 31;
 
-// joining: it has a record and may hold the heap lock, but has not inspected the segment: it vouches for nothing yet.
+// joining: it has a record and may hold the heap lock, but has not inspected the segment: it
+// vouches for nothing yet.
 enum member_state : u32 { member_free = 0, member_live = 1, member_dead = 2, member_joining = 3 };
-constexpr bool is_claimed(u32 state) noexcept { return state == member_live || state == member_joining; }
+constexpr bool is_claimed(u32 state) noexcept {
+  return state == member_live || state == member_joining;
+}
 
 struct member_record {
   shared_word<u32> state;
   u32 process_id;
   u64 start_time;
   char program[24];
-  chunk_ref region_claims;   // region_claim[region_limit], or 0
-  u32 extents_held;          // large blocks whose holder this is
-  u32 holdings;              // slabs in which it holds blocks without owning the slab
-  u32 slabs_orphaned;        // slabs without owner whose blocks are this member's
+  chunk_ref region_claims;  // region_claim[region_limit], or 0
+  u32 extents_held;         // large blocks whose holder this is
+  u32 holdings;             // slabs in which it holds blocks without owning the slab
+  u32 slabs_orphaned;       // slabs without owner whose blocks are this member's
   u32 threads;
-  u32 pool_objects_held;     // counted when it died
+  u32 pool_objects_held;  // counted when it died
   u32 padding[16];
 };
 static_assert(sizeof(member_record) == 128);
 
-/// What a member has to do with a region. Written by the member alone; read by whoever wants to remove the region.
+/// What a member has to do with a region. Written by the member alone; read by whoever wants to
+/// remove the region.
 struct region_claim {
-  shared_word<u32> region;   // id it is about; another id: nothing
-  shared_word<u16> attached; // claim_attached, claim_observed
+  shared_word<u32> region;    // id it is about; another id: nothing
+  shared_word<u16> attached;  // claim_attached, claim_observed
   shared_word<u16> leases;
   shared_word<u32> fd_plus_1;
 };
@@ -142,8 +163,9 @@ static_assert(sizeof(region_claim) == 12);
 struct thread_slot {
   shared_word<u64> state;
   u32 thread_id;
-  chunk_ref cache;           // thread_cache; kept for the slot's next owner
-  u32 inflight_region_1;     // a large block that has not reached its caller yet: region slot + 1, granule
+  chunk_ref cache;  // thread_cache; kept for the slot's next owner
+  // A large block that has not reached its caller yet: region slot + 1, granule.
+  u32 inflight_region_1;
   u32 inflight_granule;
   u32 inflight_seal;  // of both, while they say something
   u32 padding[9];
@@ -158,13 +180,18 @@ struct thread_slot {
 };
 static_assert(sizeof(thread_slot) == 128);
 
-struct journal_entry { u64 offset_and_bytes; u64 old_value; };  // offset << 4 | bytes
+struct journal_entry {
+  u64 offset_and_bytes;
+  u64 old_value;
+};  // offset << 4 | bytes
 struct journal {
   shared_word<u32> count;
   u32 padding[15];
   journal_entry entries[limits::journal_entries];
 };
 
-inline u32 member_of_state(u64 thread_state) noexcept { return static_cast<u32>(thread_state & 0xffff); }
+inline u32 member_of_state(u64 thread_state) noexcept {
+  return static_cast<u32>(thread_state & 0xffff);
+}
 
 }  // namespace annex

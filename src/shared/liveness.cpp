@@ -23,8 +23,7 @@ void write_record(member_record& m) noexcept {
 
 void raise(shared_word<u32>& most, u32 to) noexcept {
   u32 seen = most.load(std::memory_order_relaxed);
-  while (seen < to && !most.compare_exchange(seen, to, std::memory_order_relaxed)) {
-  }
+  while (seen < to && !most.compare_exchange(seen, to, std::memory_order_relaxed)) {}
 }
 
 // EAGAIN: somebody has the record, or is about to.
@@ -38,7 +37,8 @@ int try_to_claim(const segment& s, u32 id, void** life) noexcept {
     if (held.pin == nullptr) return held.error;
     *life = held.pin;
   }
-  if (m.state.load(std::memory_order_acquire) != member_free) {  // claimed, and died, in between: for recovery
+  // Claimed, and died, in between: for recovery.
+  if (m.state.load(std::memory_order_acquire) != member_free) {
     os::let_go_of_byte(*life);
     return EAGAIN;
   }
@@ -54,8 +54,10 @@ membership claim_among(const segment& s, u32 first, u32 end) noexcept {
   for (u32 id = first; id < end; ++id) {
     const int why = try_to_claim(s, id, &claim.life);
     if (why == EAGAIN) continue;
-    if (why == 0) claim.member = id;
-    else claim.error = why;
+    if (why == 0)
+      claim.member = id;
+    else
+      claim.error = why;
     break;
   }
   return claim;
@@ -75,7 +77,8 @@ bool claim_slot(const segment& s, u32 index, u32 member) noexcept {
   if (index >= s.slots_used() && !back_pages(s, s.offset_of(&slot), sizeof slot)) return false;
   u64 state = slot.state.load(std::memory_order_relaxed);
   if (member_of_state(state) != 0) return false;
-  // The generation in the upper bits outlives the owner, so that a stale name of the slot is not taken for the new one.
+  // The generation in the upper bits outlives the owner, so that a stale name of the slot is not
+  // taken for the new one.
   const u64 mine = ((state >> 16) + 1) << 16 | member;
   raise(h.thread_slots_used, index + 1);
   // sync(slot): acquire: what the last owner's recovery left is seen
@@ -84,11 +87,13 @@ bool claim_slot(const segment& s, u32 index, u32 member) noexcept {
   return true;
 }
 
-// The first free slot of [first, end), but for those that are kept, is claimed; no_owner: there is none, or no room for one.
+// The first free slot of [first, end), but for those that are kept, is claimed; no_owner: there is
+// none, or no room for one.
 u16 claim_slot_among(const segment& s, u32 member, u32 first, u64 end, u32 hint) noexcept {
   for (u32 i = first; i < end && i + kept_for_mending < s.thread_limit(); ++i)
     if (claim_slot(s, i, member)) {
-      s.header().free_thread_slot.compare_exchange(hint, i + 1, std::memory_order_relaxed);  // unless a lower one was freed meanwhile
+      // Unless a lower one was freed meanwhile.
+      s.header().free_thread_slot.compare_exchange(hint, i + 1, std::memory_order_relaxed);
       return static_cast<u16>(i);
     }
   return no_owner;
@@ -103,8 +108,9 @@ membership claim_record(const segment& s, bool may_mend) noexcept {
   return claim;
 }
 
-// The lowest free one, so that few are ever used. The hint is lowered by who frees a slot. A race of the two can leave it too
-// high: a slot is missed then until the next search from the beginning, once for so many new slots, or before a refusal.
+// The lowest free one, so that few are ever used. The hint is lowered by who frees a slot. A race
+// of the two can leave it too high: a slot is missed then until the next search from the beginning,
+// once for so many new slots, or before a refusal.
 u16 claim_thread_slot(const segment& s, u32 member) noexcept {
   if (is_record_of_mender(s, member)) {
     for (u32 i = s.thread_limit() - kept_for_mending; i < s.thread_limit(); ++i)
@@ -112,16 +118,18 @@ u16 claim_thread_slot(const segment& s, u32 member) noexcept {
     return no_owner;
   }
   constexpr u32 new_slots_per_search = 64;
-  const u32 used = s.slots_used(), hint = s.header().free_thread_slot.load(std::memory_order_relaxed);
+  const u32 used = s.slots_used(),
+            hint = s.header().free_thread_slot.load(std::memory_order_relaxed);
   u16 claimed = no_owner;
-  if (hint <= used) claimed = claim_slot_among(s, member, hint, align_up(used, new_slots_per_search), hint);
+  if (hint <= used)
+    claimed = claim_slot_among(s, member, hint, align_up(used, new_slots_per_search), hint);
   return claimed != no_owner ? claimed : claim_slot_among(s, member, 0, s.thread_limit(), hint);
 }
 
 void note_free_slot(const segment& s, u32 index) noexcept {
   shared_word<u32>& hint = s.header().free_thread_slot;
-  for (u32 seen = hint.load(std::memory_order_relaxed); index < seen && !hint.compare_exchange(seen, index, std::memory_order_relaxed);) {
-  }
+  for (u32 seen = hint.load(std::memory_order_relaxed);
+       index < seen && !hint.compare_exchange(seen, index, std::memory_order_relaxed);) {}
 }
 
 membership claim_membership(const segment& s, bool may_mend) noexcept {
@@ -146,7 +154,8 @@ void give_up_membership(const segment& s, const membership& claim) noexcept {
   if (claim.slot != no_owner) {
     shared_word<u64>& slot = s.slot(claim.slot).state;
     u64 mine = slot.load(std::memory_order_relaxed);
-    if (member_of_state(mine) == claim.member) slot.compare_exchange(mine, mine >> 16 << 16, std::memory_order_release);
+    if (member_of_state(mine) == claim.member)
+      slot.compare_exchange(mine, mine >> 16 << 16, std::memory_order_release);
     note_free_slot(s, claim.slot);
   }
   // Unless it was taken back: whoever freed the record died before that was sure.
@@ -156,9 +165,12 @@ void give_up_membership(const segment& s, const membership& claim) noexcept {
 }
 
 bool is_member_alive(const segment& s, u32 member) noexcept {
-  // The program may close our descriptor and open something else under its number: a death must have been asked of our file.
-  if (const int fd = s.life_fd(); fd >= 0) return os::is_byte_locked(fd, life_position_of(member)) || s.life_fd() != fd;
-  if (s.writable() && s.has_life_file()) return true;  // not to be asked now: nobody's caches are taken on a guess
+  // The program may close our descriptor and open something else under its number: a death must
+  // have been asked of our file.
+  if (const int fd = s.life_fd(); fd >= 0)
+    return os::is_byte_locked(fd, life_position_of(member)) || s.life_fd() != fd;
+  // Not to be asked now: nobody's caches are taken on a guess.
+  if (s.writable() && s.has_life_file()) return true;
   const member_record& m = s.member(member);
   const u64 started = os::start_time(m.process_id);
   return started == 0 || started == m.start_time;
@@ -167,12 +179,15 @@ bool is_member_alive(const segment& s, u32 member) noexcept {
 bool is_member_gone(const segment& s, u32 member, u32 self) noexcept {
   if (member == self && member != 0) return false;
   if (member == 0 || member > s.member_limit()) return true;
-  return !is_claimed(s.member(member).state.load(std::memory_order_acquire)) || !is_member_alive(s, member);
+  return !is_claimed(s.member(member).state.load(std::memory_order_acquire)) ||
+         !is_member_alive(s, member);
 }
 
 bool is_vouched_for(const segment& s, u32 self) noexcept {
   for (u32 id = 1; id <= s.members_used(); ++id)
-    if (id != self && s.member(id).state.load(std::memory_order_acquire) == member_live && is_member_alive(s, id)) return true;
+    if (id != self && s.member(id).state.load(std::memory_order_acquire) == member_live &&
+        is_member_alive(s, id))
+      return true;
   return false;
 }
 

@@ -7,7 +7,8 @@
 
 namespace annex {
 
-slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes, u16 owner, u32 member) noexcept {
+slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes,
+                       u16 owner, u32 member) noexcept {
   const segment& s = t.seg();
   const u64 granule_bytes = u64{1} << region.granule_shift;
   const u32 block = class_bytes[size_class];
@@ -15,27 +16,31 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
   extent_request request;
   request.kind = granule_slab;
   std::optional<extent_place> place;
-  // A crowded or tiny region may have no room for a full slab: take a shorter one as long as it holds a block.
+  // A crowded or tiny region may have no room for a full slab: take a shorter one as long as it
+  // holds a block.
   for (u64 bytes = wanted_bytes; !place && bytes >= granule_bytes && bytes >= block; bytes /= 2) {
     request.size_bytes = bytes;
     place = space.allocate(t, request);
     if (place || bytes == granule_bytes) break;
   }
-  if (!place && block <= region.region_bytes % granule_bytes) {  // the region's last granule may be cut short
+  // The region's last granule may be cut short.
+  if (!place && block <= region.region_bytes % granule_bytes) {
     request.size_bytes = region.region_bytes % granule_bytes;
     place = space.allocate(t, request);
   }
   if (!place) return nullptr;
   const u64 usable = space.end_of(place->granule) - place->offset_bytes;
   const u64 blocks = usable / block;
-  const u32 capacity = static_cast<u32>(blocks < limits::slab_blocks ? blocks : limits::slab_blocks);
+  const u32 capacity =
+      static_cast<u32>(blocks < limits::slab_blocks ? blocks : limits::slab_blocks);
   const u32 words = static_cast<u32>(divide_up(capacity, 64));
   const chunk_ref ref = allocate_chunk(t, slab_record_bytes(words));
   if (ref == 0) {
     t.roll_back();
     return nullptr;
   }
-  auto* slab = s.chunk<slab_record>(ref);  // fresh: reachable only once the transaction commits, so no log
+  // Fresh: reachable only once the transaction commits, so no log.
+  auto* slab = s.chunk<slab_record>(ref);
   slab->owner = owner;
   slab->size_class = static_cast<u8>(size_class);
   slab->words = static_cast<u16>(words);
@@ -70,18 +75,22 @@ u32 granules_of(const segment& s, const local_region& region, const slab_record&
 
 }  // namespace
 
-void release_slab(transaction& t, const local_region& region, slab_record* slab, chunk_ref* list_head) noexcept {
+void release_slab(transaction& t, const local_region& region, slab_record* slab,
+                  chunk_ref* list_head) noexcept {
   unlink_slab(t, list_head, slab);
   const u32 length = granules_of(t.seg(), region, *slab);
-  for (u32 i = 0; i < length; ++i) t.put(region.granules[slab->granule + i], granule_entry{no_owner, granule_inside, 0, 0, 0});
+  for (u32 i = 0; i < length; ++i)
+    t.put(region.granules[slab->granule + i], granule_entry{no_owner, granule_inside, 0, 0, 0});
   const u32 granule = slab->granule;
   extent_entry& extent = region.extents[granule];
   if (const chunk_ref generations = extent.generations; generations != 0) {
     const generations_of_region& all = region.generations;
-    const u32 highest =
-        generation_above(*region.record, all, first_generation(extent), slab->capacity,
-                         [&](u64 block) { return generation_word(t.seg(), extent, *slab, static_cast<u32>(block)); });
-    raise_floor(t, *region.record, all, u64{granule} << region.granule_shift, extents(region).end_of(granule), highest);
+    const u32 highest = generation_above(
+        *region.record, all, first_generation(extent), slab->capacity, [&](u64 block) {
+          return generation_word(t.seg(), extent, *slab, static_cast<u32>(block));
+        });
+    raise_floor(t, *region.record, all, u64{granule} << region.granule_shift,
+                extents(region).end_of(granule), highest);
     t.put(extent.generations, 0);
     free_chunk(t, generations, u64{slab->capacity} * sizeof(u32));
   }
@@ -100,12 +109,17 @@ void link_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexcept
 void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexcept {
   const chunk_ref next = slab->lane_next, previous = slab->lane_previous;
   if (next != 0) t.put(t.seg().chunk<slab_record>(next)->lane_previous, previous);
-  if (previous != 0) t.put(t.seg().chunk<slab_record>(previous)->lane_next, next);
-  else t.put(*list_head, next);
+  if (previous != 0)
+    t.put(t.seg().chunk<slab_record>(previous)->lane_next, next);
+  else
+    t.put(*list_head, next);
 }
 
-u32* generation_word(const segment& s, const extent_entry& extent, const slab_record& slab, u32 block) noexcept {
-  const chunk_ref ref = std::atomic_ref(const_cast<chunk_ref&>(extent.generations)).load(std::memory_order_acquire);  // sync(published)
+u32* generation_word(const segment& s, const extent_entry& extent, const slab_record& slab,
+                     u32 block) noexcept {
+  // sync(published).
+  const chunk_ref ref =
+      std::atomic_ref(const_cast<chunk_ref&>(extent.generations)).load(std::memory_order_acquire);
   if (ref == 0 || block >= slab.capacity) return nullptr;
   u32* const table = s.find_chunk<u32>(ref, u64{slab.capacity} * sizeof(u32));
   return table != nullptr ? table + block : nullptr;
@@ -115,7 +129,8 @@ bool make_generations(transaction& t, const local_region& region, slab_record* s
   chunk_ref& generations = extent_of(region, *slab).generations;
   if (generations != 0) return true;
   if (slab->capacity == 0) return false;  // what can't be reads as 0
-  const chunk_ref ref = allocate_chunk(t, u64{slab->capacity} * sizeof(u32));  // zeros: every block as it began
+  // Zeros: every block as it began.
+  const chunk_ref ref = allocate_chunk(t, u64{slab->capacity} * sizeof(u32));
   if (ref == 0) {
     t.roll_back();
     return false;
@@ -127,18 +142,23 @@ bool make_generations(transaction& t, const local_region& region, slab_record* s
   return true;
 }
 
-granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind, u32 granule_shift) noexcept {
-  const u64 end = u64{slab.capacity} * class_bytes[slab.size_class], begin = u64{index} << granule_shift, granule = u64{1} << granule_shift;
+granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind,
+                           u32 granule_shift) noexcept {
+  const u64 end = u64{slab.capacity} * class_bytes[slab.size_class],
+            begin = u64{index} << granule_shift, granule = u64{1} << granule_shift;
   const u64 here = end <= begin ? 0 : end - begin < granule ? end - begin : granule;
-  return {owner, kind, slab.size_class, static_cast<u16>(index), static_cast<u16>(here / blocks_end_unit)};
+  return {owner, kind, slab.size_class, static_cast<u16>(index),
+          static_cast<u16>(here / blocks_end_unit)};
 }
 
-void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner, bool held) noexcept {
+void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner,
+               bool held) noexcept {
   const u32 length = granules_of(t.seg(), region, *slab);
   const bool has_generations = owner != no_owner && extent_of(region, *slab).generations != 0;
   const u8 kind = held || has_generations ? granule_slab_held : granule_slab;
   for (u32 i = 0; i < length; ++i)
-    t.put(region.granules[slab->granule + i], slab_granule(*slab, i, owner, kind, region.granule_shift));
+    t.put(region.granules[slab->granule + i],
+          slab_granule(*slab, i, owner, kind, region.granule_shift));
   t.put(slab->owner, owner);
 }
 
@@ -170,7 +190,8 @@ bool drop_empty_holdings(transaction& t, slab_record* slab) noexcept {
     const chunk_ref ref = *link;
     auto* holding = s.chunk<holding_record>(ref);
     u64 any = 0;
-    for (u32 w = 0; w < holding->words; ++w) any |= holding->held_bits(w);
+    for (u32 w = 0; w < holding->words; ++w)
+      any |= holding->held_bits(w);
     if (any != 0) {
       link = &holding->next;
       continue;
@@ -208,7 +229,8 @@ u64 held_bits(const segment& s, slab_record* slab, u32 word) noexcept {
 
 u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept {
   u32 collected = 0;
-  if (slab->moving != 0) {  // who began to move this word died: what has arrived has not been taken away yet
+  // Who began to move this word died: what has arrived has not been taken away yet.
+  if (slab->moving != 0) {
     if (const u32 w = slab->moving - 1; w < slab->words)
       clear_remote(*slab, w, slab->remote_bits(w) & slab->free_bits(w));
     compiler_fence();
@@ -222,7 +244,7 @@ u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept {
     const u64 already = slab->free_bits(w) & bits;
     *doubles += static_cast<u32>(std::popcount(already));
     store_word(slab->moving, w + 1);
-    compiler_fence();  // holders are forgotten before the block can be someone else's
+    compiler_fence();           // holders are forgotten before the block can be someone else's
     mark_free(*slab, w, bits);  // now in both: the union counts (rule R2)
     slab->summary |= u64{1} << w;
     collected += static_cast<u32>(std::popcount(bits & ~already));
@@ -249,7 +271,8 @@ void recount(const segment& s, slab_record* slab) noexcept {
   for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();
        ref = s.chunk<holding_record>(ref)->next) {
     holding_record& holding = *s.chunk<holding_record>(ref);
-    for (u32 w = 0; w < holding.words; ++w) drop_held(holding, w, ~holding.bits()[w]);
+    for (u32 w = 0; w < holding.words; ++w)
+      drop_held(holding, w, ~holding.bits()[w]);
   }
   slab->free_count = count;
   slab->summary = summary;

@@ -20,16 +20,20 @@
 //   S9  the seal fits class, capacity, place and member
 //   S10 a holding's seal fits its slab, its member and its words; gone[] is the complement of its bits
 //
-// So each of these words has a witness, and a change from outside is noticed when it is compared (docs/design/0014). A block that
-// becomes free is taken out of taken[] first, and one that is taken is put there last: whoever dies in between leaves a
-// block that only one of both calls free, which counts as taken, as it did before the commit (the store to free[]). What is
-// then left in taken[] is set right by recount(). Never, whoever dies when, is a block free by free[] and taken by taken[].
-// Holders the same: a block leaves a holding's bits first and is put among those gone last.
+// So each of these words has a witness, and a change from outside is noticed when it is compared
+// (docs/design/0014). A block that becomes free is taken out of taken[] first, and one that is
+// taken is put there last: whoever dies in between leaves a block that only one of both calls free,
+// which counts as taken, as it did before the commit (the store to free[]). What is then left in
+// taken[] is set right by recount(). Never, whoever dies when, is a block free by free[] and taken
+// by taken[]. Holders the same: a block leaves a holding's bits first and is put among those gone
+// last.
 //
-//   H2  a slab with generations is held (granule_slab_held), unless it is an orphan: no free goes past forget_block()
+//   H2  a slab with generations is held (granule_slab_held), unless it is an orphan: no free goes
+//       past forget_block()
 //
-// Holdings: a slab's live blocks are its member's. When the slab goes on to another member (its thread ended or died), the
-// blocks that are live then are written down in a holding record first, so the holder of every block stays known.
+// Holdings: a slab's live blocks are its member's. When the slab goes on to another member (its
+// thread ended or died), the blocks that are live then are written down in a holding record first,
+// so the holder of every block stays known.
 #pragma once
 #include "base/seal.hpp"
 #include "base/size_class.hpp"
@@ -39,22 +43,23 @@
 namespace annex {
 
 struct slab_record {
-  u16 owner;               // thread slot, or no_owner
+  u16 owner;  // thread slot, or no_owner
   at_most<u8, class_count - 1> size_class;
   u8 in_partial;
   at_most<u16, limits::lanes - 1> lane;
   at_most<u16, limits::slab_blocks / 64> words;
-  u32 granule;             // first of the extent
-  u16 region;              // slot
-  u16 member;              // whose the live blocks are, but for the holdings
+  u32 granule;  // first of the extent
+  u16 region;   // slot
+  u16 member;   // whose the live blocks are, but for the holdings
   u32 free_count;
   at_most<u32, limits::slab_blocks> capacity;
-  chunk_ref lane_next, lane_previous;        // truth: which slabs a thread owns (or the orphans of a class)
+  // Truth: which slabs a thread owns (or the orphans of a class).
+  chunk_ref lane_next, lane_previous;
   chunk_ref partial_next, partial_previous;  // index: slabs with free blocks, of the owner alone
   chunk_ref holdings;
   u32 clean_mark;  // first_clean(), and its complement above
   u64 summary;
-  u32 moving;              // 1 + the word that collect() moves just now; else 0
+  u32 moving;  // 1 + the word that collect() moves just now; else 0
   u32 seal;
 
   u64* free_words() noexcept { return reinterpret_cast<u64*>(this + 1); }
@@ -67,7 +72,8 @@ struct slab_record {
   u64 free_bits(u32 w) noexcept { return free_words()[w] & ~taken_words()[w]; }
   /// The blocks of word w that others freed. Words that do not agree with themselves say nothing.
   u64 remote_bits(u32 w) noexcept;
-  /// Blocks from here on were never handed out and are zeros; of the owner alone. A mark that does not agree: none.
+  /// Blocks from here on were never handed out and are zeros; of the owner alone. A mark that does
+  /// not agree: none.
   u32 first_clean() const noexcept {
     return is_clean_mark_right() ? clean_mark & 0xffff : u32{capacity};
   }
@@ -127,16 +133,17 @@ inline u64 slab_record::remote_bits(u32 w) noexcept {
   return bits;
 }
 
-/// A block that another thread frees. The lower half of what was there before: its word's blocks, with a bit for this one if it
-/// was free already, which changes nothing. One compare and swap of both halves commits: there is no instant without a witness.
+/// A block that another thread frees. The lower half of what was there before: its word's blocks,
+/// with a bit for this one if it was free already, which changes nothing. One compare and swap of
+/// both halves commits: there is no instant without a witness.
 inline u32 free_remotely(slab_record& slab, u32 block) noexcept {
   shared_word<u64>& word = slab.remote_words()[block / 32];
   const u64 bit = u64{1} << (block % 32);
   u64 before = word.load(std::memory_order_relaxed);
-  // sync(remote free): release: our use of the block is over before its owner takes it; acquire: the owner's collect before us
+  // sync(remote free): release: our use of the block is over before its owner takes it; acquire:
+  // the owner's collect before us
   while ((before & bit) == 0 &&
-         !word.compare_exchange(before, before ^ (bit | bit << 32), std::memory_order_acq_rel)) {
-  }
+         !word.compare_exchange(before, before ^ (bit | bit << 32), std::memory_order_acq_rel)) {}
   return static_cast<u32>(before);
 }
 /// Takes blocks that are there out of the remote word w.
@@ -154,7 +161,8 @@ inline void mark_free(slab_record& slab, u32 w, u64 bits) noexcept {
   u64& free = slab.free_words()[w];
   store_word(free, free | bits);
 }
-/// Of the free blocks of word w only these are left: the store to free[] commits. What has no witness is left as it is found.
+/// Of the free blocks of word w only these are left: the store to free[] commits. What has no
+/// witness is left as it is found.
 inline void leave_free(slab_record& slab, u32 w, u64 left) noexcept {
   u64& free = slab.free_words()[w];
   u64& taken = slab.taken_words()[w];
@@ -172,9 +180,12 @@ inline void drop_held(holding_record& holding, u32 w, u64 bits) noexcept {
 }
 
 /// Cuts a slab of about so many bytes out of the region for a thread. Null: no room.
-slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes, u16 owner, u32 member) noexcept;
-/// Gives a slab without live blocks back to its region. It must be in no list but its lane or orphan list, whose head this is.
-void release_slab(transaction& t, const local_region& region, slab_record* slab, chunk_ref* list_head) noexcept;
+slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes,
+                       u16 owner, u32 member) noexcept;
+/// Gives a slab without live blocks back to its region. It must be in no list but its lane or
+/// orphan list, whose head this is.
+void release_slab(transaction& t, const local_region& region, slab_record* slab,
+                  chunk_ref* list_head) noexcept;
 
 void link_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexcept;
 void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexcept;
@@ -182,37 +193,51 @@ void unlink_slab(transaction& t, chunk_ref* list_head, slab_record* slab) noexce
 inline extent_entry& extent_of(const local_region& region, const slab_record& slab) noexcept {
   return region.extents[slab.granule];
 }
-/// A block's word in the table of generations of the slab with this extent; null: nobody ever asked for a handle of one.
-u32* generation_word(const segment& s, const extent_entry& extent, const slab_record& slab, u32 block) noexcept;
+/// A block's word in the table of generations of the slab with this extent; null: nobody ever asked
+/// for a handle of one.
+u32* generation_word(const segment& s, const extent_entry& extent, const slab_record& slab,
+                     u32 block) noexcept;
 /// The generation that the blocks of the slab with this extent began with.
-inline u32 first_generation(const extent_entry& extent) noexcept { return count_in(extent.name); }
-/// Makes the table; every free of a block takes the slow path from then on. False: no metadata left. Commits.
+inline u32 first_generation(const extent_entry& extent) noexcept {
+  return count_in(extent.name);
+}
+/// Makes the table; every free of a block takes the slow path from then on. False: no metadata
+/// left. Commits.
 bool make_generations(transaction& t, const local_region& region, slab_record* slab) noexcept;
 /// Before the block becomes free: its handles are stale from now on.
-inline void forget_block(const segment& s, const local_region& region, const slab_record& slab, u32 block) noexcept {
+inline void forget_block(const segment& s, const local_region& region, const slab_record& slab,
+                         u32 block) noexcept {
   extent_entry& extent = extent_of(region, slab);
   if (extent.generations == 0) return;
-  if (u32* const word = generation_word(s, extent, slab, block)) forget_name(*region.record, region.generations, first_generation(extent), *word);
+  if (u32* const word = generation_word(s, extent, slab, block))
+    forget_name(*region.record, region.generations, first_generation(extent), *word);
 }
 
 /// What the index-th granule of the slab says.
-granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind, u32 granule_shift) noexcept;
-/// Writes owner and kind into every granule of the slab. held: it has holdings; with generations it is held anyway.
-void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner, bool held) noexcept;
+granule_entry slab_granule(const slab_record& slab, u32 index, u16 owner, u8 kind,
+                           u32 granule_shift) noexcept;
+/// Writes owner and kind into every granule of the slab. held: it has holdings; with generations it
+/// is held anyway.
+void set_owner(transaction& t, const local_region& region, slab_record* slab, u16 owner,
+               bool held) noexcept;
 
 /// Writes the slab's live blocks down as held by its present member. False: no metadata left.
 bool add_holding(transaction& t, slab_record* slab) noexcept;
-/// Drops holdings that are empty; true when none is left. Commits in between where there are many, so nothing else may have been
-/// put before: each drop is a whole change, and the slab may go on as held by others while it has no holding.
+/// Drops holdings that are empty; true when none is left. Commits in between where there are many,
+/// so nothing else may have been put before: each drop is a whole change, and the slab may go on as
+/// held by others while it has no holding.
 bool drop_empty_holdings(transaction& t, slab_record* slab) noexcept;
-/// Forgets holders of blocks that are free now. Not logged: by the owner, before the blocks become free.
+/// Forgets holders of blocks that are free now. Not logged: by the owner, before the blocks become
+/// free.
 void clear_holders(const segment& s, slab_record* slab, u32 word, u64 bits) noexcept;
 /// The bits of live blocks in word w that are held through holdings.
 u64 held_bits(const segment& s, slab_record* slab, u32 word) noexcept;
 
-/// Moves blocks that others freed into the free bitmap. Only the owner, or who stands in for it. Returns how many;
-/// *doubles counts blocks that were free already: freed twice. Where somebody died collecting (moving), one word's blocks are in
-/// both places by rule R2; these are no mistakes and not counted.
+/// Moves blocks that others freed into the free bitmap. Only the owner, or who stands in for it.
+/// Returns how many;
+/// *doubles counts blocks that were free already: freed twice. Where somebody died collecting
+/// (moving), one word's blocks are in both places by rule R2; these are no mistakes and not
+/// counted.
 u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept;
 /// Free count and summary from the bitmap, and what a death left in taken[] and in the holdings.
 void recount(const segment& s, slab_record* slab) noexcept;

@@ -15,56 +15,74 @@ namespace {
 
 constexpr u64 largest_capacity = 1u << 24;
 
-ring_table& table_of(void* table) noexcept { return *static_cast<ring_table*>(table); }
+ring_table& table_of(void* table) noexcept {
+  return *static_cast<ring_table*>(table);
+}
 
 // Both words at once. The failed compare reads nothing back: the caller looks again.
 template <class T>
 bool change(T& words, T expected, T desired) noexcept {
   static_assert(sizeof(T) == 16 && alignof(T) == 16);
 #if defined(__x86_64__) && defined(ANNEX_IS_CHECKED_FOR_RACES)
-  // ThreadSanitizer would do it under a lock of its own, which other processes don't have. So it is told what the instruction orders.
-  const auto was = std::bit_cast<std::array<u64, 2>>(expected), will = std::bit_cast<std::array<u64, 2>>(desired);
+  // ThreadSanitizer would do it under a lock of its own, which other processes don't have. So it is
+  // told what the instruction orders.
+  const auto was = std::bit_cast<std::array<u64, 2>>(expected),
+             will = std::bit_cast<std::array<u64, 2>>(desired);
   u64 low = was[0], high = was[1];
   bool is_done;
   __tsan_release(&words);
-  asm volatile("lock cmpxchg16b %1" : "=@ccz"(is_done), "+m"(words), "+a"(low), "+d"(high) : "b"(will[0]), "c"(will[1]) : "memory");
+  asm volatile("lock cmpxchg16b %1"
+               : "=@ccz"(is_done), "+m"(words), "+a"(low), "+d"(high)
+               : "b"(will[0]), "c"(will[1])
+               : "memory");
   __tsan_acquire(&words);
   return is_done;
 #else
-  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&words), std::bit_cast<unsigned __int128>(expected), std::bit_cast<unsigned __int128>(desired));
+  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&words),
+                                      std::bit_cast<unsigned __int128>(expected),
+                                      std::bit_cast<unsigned __int128>(desired));
 #endif
 }
 
 ring_slot look(const ring_slot& slot) noexcept {
   ring_slot seen;
-  seen.state = __atomic_load_n(&slot.state, __ATOMIC_ACQUIRE);  // sync(slot): the value belongs to this state, or change() fails
+  // sync(slot): the value belongs to this state, or change() fails.
+  seen.state = __atomic_load_n(&slot.state, __ATOMIC_ACQUIRE);
   seen.value = __atomic_load_n(&slot.value, __ATOMIC_ACQUIRE);
   return seen;
 }
 
-// Whether the table is still, or again, another ring's than this incarnation, or nobody's. To be asked after what is about to be
-// changed was looked at: no slot of a later ring has the contents of an earlier one.
+// Whether the table is still, or again, another ring's than this incarnation, or nobody's. To be
+// asked after what is about to be changed was looked at: no slot of a later ring has the contents
+// of an earlier one.
 bool is_gone(const ring_table& table, u64 incarnation) noexcept {
   return table.incarnation.load(std::memory_order_acquire) != incarnation;  // sync(incarnation)
 }
 
-// For a new ring, from nothing or from a released one of the same capacity: positions above all that were there, also in the
-// hands of those who looked before. Seen by nobody but them, until the transaction that says the incarnation commits.
+// For a new ring, from nothing or from a released one of the same capacity: positions above all
+// that were there, also in the hands of those who looked before. Seen by nobody but them, until the
+// transaction that says the incarnation commits.
 void number_slots(ring_table& table, u64 capacity) noexcept {
   u64 highest = 0;
   const bool is_used_again = table.capacity != 0;  // of this capacity: nothing else is taken for it
-  for (u64 i = 0; is_used_again && i < capacity; ++i) highest = std::max(highest, look(table.slots()[i]).state >> position_shift);
+  for (u64 i = 0; is_used_again && i < capacity; ++i)
+    highest = std::max(highest, look(table.slots()[i]).state >> position_shift);
   const u64 first = !is_used_again ? 0 : align_up(highest + 2 * capacity + 1, capacity);
   table.capacity = capacity;
   table.first_position = first;
-  for (u64 i = 0; i < capacity; ++i) std::atomic_ref(table.slots()[i].state).store((first + i) << position_shift, std::memory_order_relaxed);
+  for (u64 i = 0; i < capacity; ++i)
+    std::atomic_ref(table.slots()[i].state)
+        .store((first + i) << position_shift, std::memory_order_relaxed);
   table.head.store(first, std::memory_order_relaxed);
   table.tail.store(first, std::memory_order_relaxed);
 }
 
-// A slot of this position or a later one has been put, or taken, up to here: what lies before it in the ring has been too, in the
-// rounds before. So the walk goes on at once where the counter is far behind.
-u64 walk_on(u64 position, u64 at, u64 capacity) noexcept { return at >= position + capacity ? at - capacity + 1 : position + 1; }
+// A slot of this position or a later one has been put, or taken, up to here: what lies before it in
+// the ring has been too, in the rounds before. So the walk goes on at once where the counter is far
+// behind.
+u64 walk_on(u64 position, u64 at, u64 capacity) noexcept {
+  return at >= position + capacity ? at - capacity + 1 : position + 1;
+}
 
 // Every slot before position is past what the counter counts; seen: what it was a moment ago.
 void catch_up(shared_word<u64>& counter, u64 seen, u64 position) noexcept {
@@ -75,21 +93,24 @@ void catch_up(shared_word<u64>& counter, u64 seen, u64 position) noexcept {
 
 result<ring> ring::create(heap& h, std::string_view name, std::uint64_t capacity) {
   if (!is_power_of_two(capacity) || capacity < 2 || capacity > largest_capacity)
-    return refuse(errc::invalid_argument, "a ring of {}: use a power of two from 2 to {}", capacity, largest_capacity);
-  auto made = h.internal()->reserve_zone(name, {}, {zone_type::ring, ring_table_bytes(capacity)}, nullptr, [&](transaction& t, zone_record&, void* chunk) {
-    auto& table = *static_cast<ring_table*>(chunk);
-    segment_header& header = t.seg().header();
-    const u64 incarnation = header.incarnations + 1;
-    number_slots(table, capacity);
-    for (ring_taker& taker : table.takers) {
-      taker.claim.store(of_ring(incarnation), std::memory_order_relaxed);
-      taker.hand.store(hand_of(incarnation, 0, 0), std::memory_order_relaxed);
-    }
-    table.opened = {};  // of the last ring here
-    t.put(header.incarnations, incarnation);
-    t.put(table.incarnation, incarnation);  // sync(incarnation)
-    table.seal = table.right_seal();
-  });
+    return refuse(errc::invalid_argument, "a ring of {}: use a power of two from 2 to {}", capacity,
+                  largest_capacity);
+  auto made = h.internal()->reserve_zone(
+      name, {}, {zone_type::ring, ring_table_bytes(capacity)}, nullptr,
+      [&](transaction& t, zone_record&, void* chunk) {
+        auto& table = *static_cast<ring_table*>(chunk);
+        segment_header& header = t.seg().header();
+        const u64 incarnation = header.incarnations + 1;
+        number_slots(table, capacity);
+        for (ring_taker& taker : table.takers) {
+          taker.claim.store(of_ring(incarnation), std::memory_order_relaxed);
+          taker.hand.store(hand_of(incarnation, 0, 0), std::memory_order_relaxed);
+        }
+        table.opened = {};  // of the last ring here
+        t.put(header.incarnations, incarnation);
+        t.put(table.incarnation, incarnation);  // sync(incarnation)
+        table.seal = table.right_seal();
+      });
   if (!made) return std::unexpected(made.error());
   return open(h, name);
 }
@@ -97,8 +118,11 @@ result<ring> ring::create(heap& h, std::string_view name, std::uint64_t capacity
 result<ring> ring::open(heap& h, std::string_view name) {
   detail::local_heap& heap = *h.internal();
   ANNEX_TRY(detail::check_zone_name(name));
-  if (heap.is_read_only()) return refuse(errc::read_only, "\"{}\" is attached read-only; a ring needs a writable attach", heap.name());
-  if (!heap.ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+  if (heap.is_read_only())
+    return refuse(errc::read_only, "\"{}\" is attached read-only; a ring needs a writable attach",
+                  heap.name());
+  if (!heap.ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   const bool has_living_others = heap.has_living_others();
   detail::local_heap::locked t(heap);
   auto record = heap.find_zone_record(name, zone_type::ring);
@@ -107,7 +131,8 @@ result<ring> ring::open(heap& h, std::string_view name) {
   r.heap_ = &heap;
   auto* table = heap.seg().chunk<ring_table>((*record)->table);
   const u64 capacity = table->capacity;
-  if (!is_power_of_two(capacity) || capacity > largest_capacity || !heap.seg().has_chunk((*record)->table, ring_table_bytes(capacity))) {
+  if (!is_power_of_two(capacity) || capacity > largest_capacity ||
+      !heap.seg().has_chunk((*record)->table, ring_table_bytes(capacity))) {
     heap.seg().mark_damaged("the table of a ring can't be");
     return std::unexpected(heap.refuse_if_damaged().error());
   }
@@ -119,7 +144,9 @@ result<ring> ring::open(heap& h, std::string_view name) {
   return r;
 }
 
-result<void> ring::release(heap& h, std::string_view name) { return h.internal()->release_zone(name, zone_type::ring); }
+result<void> ring::release(heap& h, std::string_view name) {
+  return h.internal()->release_zone(name, zone_type::ring);
+}
 
 bool ring::is_open() const noexcept {
   if (table_ == nullptr) return false;
@@ -128,11 +155,17 @@ bool ring::is_open() const noexcept {
   return !is_gone(table_of(table_), incarnation_);
 }
 
-std::size_t ring::put_if_open(std::span<const handle> values, std::size_t n) noexcept { return is_open() ? n + put(values.subspan(n)) : n; }
-std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept { return is_open() ? n + take(values.subspan(n)) : n; }
+std::size_t ring::put_if_open(std::span<const handle> values, std::size_t n) noexcept {
+  return is_open() ? n + put(values.subspan(n)) : n;
+}
+std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept {
+  return is_open() ? n + take(values.subspan(n)) : n;
+}
 
-// One change() per value is the commit; the counter follows once, since it is only where others begin to look.
-[[gnu::always_inline]] inline std::size_t ring::put_all(const handle* values, std::size_t count) noexcept {
+// One change() per value is the commit; the counter follows once, since it is only where others
+// begin to look.
+[[gnu::always_inline]] inline std::size_t ring::put_all(const handle* values,
+                                                        std::size_t count) noexcept {
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
   const u64 mask = capacity_ - 1;
@@ -155,9 +188,10 @@ std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept
       ++n;
       ++position;
     } else if (at >= position) {
-      // Put, perhaps taken: whoever did it died before the counter followed, or has not come to it yet.
+      // Put, perhaps taken: whoever did it died before the counter followed, or has not come to it
+      // yet.
       position = walk_on(position, at, capacity_);
-    } else {       // still full of the last round
+    } else {  // still full of the last round
       catch_up(table.tail, begun, position);
       begun = table.tail.load(std::memory_order_acquire);
       if (begun == position) break;
@@ -165,12 +199,17 @@ std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept
     }
   }
   catch_up(table.tail, begun, position);
-  if (n != 0) tell_waiters(table.handle_signal);  // sync(signal): the last change() is a full barrier
+  // sync(signal): the last change() is a full barrier.
+  if (n != 0) tell_waiters(table.handle_signal);
   return n;
 }
 
-std::size_t ring::put(std::span<const handle> values) noexcept { return put_all(values.data(), values.size()); }
-bool ring::put(handle value) noexcept { return put_all(&value, 1) == 1; }
+std::size_t ring::put(std::span<const handle> values) noexcept {
+  return put_all(values.data(), values.size());
+}
+bool ring::put(handle value) noexcept {
+  return put_all(&value, 1) == 1;
+}
 
 std::uint64_t ring::take_remembered() noexcept {
   ring_table& table = table_of(table_);
@@ -184,25 +223,32 @@ std::uint64_t ring::take_remembered() noexcept {
     u64 hand = mine.hand.load(std::memory_order_relaxed);
     const u32 n = confirmed_in_hand(hand);
     if (n >= in_hand_limit) return 0;
-    const in_hand_item before{__atomic_load_n(&mine.items[n].position, __ATOMIC_RELAXED), __atomic_load_n(&mine.items[n].value, __ATOMIC_RELAXED)};
+    const in_hand_item before{__atomic_load_n(&mine.items[n].position, __ATOMIC_RELAXED),
+                              __atomic_load_n(&mine.items[n].value, __ATOMIC_RELAXED)};
     if (is_gone(table, incarnation_)) {  // after everything that is changed below was looked at
       if (is_open()) continue;
       return 0;
     }
     if (at == position) {
       if ((seen.state & is_full) == 0) return 0;  // nothing was put here yet: empty
-      // Before the commit, so that after our death the slot can say whether it happened. Each fails in a later ring.
+      // Before the commit, so that after our death the slot can say whether it happened. Each fails
+      // in a later ring.
       const u64 perhaps = hand_of(incarnation_, n, n + 1);
       if (!change(mine.items[n], before, {position, seen.value})) continue;
       compiler_fence();
       if (!mine.hand.compare_exchange(hand, perhaps, std::memory_order_relaxed)) continue;
       compiler_fence();
       race_checker::passed_on(incarnation_, position);
-      if (!change(slot, seen, {(position + capacity_) << position_shift | u64{taker_} << taker_shift, seen.value})) continue;  // commit
+      // Commit.
+      if (!change(
+              slot, seen,
+              {(position + capacity_) << position_shift | u64{taker_} << taker_shift, seen.value}))
+        continue;
       race_checker::taken_over(incarnation_, position);
       compiler_fence();
       hand = perhaps;
-      mine.hand.compare_exchange(hand, hand_of(incarnation_, n + 1, n + 1), std::memory_order_relaxed);
+      mine.hand.compare_exchange(hand, hand_of(incarnation_, n + 1, n + 1),
+                                 std::memory_order_relaxed);
       catch_up(table.head, position, position + 1);
       tell_waiters(table.room_signal);  // sync(signal): change() is a full barrier
       return seen.value;
@@ -215,7 +261,8 @@ std::uint64_t ring::take_remembered() noexcept {
   }
 }
 
-[[gnu::always_inline]] inline std::size_t ring::take_all(handle* values, std::size_t count) noexcept {
+[[gnu::always_inline]] inline std::size_t ring::take_all(handle* values,
+                                                         std::size_t count) noexcept {
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
   const u64 mask = capacity_ - 1;
@@ -232,7 +279,8 @@ std::uint64_t ring::take_remembered() noexcept {
     if (at == position) {
       if ((seen.state & is_full) == 0) break;  // nothing was put here yet: empty
       race_checker::passed_on(incarnation_, position);
-      if (!change(slot, seen, {(position + capacity_) << position_shift, seen.value})) continue;  // commit
+      // Commit.
+      if (!change(slot, seen, {(position + capacity_) << position_shift, seen.value})) continue;
       race_checker::taken_over(incarnation_, position);
       values[n++] = handle{seen.value};
       ++position;
@@ -251,16 +299,18 @@ std::uint64_t ring::take_remembered() noexcept {
   return n;
 }
 
-std::size_t ring::take(std::span<handle> values) noexcept { return take_all(values.data(), values.size()); }
+std::size_t ring::take(std::span<handle> values) noexcept {
+  return take_all(values.data(), values.size());
+}
 handle ring::take() noexcept {
   handle value{};
   return take_all(&value, 1) == 1 ? value : null_handle;
 }
 
-// ---- waiting ----------------------------------------------------------------------------------------------------------------
+// ---- waiting ------------------------------------------------------------------------------------
 
-// The slot where the counter leads says whether there is something; what lies before it has been put or taken already. Bounded,
-// whatever lies there.
+// The slot where the counter leads says whether there is something; what lies before it has been
+// put or taken already. Bounded, whatever lies there.
 bool ring::has_handle() const noexcept {
   ring_table& table = table_of(table_);
   u64 position = table.head.load(std::memory_order_acquire);
@@ -286,10 +336,16 @@ bool ring::has_room() const noexcept {
   return true;
 }
 
-// The mark may be set in a ring that has been released meanwhile, or in the next one there: that wakes somebody once too often.
+// The mark may be set in a ring that has been released meanwhile, or in the next one there: that
+// wakes somebody once too often.
 struct ring::waits {
-  static detail::waiting_place at(const ring& r, shared_word<u32>& signal, std::function<bool()> look) {
-    return {.heap = r.heap_, .signal = &signal, .changes = &table_of(r.table_).opened.changes, .changes_at_open = r.changes_at_open_, .had_others = r.had_others_,
+  static detail::waiting_place at(const ring& r, shared_word<u32>& signal,
+                                  std::function<bool()> look) {
+    return {.heap = r.heap_,
+            .signal = &signal,
+            .changes = &table_of(r.table_).opened.changes,
+            .changes_at_open = r.changes_at_open_,
+            .had_others = r.had_others_,
             .begin = [own = r, &signal]() -> result<u32> {
               const u32 word = begin_waiting(signal);
               if (!own.is_open()) return refuse(errc::no_such_zone, "the ring has been released");
@@ -307,34 +363,44 @@ result<handle> ring::take(std::chrono::nanoseconds deadline) {
   ANNEX_TRY(waits::check(*this));
   handle taken = take();
   if (taken != null_handle) return taken;
-  ANNEX_TRY(detail::wait_at(waits::at(*this, table_of(table_).handle_signal, [this, &taken] { return (taken = take()) != null_handle; }), deadline, nullptr));
+  ANNEX_TRY(detail::wait_at(waits::at(*this, table_of(table_).handle_signal,
+                                      [this, &taken] { return (taken = take()) != null_handle; }),
+                            deadline, nullptr));
   return taken;
 }
 
 result<void> ring::put(handle value, std::chrono::nanoseconds deadline) {
   ANNEX_TRY(waits::check(*this));
   if (put(value)) return {};
-  return detail::wait_at(waits::at(*this, table_of(table_).room_signal, [this, value] { return put(value); }), deadline, nullptr);
+  return detail::wait_at(
+      waits::at(*this, table_of(table_).room_signal, [this, value] { return put(value); }),
+      deadline, nullptr);
 }
 
 result<void> ring::wait_for_handle(std::chrono::nanoseconds deadline) const {
   ANNEX_TRY(waits::check(*this));
-  return detail::wait_at(waits::at(*this, table_of(table_).handle_signal, [this] { return has_handle(); }), deadline, nullptr);
+  return detail::wait_at(
+      waits::at(*this, table_of(table_).handle_signal, [this] { return has_handle(); }), deadline,
+      nullptr);
 }
 
 result<void> ring::wait_for_room(std::chrono::nanoseconds deadline) const {
   ANNEX_TRY(waits::check(*this));
-  return detail::wait_at(waits::at(*this, table_of(table_).room_signal, [this] { return has_room(); }), deadline, nullptr);
+  return detail::wait_at(
+      waits::at(*this, table_of(table_).room_signal, [this] { return has_room(); }), deadline,
+      nullptr);
 }
 
 result<ready_event> ring::watch_handles() const {
   ANNEX_TRY(waits::check(*this));
-  return detail::watch_at(waits::at(*this, table_of(table_).handle_signal, [own = *this] { return own.has_handle(); }));
+  return detail::watch_at(
+      waits::at(*this, table_of(table_).handle_signal, [own = *this] { return own.has_handle(); }));
 }
 
 result<ready_event> ring::watch_room() const {
   ANNEX_TRY(waits::check(*this));
-  return detail::watch_at(waits::at(*this, table_of(table_).room_signal, [own = *this] { return own.has_room(); }));
+  return detail::watch_at(
+      waits::at(*this, table_of(table_).room_signal, [own = *this] { return own.has_room(); }));
 }
 
 bool ring::claim_taker() noexcept {
@@ -342,7 +408,9 @@ bool ring::claim_taker() noexcept {
   ring_table& table = table_of(table_);
   for (u32 i = 0; i < ring_takers; ++i) {
     u64 nobody = of_ring(incarnation_);
-    if (!table.takers[i].claim.compare_exchange(nobody, of_ring(incarnation_) | heap_->self(), std::memory_order_acq_rel)) continue;
+    if (!table.takers[i].claim.compare_exchange(nobody, of_ring(incarnation_) | heap_->self(),
+                                                std::memory_order_acq_rel))
+      continue;
     taker_ = i + 1;
     return true;
   }
@@ -352,7 +420,8 @@ bool ring::claim_taker() noexcept {
 std::size_t ring::take_in_hand(std::span<handle> values) noexcept {
   if (!claim_taker()) return 0;
   std::size_t n = 0;
-  while (n < values.size() && (values[n] = handle{take_remembered()}) != null_handle) ++n;
+  while (n < values.size() && (values[n] = handle{take_remembered()}) != null_handle)
+    ++n;
   return n;
 }
 
@@ -360,7 +429,9 @@ void ring::settle() noexcept {
   if (taker_ == 0) return;
   shared_word<u64>& hand = table_of(table_).takers[taker_ - 1].hand;
   u64 seen = hand.load(std::memory_order_relaxed);
-  if (seen >> 32 == of_ring(incarnation_) >> 32) hand.compare_exchange(seen, hand_of(incarnation_, 0, 0), std::memory_order_relaxed);  // commit
+  // Commit.
+  if (seen >> 32 == of_ring(incarnation_) >> 32)
+    hand.compare_exchange(seen, hand_of(incarnation_, 0, 0), std::memory_order_relaxed);
 }
 
 std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
@@ -376,8 +447,12 @@ std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
     const u32 member = member_of_claim(other.claim.load(std::memory_order_acquire));
     if (member == 0 || i + 1 == taker_) continue;
     const member_record& who = heap_->seg().member(member);
-    if (who.state.load(std::memory_order_acquire) == member_live && !is_member_gone(heap_->seg(), member, heap_->self())) continue;
-    const u32 count = std::min(count_in_hand(other.hand.load(std::memory_order_relaxed)), in_hand_limit), sure = confirmed_in_hand(other.hand.load(std::memory_order_relaxed));
+    if (who.state.load(std::memory_order_acquire) == member_live &&
+        !is_member_gone(heap_->seg(), member, heap_->self()))
+      continue;
+    const u32 count = std::min(count_in_hand(other.hand.load(std::memory_order_relaxed)),
+                               in_hand_limit),
+              sure = confirmed_in_hand(other.hand.load(std::memory_order_relaxed));
     // One transaction moves all of it: no item is lost or given out twice if we die here.
     u32 mine_count = confirmed_in_hand(mine.hand.load(std::memory_order_relaxed));
     if (n + count > values.size() || mine_count + count > in_hand_limit) break;
@@ -385,7 +460,8 @@ std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
       const in_hand_item& it = other.items[item];
       if (item >= sure) {  // only the slot knows whether the last one was taken
         const ring_slot seen = look(table.slots()[it.position & (capacity_ - 1)]);
-        if (seen.state != ((it.position + capacity_) << position_shift | u64{i + 1} << taker_shift)) continue;
+        if (seen.state != ((it.position + capacity_) << position_shift | u64{i + 1} << taker_shift))
+          continue;
       }
       race_checker::taken_over(incarnation_, it.position);
       t->put(mine.items[mine_count].position, it.position);
@@ -401,11 +477,14 @@ std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
   return n;
 }
 
-std::uint64_t ring::capacity() const noexcept { return capacity_; }
+std::uint64_t ring::capacity() const noexcept {
+  return capacity_;
+}
 
 std::uint64_t ring::count() const noexcept {
   const ring_table& table = table_of(table_);
-  const u64 head = table.head.load(std::memory_order_acquire), tail = table.tail.load(std::memory_order_acquire);
+  const u64 head = table.head.load(std::memory_order_acquire),
+            tail = table.tail.load(std::memory_order_acquire);
   return tail > head && !is_gone(table, incarnation_) ? tail - head : 0;
 }
 

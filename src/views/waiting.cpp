@@ -18,18 +18,22 @@ constexpr auto for_ever = std::chrono::nanoseconds::max();
 
 // Another process had it while this one had, and no other process is left in the heap.
 bool is_nobody_left(const waiting_place& p) noexcept {
-  const bool had_others = p.had_others || p.changes->load(std::memory_order_relaxed) != p.changes_at_open;
+  const bool had_others =
+      p.had_others || p.changes->load(std::memory_order_relaxed) != p.changes_at_open;
   return had_others && !p.heap->has_living_others();
 }
 
 }  // namespace
 
-result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline, const std::atomic<bool>* stop) {
-  const u64 begun_ns = os::now_ns(), longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
+result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline,
+                     const std::atomic<bool>* stop) {
+  const u64 begun_ns = os::now_ns(),
+            longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
   const bool has_barrier = p.heap->seg().header().no_barrier.load(std::memory_order_relaxed) == 0;
   u64 looked_for_others_ns = begun_ns;
   for (;;) {
-    if (!p.heap->ensure_member()) return refuse(errc::forked_away, "a private heap can't be used in a forked child");
+    if (!p.heap->ensure_member())
+      return refuse(errc::forked_away, "a private heap can't be used in a forked child");
     const auto signal = p.begin();
     if (!signal) return std::unexpected(signal.error());
     if (p.look()) return {};
@@ -41,15 +45,23 @@ result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline, 
       looked_for_others_ns = now_ns;
       if (is_nobody_left(p)) {
         if (p.look()) return {};  // the last one's last
-        return refuse(errc::others_gone, "no other living process has heap \"{}\" attached any more: nobody is left who could end this wait; those who come later can", p.heap->name());
+        return refuse(errc::others_gone,
+                      "no other living process has heap \"{}\" attached any more: nobody is left "
+                      "who could end this wait; those who come later can",
+                      p.heap->name());
       }
     }
-    if (is_late) return refuse(errc::deadline_passed, "nothing came in {} ms", longest_ns / 1'000'000);
-    os::wait_on(&p.signal->value, *signal, std::min(longest_ns - waited_ns, has_barrier ? waiter_looks_again_ns : look_again_without_barrier_ns));  // W4
+    if (is_late)
+      return refuse(errc::deadline_passed, "nothing came in {} ms", longest_ns / 1'000'000);
+    // W4.
+    os::wait_on(&p.signal->value, *signal,
+                std::min(longest_ns - waited_ns,
+                         has_barrier ? waiter_looks_again_ns : look_again_without_barrier_ns));
   }
 }
 
-// One thread per event: a descriptor can't be put into the segment, and who adds must not need to reach each waiter's.
+// One thread per event: a descriptor can't be put into the segment, and who adds must not need to
+// reach each waiter's.
 //
 //   armed ──wait_at() says so──▶ told: the descriptor is readable ──rearm()──▶ armed
 struct watching {
@@ -75,7 +87,9 @@ struct watching {
 
 result<ready_event> watch_at(const waiting_place& place) {
   const os::open_result event = os::open_event();
-  if (event.fd < 0) return refuse_os(errc::os_failure, event.error, "no descriptor for an event: {}", std::strerror(event.error));
+  if (event.fd < 0)
+    return refuse_os(errc::os_failure, event.error, "no descriptor for an event: {}",
+                     std::strerror(event.error));
   auto* const made = new watching{.place = place, .fd = event.fd};
   try {
     made->thread = std::thread([made] { made->work(); });
@@ -89,7 +103,8 @@ result<ready_event> watch_at(const waiting_place& place) {
 
 }  // namespace detail
 
-ready_event::ready_event(ready_event&& other) noexcept : watching_(std::exchange(other.watching_, nullptr)) {}
+ready_event::ready_event(ready_event&& other) noexcept
+    : watching_(std::exchange(other.watching_, nullptr)) {}
 ready_event& ready_event::operator=(ready_event&& other) noexcept {
   std::swap(watching_, other.watching_);
   return *this;
@@ -97,7 +112,8 @@ ready_event& ready_event::operator=(ready_event&& other) noexcept {
 
 ready_event::~ready_event() {
   if (watching_ == nullptr) return;
-  const bool is_parents = watching_->forks != os::fork_count();  // its thread is not in this process
+  // Its thread is not in this process.
+  const bool is_parents = watching_->forks != os::fork_count();
   if (is_parents) new (&watching_->thread) std::thread;
   if (!is_parents) {
     watching_->stop.store(true);
@@ -110,7 +126,9 @@ ready_event::~ready_event() {
   delete watching_;
 }
 
-int ready_event::fd() const noexcept { return watching_ != nullptr ? watching_->fd : -1; }
+int ready_event::fd() const noexcept {
+  return watching_ != nullptr ? watching_->fd : -1;
+}
 
 void ready_event::rearm() noexcept {
   if (watching_ == nullptr || watching_->forks != os::fork_count()) return;

@@ -1,7 +1,9 @@
-// views/waiting.hpp - the loop of who waits for a ring or pool, and the thread that feeds an event's descriptor.
+// views/waiting.hpp - the loop of who waits for a ring or pool, and the thread that feeds an
+// event's descriptor.
 //
-// The protocol is in shared/waiting.hpp. Here is what ends a wait: something was found, the view is gone, its heap is damaged, the
-// deadline passed, or every other process that had the view is dead or has closed the heap (others_gone).
+// The protocol is in shared/waiting.hpp. Here is what ends a wait: something was found, the view is
+// gone, its heap is damaged, the deadline passed, or every other process that had the view is dead
+// or has closed the heap (others_gone).
 #pragma once
 #include <annex/ready_event.hpp>
 
@@ -28,7 +30,8 @@ struct waiting_place {
 };
 
 /// Until look() says so. stop: ends it with errc::canceled; may be null.
-result<void> wait_at(const waiting_place& place, std::chrono::nanoseconds deadline, const std::atomic<bool>* stop);
+result<void> wait_at(const waiting_place& place, std::chrono::nanoseconds deadline,
+                     const std::atomic<bool>* stop);
 
 /// An event whose descriptor is readable when look() says so.
 result<ready_event> watch_at(const waiting_place& place);

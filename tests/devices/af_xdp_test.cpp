@@ -20,7 +20,9 @@ using std::chrono::steady_clock;
 class xdp : public in_own_directory {
  protected:
   void SetUp() override {
-    if (!enter_own_network()) GTEST_SKIP() << "a network namespace with a veth pair can't be had here (CAP_SYS_ADMIN, CAP_NET_ADMIN, veth, iproute2)";
+    if (!enter_own_network())
+      GTEST_SKIP() << "a network namespace with a veth pair can't be had here (CAP_SYS_ADMIN, "
+                      "CAP_NET_ADMIN, veth, iproute2)";
   }
 };
 
@@ -33,7 +35,8 @@ u32 write_packet(char* at, u32 number) {
   std::memset(at + 6, 2, 6);
   at[12] = static_cast<char>(0x88), at[13] = static_cast<char>(0xb5);
   std::memcpy(at + header_bytes, &number, 4);
-  for (u32 i = header_bytes + 4; i < bytes; ++i) at[i] = static_cast<char>(number + i * 7);
+  for (u32 i = header_bytes + 4; i < bytes; ++i)
+    at[i] = static_cast<char>(number + i * 7);
   return bytes;
 }
 // The number, if every byte is right.
@@ -50,7 +53,8 @@ std::optional<u32> read_packet(const packet& p) {
 u32 exchange(umem& memory, xdp_socket& from, xdp_socket& to, u32 first, u32 count) {
   std::vector<bool> seen(count);
   u32 sent = 0, came = 0;
-  for (const auto give_up = steady_clock::now() + 20s; came < count && steady_clock::now() < give_up;) {
+  for (const auto give_up = steady_clock::now() + 20s;
+       came < count && steady_clock::now() < give_up;) {
     to.refill();
     std::array<packet, 32> out{};
     u32 n = 0;
@@ -60,25 +64,31 @@ u32 exchange(umem& memory, xdp_socket& from, xdp_socket& to, u32 first, u32 coun
       out[n] = {frame, write_packet(frame, first + sent + n)};
     }
     const auto gone = static_cast<u32>(from.send({out.data(), n}));
-    for (u32 i = gone; i < n; ++i) memory.frames().give(memory.frame_of(out[i].data));
+    for (u32 i = gone; i < n; ++i)
+      memory.frames().give(memory.frame_of(out[i].data));
     sent += gone;
     from.reclaim();
     std::array<packet, 64> in{};
     const size_t got = to.receive(in);
     for (size_t i = 0; i < got; ++i) {
       const auto number = read_packet(in[i]);
-      if (number && *number >= first && *number - first < count && !seen[*number - first]) seen[*number - first] = true, ++came;
-      else ADD_FAILURE() << "a packet of " << in[i].bytes << " bytes is not what was sent";
+      if (number && *number >= first && *number - first < count && !seen[*number - first])
+        seen[*number - first] = true, ++came;
+      else
+        ADD_FAILURE() << "a packet of " << in[i].bytes << " bytes is not what was sent";
       memory.frames().give(memory.frame_of(in[i].data));
     }
   }
-  for (const auto give_up = steady_clock::now() + 1s; sent != 0 && steady_clock::now() < give_up && from.reclaim() != 0;) (void)from.send({});
+  for (const auto give_up = steady_clock::now() + 1s;
+       sent != 0 && steady_clock::now() < give_up && from.reclaim() != 0;)
+    (void)from.send({});
   return came;
 }
 
 TEST_F(xdp, packets_go_through_the_heap_byte_by_byte) {
   heap h = must(heap::create("h"));
-  const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 64 * MiB}));
+  const region_id region =
+      must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 64 * MiB}));
   for (const u32 frame_bytes : {2048u, 4096u}) {
     const std::string name = fmt::format("frames of {}", frame_bytes);
     umem memory = must(umem::create(h, name, {.frames = 4096, .frame_bytes = frame_bytes}));
@@ -90,7 +100,8 @@ TEST_F(xdp, packets_go_through_the_heap_byte_by_byte) {
       must(program.set(0, right));
       EXPECT_EQ(exchange(memory, left, right, 1, 20'000), 20'000u);
       EXPECT_EQ(refused(h.remove_memory(region)), errc::blocks_live);
-      EXPECT_EQ(refused(xdp_socket::bind(second, "ax1", 0)), errc::os_failure);  // the queue has one
+      // The queue has one.
+      EXPECT_EQ(refused(xdp_socket::bind(second, "ax1", 0)), errc::os_failure);
     }
     must(raw_pool::release(h, "second"));
     // What the rings held went with the sockets: those frames are out, and the pool says so.
@@ -100,7 +111,8 @@ TEST_F(xdp, packets_go_through_the_heap_byte_by_byte) {
 
 TEST_F(xdp, a_umem_is_a_lease) {
   heap h = must(heap::create("h"));
-  const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 8 * MiB}));
+  const region_id region =
+      must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 8 * MiB}));
   {
     umem memory = must(umem::create(h, "frames", {.frames = 64}));
     EXPECT_EQ(reinterpret_cast<u64>(memory.base()) % 4096, 0u);
@@ -121,8 +133,10 @@ TEST_F(xdp, what_cannot_be_is_refused) {
   umem memory = must(umem::create(h, "a", {.frames = 64}));
   EXPECT_EQ(refused(xdp_socket::bind(memory, "no-such", 0)), errc::invalid_argument);
   EXPECT_EQ(refused(xdp_socket::bind(memory, "ax0", 9)), errc::invalid_argument);
-  EXPECT_EQ(refused(xdp_socket::bind(memory, "ax0", 0, {.ring_entries = 100})), errc::invalid_argument);
-  EXPECT_EQ(refused(xdp_socket::bind(memory, "ax0", 0, {.headroom_bytes = 1793})), errc::invalid_argument);
+  EXPECT_EQ(refused(xdp_socket::bind(memory, "ax0", 0, {.ring_entries = 100})),
+            errc::invalid_argument);
+  EXPECT_EQ(refused(xdp_socket::bind(memory, "ax0", 0, {.headroom_bytes = 1793})),
+            errc::invalid_argument);
   EXPECT_EQ(refused(xdp_socket::adopt(memory, 0)), errc::invalid_argument);
   EXPECT_EQ(refused(xdp_redirect::attach("no-such")), errc::invalid_argument);
 }
@@ -145,7 +159,8 @@ TEST_F(xdp, a_second_process_goes_on_when_the_owner_is_killed) {
     for (;;) {  // drives the rings until it is killed
       std::array<packet, 16> in{};
       const size_t n = socket.receive(in);
-      for (size_t i = 0; i < n; ++i) memory.frames().give(memory.frame_of(in[i].data));
+      for (size_t i = 0; i < n; ++i)
+        memory.frames().give(memory.frame_of(in[i].data));
       socket.refill();
     }
     return 0;
@@ -179,14 +194,17 @@ TEST_F(xdp, a_second_process_goes_on_when_the_owner_is_killed) {
   }
   u32 came = 0, sent = 0;
   std::vector<bool> seen(5000);
-  for (const auto give_up = steady_clock::now() + 10s; came < 5000 && steady_clock::now() < give_up;) {
+  for (const auto give_up = steady_clock::now() + 10s;
+       came < 5000 && steady_clock::now() < give_up;) {
     right.refill();
     if (sent < 5000 && sent < came + 100) {
       auto* const frame = static_cast<char*>(own.frames().take());
       if (frame != nullptr) {
         const packet p{frame, write_packet(frame, 100'000 + sent)};
-        if (left.send({&p, 1}) == 1) ++sent;
-        else own.frames().give(frame);
+        if (left.send({&p, 1}) == 1)
+          ++sent;
+        else
+          own.frames().give(frame);
       }
     }
     left.reclaim();
@@ -195,7 +213,8 @@ TEST_F(xdp, a_second_process_goes_on_when_the_owner_is_killed) {
     for (size_t i = 0; i < n; ++i) {
       const auto number = read_packet(in[i]);
       EXPECT_TRUE(number) << "bytes changed on the way";
-      if (number && *number >= 100'000 && !seen[*number - 100'000]) seen[*number - 100'000] = true, ++came;
+      if (number && *number >= 100'000 && !seen[*number - 100'000])
+        seen[*number - 100'000] = true, ++came;
       theirs.frames().give(theirs.frame_of(in[i].data));
     }
   }

@@ -1,4 +1,5 @@
-// tests/devices/cuda_test.cpp - host memory registered with CUDA and GPU memory as regions: against the driver where there is one, and against a stand-in everywhere.
+// tests/devices/cuda_test.cpp - host memory registered with CUDA and GPU memory as regions: against
+// the driver where there is one, and against a stand-in everywhere.
 #include <annex/devices/cuda.hpp>
 
 #include <sys/socket.h>
@@ -21,7 +22,11 @@ class cuda : public in_own_directory {
     child_process looks([] {
       const auto made = cuda_host_memory::create();
       if (made) return 0;
-      return made.error().code == errc::not_supported && made.error().message().find("driver") != std::string_view::npos ? 77 : made.error().message().find("no GPU") != std::string_view::npos ? 77 : 1;
+      return made.error().code == errc::not_supported &&
+                     made.error().message().find("driver") != std::string_view::npos
+                 ? 77
+             : made.error().message().find("no GPU") != std::string_view::npos ? 77
+                                                                               : 1;
     });
     const int code = looks.wait_for_exit_code();
     if (code == 77) GTEST_SKIP() << "no GPU here";
@@ -44,7 +49,8 @@ TEST(cuda_missing, is_said_with_the_remedy_and_changes_nothing) {
   const auto made = cuda_host_memory::create();
   if (made) GTEST_SKIP() << "there is a GPU";
   EXPECT_EQ(made.error().code, errc::not_supported);
-  EXPECT_NE(made.error().message().find("driver"), std::string_view::npos) << made.error().message();
+  EXPECT_NE(made.error().message().find("driver"), std::string_view::npos)
+      << made.error().message();
   heap h = must(heap::create_private());
   EXPECT_EQ(refused(cuda_memory::bring(h, 1 * MiB)), errc::not_supported);
   EXPECT_EQ(refused(cuda_memory::attach(h, region_id{1}, 0)), errc::not_supported);
@@ -57,7 +63,10 @@ TEST(cuda_missing, is_said_with_the_remedy_and_changes_nothing) {
 TEST_F(cuda, host_regions_are_registered_in_chunks_by_several_threads) {
   heap h = must(heap::create("h"));
   std::vector<u64> told;
-  auto host = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB, .threads = 3, .progress = [&](u64 done, u64) { told.push_back(done); }}));
+  auto host = must(cuda_host_memory::create(
+      {.chunk_bytes = 1 * MiB, .threads = 3, .progress = [&](u64 done, u64) {
+         told.push_back(done);
+       }}));
   must(h.bring_memory({.length_bytes = 2 * MiB}));
   auto seen = must(h.observe(*host));
   EXPECT_EQ(host->registered(), 2u);
@@ -84,7 +93,8 @@ TEST_F(cuda, host_regions_are_registered_in_chunks_by_several_threads) {
 
 TEST_F(cuda, a_refusal_of_any_chunk_or_observer_leaves_nothing_registered) {
   heap h = must(heap::create("h"));
-  auto host = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB})), same = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB}));
+  auto host = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB})),
+       same = must(cuda_host_memory::create({.chunk_bytes = 1 * MiB}));
   {
     auto seen = must(h.observe(*host));
     refuser v;
@@ -96,7 +106,8 @@ TEST_F(cuda, a_refusal_of_any_chunk_or_observer_leaves_nothing_registered) {
   must(h.bring_memory({.length_bytes = 4 * MiB}));
   const auto twice = h.observe(*same);  // CUDA does not register a page twice
   EXPECT_EQ(refused(twice), errc::vetoed);
-  EXPECT_NE(twice.error().message().find("already"), std::string_view::npos) << twice.error().message();
+  EXPECT_NE(twice.error().message().find("already"), std::string_view::npos)
+      << twice.error().message();
   EXPECT_EQ(host->registered(), 4u);
   EXPECT_EQ(same->registered(), 0u);
   EXPECT_EQ(refused(cuda_host_memory::create({.device = 99})), errc::invalid_argument);
@@ -119,11 +130,13 @@ TEST_F(cuda, blocks_of_gpu_memory_are_device_pointers_that_no_cpu_touches) {
     must(cuda_copy(block, pattern(64 * KiB, i).data(), 64 * KiB));
     blocks.push_back(block);
   }
-  for (u64 i = 0; i < blocks.size(); ++i) EXPECT_TRUE(device_holds(blocks[i], pattern(64 * KiB, i))) << i;
+  for (u64 i = 0; i < blocks.size(); ++i)
+    EXPECT_TRUE(device_holds(blocks[i], pattern(64 * KiB, i))) << i;
   EXPECT_EQ(h.allocate({.size_bytes = 1000, .zeroed = true}), nullptr);
   EXPECT_EQ(refused(gpu.remove()), errc::blocks_live);
   EXPECT_TRUE(device_holds(blocks[7], pattern(64 * KiB, 7)));  // nothing has changed
-  for (void* block : blocks) heap::free(block);
+  for (void* block : blocks)
+    heap::free(block);
   h.trim();
   must(gpu.remove());
   must(gpu.remove());
@@ -142,20 +155,25 @@ TEST_F(cuda, blocks_of_gpu_memory_are_device_pointers_that_no_cpu_touches) {
 TEST_F(cuda, another_process_attaches_by_descriptor_allocates_and_may_be_killed) {
   int ends[2];
   ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
-  struct shared { std::atomic<u64> region{0}, first{0}, second{0}; };
+  struct shared {
+    std::atomic<u64> region{0}, first{0}, second{0};
+  };
   auto* const words = shared_words<shared>();
   child_process other([&] {
     const int fd = take_descriptor(ends[1]);
     heap mine = must(heap::attach("h", {.regions = attach_policy::manual}));
     const mapped_memory in_the_way(32 * MiB);
-    cuda_memory gpu = must(cuda_memory::attach(mine, region_id{static_cast<u32>(words->region.load())}, fd));
+    cuda_memory gpu =
+        must(cuda_memory::attach(mine, region_id{static_cast<u32>(words->region.load())}, fd));
     ::close(fd);
-    if (!device_holds(must(mine.resolve(handle{words->first.load()})), pattern(100'000, 1))) return 1;
+    if (!device_holds(must(mine.resolve(handle{words->first.load()})), pattern(100'000, 1)))
+      return 1;
     void* const own = mine.allocate(100'000);
     if (own == nullptr) return 2;
     must(cuda_copy(own, pattern(100'000, 2).data(), 100'000));
     words->second = static_cast<u64>(mine.handle_of(own));
-    for (;;) ::pause();
+    for (;;)
+      ::pause();
   });
   heap h = must(heap::create("h"));
   cuda_memory gpu = must(cuda_memory::bring(h, 8 * MiB));
@@ -170,7 +188,8 @@ TEST_F(cuda, another_process_attaches_by_descriptor_allocates_and_may_be_killed)
   EXPECT_TRUE(device_holds(must(h.resolve(handle{words->second.load()})), pattern(100'000, 2)));
   other.kill_now();
   EXPECT_EQ(other.wait_for_exit_code(), -SIGKILL);
-  EXPECT_TRUE(device_holds(must(h.resolve(handle{words->second.load()})), pattern(100'000, 2)));  // the dead one's block is still there
+  // The dead one's block is still there.
+  EXPECT_TRUE(device_holds(must(h.resolve(handle{words->second.load()})), pattern(100'000, 2)));
   h.recover();
   for (const member_summary& m : h.members())
     if (!m.alive) must(h.reap(m.id));

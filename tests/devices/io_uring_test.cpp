@@ -31,8 +31,10 @@ struct ring_of_test {
   }
   int transfer(bool write, int fd, void* block, unsigned bytes, u64 offset, unsigned index) {
     ::io_uring_sqe* const entry = ::io_uring_get_sqe(&ring);
-    if (write) ::io_uring_prep_write_fixed(entry, fd, block, bytes, offset, static_cast<int>(index));
-    else ::io_uring_prep_read_fixed(entry, fd, block, bytes, offset, static_cast<int>(index));
+    if (write)
+      ::io_uring_prep_write_fixed(entry, fd, block, bytes, offset, static_cast<int>(index));
+    else
+      ::io_uring_prep_read_fixed(entry, fd, block, bytes, offset, static_cast<int>(index));
     ::io_uring_submit(&ring);
     return wait();
   }
@@ -60,7 +62,9 @@ TEST_F(fixed, blocks_are_written_and_read_by_the_index_of_their_region) {
     if (mode == ring_mode::cloned && !has_clones()) continue;
     ring_of_test ring;
     must(buffers->add_ring(ring.ring, mode));
-    const region_id later = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 8 * MiB}));  // known to rings that are there
+    // Known to rings that are there.
+    const region_id later =
+        must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 8 * MiB}));
     test_file file;
     for (unsigned i = 0; i < 40; ++i) {
       const unsigned bytes = 1 + i * 9973;
@@ -95,14 +99,17 @@ TEST_F(fixed, a_region_is_cut_into_pieces_that_no_operation_crosses) {
   EXPECT_EQ(buffers->slots_used(), 5u);
   auto* const all = static_cast<char*>(h.allocate(5 * MiB));
   ASSERT_NE(all, nullptr);
-  const auto last = buffers->find(all + 4 * MiB + 100), end_of_first = buffers->find(all + MiB - 4096);
+  const auto last = buffers->find(all + 4 * MiB + 100),
+             end_of_first = buffers->find(all + MiB - 4096);
   EXPECT_EQ(last->contiguous_bytes, MiB - 100);
   EXPECT_EQ(end_of_first->contiguous_bytes, 4096u);
   EXPECT_EQ(last->index, end_of_first->index + 4);
   test_file file;
   EXPECT_EQ(ring.transfer(true, file.fd, all + MiB - 4096, 4096, 0, end_of_first->index), 4096);
   EXPECT_EQ(ring.transfer(true, file.fd, all + MiB - 4096, 4097, 0, end_of_first->index), -EFAULT);
-  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB})), errc::vetoed);  // 4 of 3 slots
+  // 4 of 3 slots.
+  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB})),
+            errc::vetoed);
   EXPECT_EQ(buffers->slots_used(), 5u);
   must(buffers->remove_ring(ring.ring));
 }
@@ -111,19 +118,22 @@ TEST_F(fixed, after_removal_the_kernel_refuses_the_old_index) {
   heap h = must(heap::create("h"));
   auto buffers = must(fixed_buffers::create());
   auto seen = must(h.observe(*buffers));
-  const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
+  const region_id region =
+      must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
   for (const ring_mode mode : {ring_mode::cloned, ring_mode::tagged}) {
     if (mode == ring_mode::cloned && !has_clones()) continue;
     ring_of_test ring;
     must(buffers->add_ring(ring.ring, mode));
-    const region_id going = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
+    const region_id going =
+        must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
     std::vector<void*> all;
     fixed_buffer used{};
     void* where = nullptr;
     for (void* block = nullptr; (block = h.allocate(100'000)) != nullptr; all.push_back(block))
       if (heap::locate(block)->region == going) where = block, used = *buffers->find(block);
     ASSERT_NE(where, nullptr);
-    for (void* block : all) heap::free(block);
+    for (void* block : all)
+      heap::free(block);
     test_file file;
     const mapped_memory same(4096);
     EXPECT_EQ(ring.transfer(true, file.fd, where, 4096, 0, used.index), 4096);
@@ -155,12 +165,14 @@ TEST_F(fixed, removal_waits_for_the_tag_of_an_operation_under_way) {
   auto seen = must(h.observe(*buffers));
   ring_of_test ring;
   must(buffers->add_ring(ring.ring, ring_mode::tagged));
-  const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
+  const region_id region =
+      must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
   void* const block = h.allocate(100'000);
   int ends[2];
   ASSERT_EQ(::pipe(ends), 0);
   ::io_uring_sqe* const entry = ::io_uring_get_sqe(&ring);
-  ::io_uring_prep_read_fixed(entry, ends[0], block, 1000, 0, static_cast<int>(buffers->find(block)->index));
+  ::io_uring_prep_read_fixed(entry, ends[0], block, 1000, 0,
+                             static_cast<int>(buffers->find(block)->index));
   entry->user_data = 7;
   ::io_uring_submit(&ring);
   heap::free(block);  // too early: the kernel is going to write there
@@ -179,7 +191,8 @@ TEST_F(fixed, removal_waits_for_the_tag_of_an_operation_under_way) {
     ::io_uring_cqe_seen(&ring, completion);
   }
   std::atomic<bool> stop{false};
-  std::thread completions([&] {  // refused, the region came back with new slots: their tags come too
+  // Refused, the region came back with new slots: their tags come too.
+  std::thread completions([&] {
     while (!stop) {
       ::io_uring_cqe* completion = nullptr;
       ::__kernel_timespec t{0, 10'000'000};
@@ -206,8 +219,14 @@ struct recorder : observer {
     if (refuses) return std::unexpected(error{errc::invalid_argument, 0, "no"});
     return {};
   }
-  quiesce begin_remove(const region_view&) override { told.push_back("begin"); return quiesce::done; }
-  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override { told.push_back("finish"); return {}; }
+  quiesce begin_remove(const region_view&) override {
+    told.push_back("begin");
+    return quiesce::done;
+  }
+  result<void> finish_remove(const region_view&, std::chrono::steady_clock::time_point) override {
+    told.push_back("finish");
+    return {};
+  }
 };
 
 TEST_F(fixed, a_veto_leaves_nothing_registered_anywhere) {
@@ -218,7 +237,8 @@ TEST_F(fixed, a_veto_leaves_nothing_registered_anywhere) {
   auto seen = must(h.observe(*buffers));
   auto seen_after = must(h.observe(after));
   after.refuses = true;
-  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB})), errc::vetoed);
+  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB})),
+            errc::vetoed);
   EXPECT_EQ(buffers->slots_used(), 0u);
   EXPECT_EQ(before.told, (std::vector<std::string>{"add", "begin", "finish"}));
   after.refuses = false;
@@ -229,7 +249,8 @@ TEST_F(fixed, a_veto_leaves_nothing_registered_anywhere) {
   r.access = touch::none;
   const auto none = h.add_memory(r);
   EXPECT_EQ(refused(none), errc::vetoed);
-  EXPECT_NE(none.error().message().find("io_uring"), std::string_view::npos) << none.error().message();
+  EXPECT_NE(none.error().message().find("io_uring"), std::string_view::npos)
+      << none.error().message();
   EXPECT_EQ(before.told, (std::vector<std::string>{"add", "begin", "finish"}));
   EXPECT_TRUE(after.told.empty());
   EXPECT_EQ(buffers->slots_used(), 0u);
@@ -254,7 +275,8 @@ TEST_F(fixed, bad_options_and_rings_are_refused) {
 
 TEST_F(fixed, what_a_killed_process_registered_is_gone_and_others_go_on) {
   heap h = must(heap::create("h"));
-  const region_id region = must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
+  const region_id region =
+      must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB}));
   int ready[2];
   ASSERT_EQ(::pipe(ready), 0);
   child_process other([&] {

@@ -1,4 +1,5 @@
-// tests/devices/peers.hpp - what two processes of a test tell each other over a socket: values, and descriptors.
+// tests/devices/peers.hpp - what two processes of a test tell each other over a socket: values, and
+// descriptors.
 #pragma once
 #include <sys/socket.h>
 #include <unistd.h>
@@ -23,7 +24,8 @@ inline void pass_descriptor(int peer, int fd) {
   char byte = 'd', room[CMSG_SPACE(sizeof(int))] = {};
   ::iovec data{&byte, 1};
   ::msghdr message{};
-  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = room, message.msg_controllen = sizeof room;
+  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = room,
+  message.msg_controllen = sizeof room;
   ::cmsghdr* const c = CMSG_FIRSTHDR(&message);
   c->cmsg_level = SOL_SOCKET, c->cmsg_type = SCM_RIGHTS, c->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(c), &fd, sizeof fd);
@@ -34,7 +36,8 @@ inline int take_descriptor(int peer) {
   char byte = 0, room[CMSG_SPACE(sizeof(int))] = {};
   ::iovec data{&byte, 1};
   ::msghdr message{};
-  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = room, message.msg_controllen = sizeof room;
+  message.msg_iov = &data, message.msg_iovlen = 1, message.msg_control = room,
+  message.msg_controllen = sizeof room;
   if (::recvmsg(peer, &message, 0) != 1) return -1;
   int fd = -1;
   if (const ::cmsghdr* c = CMSG_FIRSTHDR(&message)) std::memcpy(&fd, CMSG_DATA(c), sizeof fd);

@@ -1,4 +1,5 @@
-// tests/devices/vhost_user_test.cpp - the front end against QEMU's disk (vhost-user-blk) and DPDK's network port (net_vhost).
+// tests/devices/vhost_user_test.cpp - the front end against QEMU's disk (vhost-user-blk) and DPDK's
+// network port (net_vhost).
 #include <annex/devices/vhost_user.hpp>
 
 #include <fcntl.h>
@@ -33,7 +34,8 @@ class program {
     ::dup2(out, 1);
     ::dup2(out, 2);
     std::vector<char*> arguments;
-    for (std::string& w : words) arguments.push_back(w.data());
+    for (std::string& w : words)
+      arguments.push_back(w.data());
     arguments.push_back(nullptr);
     ::execvp(arguments[0], arguments.data());
     ::_exit(127);
@@ -54,7 +56,9 @@ class program {
   int input_[2] = {-1, -1};
 };
 
-bool is_installed(const char* name) { return std::system(fmt::format("command -v {} >/dev/null 2>&1", name).c_str()) == 0; }
+bool is_installed(const char* name) {
+  return std::system(fmt::format("command -v {} >/dev/null 2>&1", name).c_str()) == 0;
+}
 
 std::unique_ptr<vhost_user> connect_within(const std::string& path, std::chrono::seconds patience) {
   for (const auto give_up = steady_clock::now() + patience;;) {
@@ -76,17 +80,22 @@ region_id bring_at(heap& h, u64 bytes, u64 first_iova, u64 gap_every = 0) {
     if (gap_every != 0 && page != 0 && page % gap_every == 0) at += 1 * MiB;
     iovas.push_back(iova{at});
   }
-  return must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = bytes, .page_iovas = iovas}));
+  return must(h.bring_memory(
+      {.from = memory_source::kind::shared, .length_bytes = bytes, .page_iovas = iovas}));
 }
 
-// ---- a disk -------------------------------------------------------------------------------------------------------------------------
+// ---- a disk -------------------------------------------------------------------------------------
 constexpr u64 disk_bytes = 16 * MiB, sector = 512;
-struct block_request { u32 type, reserved; u64 sector; };
+struct block_request {
+  u32 type, reserved;
+  u64 sector;
+};
 
 class disk : public in_own_directory {
  protected:
   void SetUp() override {
-    if (!is_installed("qemu-storage-daemon")) GTEST_SKIP() << "qemu-storage-daemon (qemu-system-common) is not installed";
+    if (!is_installed("qemu-storage-daemon"))
+      GTEST_SKIP() << "qemu-storage-daemon (qemu-system-common) is not installed";
     image_ = path() + "/disk.raw", socket_ = path() + "/disk.sock";
     std::ofstream out(image_, std::ios::binary);
     for (u64 i = 0; i < disk_bytes / 8; ++i) {
@@ -94,8 +103,13 @@ class disk : public in_own_directory {
       out.write(reinterpret_cast<const char*>(&word), 8);
     }
     out.close();
-    daemon_ = std::make_unique<program>(std::vector<std::string>{"qemu-storage-daemon", "--blockdev", "driver=file,node-name=file,filename=" + image_, "--blockdev", "driver=raw,node-name=disk,file=file",
-                                                                 "--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=" + socket_}, path() + "/daemon.log");
+    daemon_ = std::make_unique<program>(
+        std::vector<std::string>{
+            "qemu-storage-daemon", "--blockdev", "driver=file,node-name=file,filename=" + image_,
+            "--blockdev", "driver=raw,node-name=disk,file=file", "--export",
+            "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path=" +
+                socket_},
+        path() + "/daemon.log");
   }
   std::string image_, socket_;
   std::unique_ptr<program> daemon_;
@@ -103,17 +117,22 @@ class disk : public in_own_directory {
 
 // One transfer; the status byte, or -1: no answer.
 int transfer(heap& h, vhost_queue& queue, bool write, u64 at_sector, void* data, u32 bytes) {
-  auto* const head = static_cast<block_request*>(h.allocate({.size_bytes = sizeof(block_request), .iova_contiguous = true}));
+  auto* const head = static_cast<block_request*>(
+      h.allocate({.size_bytes = sizeof(block_request), .iova_contiguous = true}));
   auto* const status = static_cast<unsigned char*>(h.allocate(64));
   *head = {write ? 1u : 0u, 0, at_sector};
   *status = 0xff;
-  const vhost_queue::segment parts[] = {{head, sizeof *head, false}, {data, bytes, !write}, {status, 1, true}};
+  const vhost_queue::segment parts[] = {
+      {head, sizeof *head, false}, {data, bytes, !write}, {status, 1, true}};
   EXPECT_TRUE(must(queue.submit(parts, at_sector)));
   int answer = -1;
-  for (const auto give_up = steady_clock::now() + 5s; answer < 0 && steady_clock::now() < give_up;) {
+  for (const auto give_up = steady_clock::now() + 5s;
+       answer < 0 && steady_clock::now() < give_up;) {
     ::pollfd wait{queue.call_descriptor(), POLLIN, 0};
     ::poll(&wait, 1, 10);
-    queue.poll([&](u64 cookie, u32) { if (cookie == at_sector) answer = *status; });
+    queue.poll([&](u64 cookie, u32) {
+      if (cookie == at_sector) answer = *status;
+    });
   }
   heap::free(head);
   heap::free(status);
@@ -132,7 +151,8 @@ TEST_F(disk, is_read_and_written_out_of_blocks_by_their_iova) {
   EXPECT_EQ(sectors, disk_bytes / sector);
   {
     vhost_queue queue = must(vhost_queue::start(*device, h, 0, 128));
-    auto* const block = static_cast<u64*>(h.allocate({.size_bytes = 64 * KiB, .align_bytes = 4096, .iova_contiguous = true}));
+    auto* const block = static_cast<u64*>(
+        h.allocate({.size_bytes = 64 * KiB, .align_bytes = 4096, .iova_contiguous = true}));
     EXPECT_EQ(*device->device_address(block), static_cast<u64>(*heap::locate(block)->bus_address));
     std::mt19937 random(7);
     for (int i = 0; i < 200; ++i) {
@@ -140,7 +160,8 @@ TEST_F(disk, is_read_and_written_out_of_blocks_by_their_iova) {
       const u32 bytes = static_cast<u32>(1 + random() % 128) * 512;
       std::memset(block, 0, 64 * KiB);
       ASSERT_EQ(transfer(h, queue, false, at, block, bytes), 0);
-      for (u64 w = 0; w < bytes / 8; ++w) ASSERT_EQ(block[w], (at * sector / 8 + w) * 0x9e3779b97f4a7c15) << "sector " << at;
+      for (u64 w = 0; w < bytes / 8; ++w)
+        ASSERT_EQ(block[w], (at * sector / 8 + w) * 0x9e3779b97f4a7c15) << "sector " << at;
     }
     std::memset(block, 0x5a, 64 * KiB);
     ASSERT_EQ(transfer(h, queue, true, 100, block, 64 * KiB), 0);
@@ -166,32 +187,44 @@ TEST_F(disk, memory_comes_and_goes_while_it_works_and_limits_are_kept_here) {
   auto seen = must(h.observe(*device));
   bring_at(h, 4 * MiB, 0x1'0000'0000);
   vhost_queue queue = must(vhost_queue::start(*device, h, 0, 64));
-  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::anonymous, .length_bytes = 4 * MiB})), errc::vetoed);  // no descriptor
+  // No descriptor.
+  EXPECT_EQ(
+      refused(h.bring_memory({.from = memory_source::kind::anonymous, .length_bytes = 4 * MiB})),
+      errc::vetoed);
   for (unsigned round = 0; round < 10; ++round) {
     const region_id more = bring_at(h, 4 * MiB, 0x2'0000'0000 + round * (u64{1} << 32));
     std::vector<void*> all;
     void* there = nullptr;
-    for (void* b = nullptr; (b = h.allocate({.size_bytes = 100'000, .iova_contiguous = true})) != nullptr; all.push_back(b))
+    for (void* b = nullptr;
+         (b = h.allocate({.size_bytes = 100'000, .iova_contiguous = true})) != nullptr;
+         all.push_back(b))
       if (heap::locate(b)->region == more) there = b;
     ASSERT_NE(there, nullptr);
     heap::free(all.back() == there ? all.front() : all.back());
     std::erase(all, all.back() == there ? all.front() : all.back());
     ASSERT_EQ(transfer(h, queue, false, round, there, 4096), 0);
     EXPECT_EQ(*static_cast<u64*>(there), round * sector / 8 * 0x9e3779b97f4a7c15);
-    for (void* b : all) heap::free(b);
+    for (void* b : all)
+      heap::free(b);
     must(h.drain_memory(more, 5s));
     EXPECT_EQ(device->entries(), 1u);
   }
-  // One entry for each IOVA run; one more than the back end has slots is refused here, and its service goes on.
+  // One entry for each IOVA run; one more than the back end has slots is refused here, and its
+  // service goes on.
   const unsigned room = device->most_entries() - device->entries();
   EXPECT_EQ(device->most_entries(), 32u);
   std::vector<iova> scattered;
-  for (u64 page = 0; page <= room; ++page) scattered.push_back(iova{0x100'0000'0000 + page * 2 * MiB});
-  const auto too_many = h.bring_memory({.from = memory_source::kind::shared, .length_bytes = (room + 1) * 4096, .page_iovas = scattered});
+  for (u64 page = 0; page <= room; ++page)
+    scattered.push_back(iova{0x100'0000'0000 + page * 2 * MiB});
+  const auto too_many = h.bring_memory({.from = memory_source::kind::shared,
+                                        .length_bytes = (room + 1) * 4096,
+                                        .page_iovas = scattered});
   EXPECT_EQ(refused(too_many), errc::vetoed);
-  EXPECT_NE(too_many.error().message().find("32"), std::string_view::npos) << too_many.error().message();
+  EXPECT_NE(too_many.error().message().find("32"), std::string_view::npos)
+      << too_many.error().message();
   scattered.pop_back();
-  must(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = room * 4096, .page_iovas = scattered}));
+  must(h.bring_memory(
+      {.from = memory_source::kind::shared, .length_bytes = room * 4096, .page_iovas = scattered}));
   EXPECT_EQ(device->entries(), 32u);
   void* const block = h.allocate({.size_bytes = 4096, .iova_contiguous = true});
   EXPECT_EQ(transfer(h, queue, false, 9, block, 4096), 0);
@@ -204,22 +237,30 @@ TEST_F(disk, that_dies_stops_nobody) {
   auto seen = must(h.observe(*device));
   const region_id region = bring_at(h, 4 * MiB, 0x1'0000'0000);
   daemon_->kill_now();
-  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB})), errc::vetoed);
+  EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 4 * MiB})),
+            errc::vetoed);
   EXPECT_FALSE(device->is_connected());
   must(h.remove_memory(region));
 }
 
-TEST_F(disk, is_not_there) { EXPECT_EQ(refused(vhost_user::connect(path() + "/nobody.sock")), errc::invalid_argument); }
+TEST_F(disk, is_not_there) {
+  EXPECT_EQ(refused(vhost_user::connect(path() + "/nobody.sock")), errc::invalid_argument);
+}
 
-// ---- a network port ------------------------------------------------------------------------------------------------------------------
+// ---- a network port -----------------------------------------------------------------------------
 class port : public in_own_directory {
  protected:
   void SetUp() override {
     if (!is_installed("dpdk-testpmd")) GTEST_SKIP() << "dpdk-testpmd (dpdk) is not installed";
     socket_ = path() + "/port.sock";
     // What it receives it sends back.
-    program_ = std::make_unique<program>(std::vector<std::string>{"dpdk-testpmd", "--lcores=0@0,1@1", "--no-huge", "-m", "256", "--no-pci", "--no-telemetry", fmt::format("--file-prefix=annexport{}", ::getpid()),
-                                                                  "--vdev", "net_vhost0,iface=" + socket_ + ",queues=1", "--", "--forward-mode=io", "--total-num-mbufs=4096", "--auto-start", "--no-mlockall"}, path() + "/testpmd.log");
+    program_ = std::make_unique<program>(
+        std::vector<std::string>{
+            "dpdk-testpmd", "--lcores=0@0,1@1", "--no-huge", "-m", "256", "--no-pci",
+            "--no-telemetry", fmt::format("--file-prefix=annexport{}", ::getpid()), "--vdev",
+            "net_vhost0,iface=" + socket_ + ",queues=1", "--", "--forward-mode=io",
+            "--total-num-mbufs=4096", "--auto-start", "--no-mlockall"},
+        path() + "/testpmd.log");
   }
   std::string socket_;
   std::unique_ptr<program> program_;
@@ -235,7 +276,8 @@ TEST_F(port, packets_go_out_and_come_back_byte_by_byte_while_memory_comes_and_go
   auto seen = must(h.observe(*device));
   bring_at(h, 8 * MiB, 0x1'0000'0000);
   {
-    vhost_queue receive = must(vhost_queue::start(*device, h, 0, 256)), send = must(vhost_queue::start(*device, h, 1, 256));
+    vhost_queue receive = must(vhost_queue::start(*device, h, 0, 256)),
+                send = must(vhost_queue::start(*device, h, 1, 256));
     u32 sent = 0, came = 0, wrong = 0;
     auto give = [&](char* b) {
       const vhost_queue::segment s{b, 2048, true};
@@ -243,17 +285,21 @@ TEST_F(port, packets_go_out_and_come_back_byte_by_byte_while_memory_comes_and_go
     };
     std::vector<char*> buffers;
     for (int i = 0; i < 128; ++i) {
-      buffers.push_back(static_cast<char*>(h.allocate({.size_bytes = 2048, .iova_contiguous = true})));
+      buffers.push_back(
+          static_cast<char*>(h.allocate({.size_bytes = 2048, .iova_contiguous = true})));
       ASSERT_TRUE(give(buffers.back()));
     }
     auto exchange = [&](u32 count) {
       const u32 goal = came + count;
-      for (const auto give_up = steady_clock::now() + 20s; came < goal && steady_clock::now() < give_up;) {
+      for (const auto give_up = steady_clock::now() + 20s;
+           came < goal && steady_clock::now() < give_up;) {
         while (sent < goal && sent < came + 64) {
           const u32 bytes = 60 + sent * 13 % 1400;
-          auto* const p = static_cast<char*>(h.allocate({.size_bytes = 2048, .iova_contiguous = true}));
+          auto* const p =
+              static_cast<char*>(h.allocate({.size_bytes = 2048, .iova_contiguous = true}));
           std::memset(p, 0, net_header_bytes);
-          for (u32 i = 0; i < bytes; ++i) p[net_header_bytes + i] = static_cast<char>(sent + i * 3);
+          for (u32 i = 0; i < bytes; ++i)
+            p[net_header_bytes + i] = static_cast<char>(sent + i * 3);
           std::memset(p + net_header_bytes, 0x02, 12);
           std::memcpy(p + net_header_bytes + 14, &sent, 4);
           const vhost_queue::segment s{p, net_header_bytes + bytes, false};
@@ -269,7 +315,8 @@ TEST_F(port, packets_go_out_and_come_back_byte_by_byte_while_memory_comes_and_go
           u32 number = 0;
           std::memcpy(&number, p + net_header_bytes + 14, 4);
           bool right = number < sent && written == net_header_bytes + 60 + number * 13 % 1400;
-          for (u32 i = 18; right && i < written - net_header_bytes; ++i) right = p[net_header_bytes + i] == static_cast<char>(number + i * 3);
+          for (u32 i = 18; right && i < written - net_header_bytes; ++i)
+            right = p[net_header_bytes + i] == static_cast<char>(number + i * 3);
           wrong += right ? 0u : 1u;
           ++came;
           give(p);
@@ -283,7 +330,9 @@ TEST_F(port, packets_go_out_and_come_back_byte_by_byte_while_memory_comes_and_go
       const region_id more = bring_at(h, 4 * MiB, 0x10'0000'0000 * round);
       EXPECT_EQ(device->entries(), 2u);
       ASSERT_TRUE(exchange(500)) << came << " of " << sent << " came back";
-      for (const auto give_up = steady_clock::now() + 5s; send.under_way() != 0 && steady_clock::now() < give_up;) send.poll([](u64 cookie, u32) { heap::free(reinterpret_cast<void*>(cookie)); });
+      for (const auto give_up = steady_clock::now() + 5s;
+           send.under_way() != 0 && steady_clock::now() < give_up;)
+        send.poll([](u64 cookie, u32) { heap::free(reinterpret_cast<void*>(cookie)); });
       h.trim();
       must(h.drain_memory(more, 5s));
       EXPECT_EQ(device->entries(), 1u);
@@ -291,10 +340,17 @@ TEST_F(port, packets_go_out_and_come_back_byte_by_byte_while_memory_comes_and_go
     }
     EXPECT_EQ(wrong, 0u);
     std::vector<iova> scattered;
-    for (u64 page = 0; page < 8; ++page) scattered.push_back(iova{0x1000'0000'0000 + page * 2 * MiB});
-    EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared, .length_bytes = 8 * 4096, .page_iovas = scattered})), errc::vetoed);  // 8 and the one there
+    for (u64 page = 0; page < 8; ++page)
+      scattered.push_back(iova{0x1000'0000'0000 + page * 2 * MiB});
+    // 8 and the one there.
+    EXPECT_EQ(refused(h.bring_memory({.from = memory_source::kind::shared,
+                                      .length_bytes = 8 * 4096,
+                                      .page_iovas = scattered})),
+              errc::vetoed);
     ASSERT_TRUE(exchange(500));
-    for (const auto give_up = steady_clock::now() + 5s; send.under_way() != 0 && steady_clock::now() < give_up;) send.poll([](u64 cookie, u32) { heap::free(reinterpret_cast<void*>(cookie)); });
+    for (const auto give_up = steady_clock::now() + 5s;
+         send.under_way() != 0 && steady_clock::now() < give_up;)
+      send.poll([](u64 cookie, u32) { heap::free(reinterpret_cast<void*>(cookie)); });
   }
   expect_sound(h);
 }

@@ -1,6 +1,7 @@
-// tests/dpdk/locked.cpp - what a program and its telemetry answer while EAL's memory lock is held, as a process that was
-// killed inside EAL leaves it. One line each: the question, and "answers" or "waits". tests/dpdk/run compares stock with
-// the drop-in: what stock answers, the drop-in answers. With --served, what telemetry says is looked at too (exit 1: wrong).
+// tests/dpdk/locked.cpp - what a program and its telemetry answer while EAL's memory lock is held,
+// as a process that was killed inside EAL leaves it. One line each: the question, and "answers" or
+// "waits". tests/dpdk/run compares stock with the drop-in: what stock answers, the drop-in answers.
+// With --served, what telemetry says is looked at too (exit 1: wrong).
 //
 //   locked [--served] EAL options
 #include <rte_eal.h>
@@ -46,13 +47,15 @@ void ask(const std::string& question, std::function<void()> call) {
 std::string telemetry(const std::string& command) {
   sockaddr_un where{};
   where.sun_family = AF_UNIX;
-  std::snprintf(where.sun_path, sizeof where.sun_path, "%s/dpdk_telemetry.v2", rte_eal_get_runtime_dir());
+  std::snprintf(where.sun_path, sizeof where.sun_path, "%s/dpdk_telemetry.v2",
+                rte_eal_get_runtime_dir());
   const int s = ::socket(AF_UNIX, SOCK_SEQPACKET, 0);
   timeval limit{.tv_sec = std::chrono::seconds(patience).count(), .tv_usec = 0};
   ::setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   std::string said(1 << 20, '\0');
   ssize_t length = -1;
-  if (::connect(s, reinterpret_cast<sockaddr*>(&where), sizeof where) == 0 && ::recv(s, said.data(), said.size(), 0) > 0 &&
+  if (::connect(s, reinterpret_cast<sockaddr*>(&where), sizeof where) == 0 &&
+      ::recv(s, said.data(), said.size(), 0) > 0 &&
       ::send(s, command.data(), command.size(), 0) > 0)
     length = ::recv(s, said.data(), said.size(), 0);
   ::close(s);
@@ -75,16 +78,23 @@ std::vector<std::string> commands() {
 // The drop-in's own answers, and the one that it puts right.
 int wrong_answers(int outside) {
   const std::string socket = std::to_string(outside);
-  struct expected { std::string command; std::vector<std::string> parts; };
+  struct expected {
+    std::string command;
+    std::vector<std::string> parts;
+  };
   const expected answers[] = {
-      {"/annex/heaps", {"\"socket_0\":\"dpdk.", ".0\"", "\"socket_" + socket + "\":\"dpdk.", "." + socket + "\""}},
+      {"/annex/heaps",
+       {"\"socket_0\":\"dpdk.", ".0\"", "\"socket_" + socket + "\":\"dpdk.", "." + socket + "\""}},
       {"/annex/heap," + socket,
-       {"\"name\":\"dpdk.", "\"total_bytes\":" + std::to_string(area_bytes - 4096), "\"used_bytes\":", "\"cached_bytes\":", "\"free_bytes\":", "\"largest_free_bytes\":",
-        "\"live_blocks\":2", "\"regions\":1", "\"members\":1", "\"threads\":", "\"metadata_bytes\":", "\"misuse_count\":0"}},
+       {"\"name\":\"dpdk.", "\"total_bytes\":" + std::to_string(area_bytes - 4096),
+        "\"used_bytes\":", "\"cached_bytes\":", "\"free_bytes\":", "\"largest_free_bytes\":",
+        "\"live_blocks\":2", "\"regions\":1", "\"members\":1",
+        "\"threads\":", "\"metadata_bytes\":", "\"misuse_count\":0"}},
       {"/annex/heap,31", {"null"}},
       {"/annex/heap,99999999999999999999", {"null"}},
       {"/annex/heap", {"null"}},
-      {"/eal/heap_info,1", {"\"outside\"", "\"Heap_size\":" + std::to_string(area_bytes), "\"Alloc_count\":2"}},
+      {"/eal/heap_info,1",
+       {"\"outside\"", "\"Heap_size\":" + std::to_string(area_bytes), "\"Alloc_count\":2"}},
       {"/eal/heap_info,32", {"null"}},
   };
   int wrong = 0;
@@ -110,7 +120,8 @@ int main(int argc, char** argv) {
     --argc;
   }
   if (rte_eal_init(argc, argv) < 0) return 2;
-  void* const area = ::mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const area =
+      ::mmap(nullptr, area_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (area == MAP_FAILED || rte_malloc_heap_create("outside") != 0) return 2;
   if (rte_malloc_heap_memory_add("outside", area, area_bytes, nullptr, 0, 4096) != 0) return 2;
   const int outside = rte_malloc_heap_get_socket("outside");
@@ -118,7 +129,8 @@ int main(int argc, char** argv) {
   void* const outer = rte_malloc_socket(nullptr, 1000, 0, outside);
   const rte_memzone* const inner_zone = rte_memzone_reserve("inner", 1000, SOCKET_ID_ANY, 0);
   const rte_memzone* const outer_zone = rte_memzone_reserve("outer", 1000, outside, 0);
-  if (inner == nullptr || outer == nullptr || inner_zone == nullptr || outer_zone == nullptr) return 2;
+  if (inner == nullptr || outer == nullptr || inner_zone == nullptr || outer_zone == nullptr)
+    return 2;
   const std::vector<std::string> known = commands();
   std::FILE* const nowhere = std::fopen("/dev/null", "w");
 
@@ -128,14 +140,16 @@ int main(int argc, char** argv) {
   for (const std::string& command : known)
     for (const char* parameter : {"", ",0", ",1", ",256", ",inner"}) {
       const std::string question = command + parameter;
-      std::printf("%-44s %s\n", question.c_str(), telemetry(question).empty() ? "waits" : "answers");
+      std::printf("%-44s %s\n", question.c_str(),
+                  telemetry(question).empty() ? "waits" : "answers");
     }
   for (std::size_t bytes : {64, 5000, 100'000}) {
     const std::string size = std::to_string(bytes) + " bytes";
     ask("rte_malloc, " + size, [=] { rte_malloc(nullptr, bytes, 0); });
     ask("rte_zmalloc, " + size, [=] { rte_zmalloc(nullptr, bytes, 0); });
     ask("rte_malloc_socket 0, " + size, [=] { rte_malloc_socket(nullptr, bytes, 0, 0); });
-    ask("rte_malloc_socket outside, " + size, [=] { rte_malloc_socket(nullptr, bytes, 0, outside); });
+    ask("rte_malloc_socket outside, " + size,
+        [=] { rte_malloc_socket(nullptr, bytes, 0, outside); });
   }
   ask("rte_realloc", [=] { rte_realloc(rte_malloc(nullptr, 100, 0), 3000, 0); });
   ask("rte_malloc_validate, inner", [=] { rte_malloc_validate(inner, nullptr); });
@@ -161,10 +175,14 @@ int main(int argc, char** argv) {
   for (const char* name : {"outside", "absent", ""}) {
     const std::string of = ", \"" + std::string(name) + "\"";
     ask("rte_malloc_heap_create" + of, [=] { rte_malloc_heap_create(name); });
-    ask("rte_malloc_heap_memory_add, no memory" + of, [=] { rte_malloc_heap_memory_add(name, nullptr, 4096, nullptr, 0, 4096); });
-    ask("rte_malloc_heap_memory_remove, no memory" + of, [=] { rte_malloc_heap_memory_remove(name, nullptr, 4096); });
-    ask("rte_malloc_heap_memory_attach, no memory" + of, [=] { rte_malloc_heap_memory_attach(name, nullptr, 4096); });
-    ask("rte_malloc_heap_memory_detach, no memory" + of, [=] { rte_malloc_heap_memory_detach(name, nullptr, 4096); });
+    ask("rte_malloc_heap_memory_add, no memory" + of,
+        [=] { rte_malloc_heap_memory_add(name, nullptr, 4096, nullptr, 0, 4096); });
+    ask("rte_malloc_heap_memory_remove, no memory" + of,
+        [=] { rte_malloc_heap_memory_remove(name, nullptr, 4096); });
+    ask("rte_malloc_heap_memory_attach, no memory" + of,
+        [=] { rte_malloc_heap_memory_attach(name, nullptr, 4096); });
+    ask("rte_malloc_heap_memory_detach, no memory" + of,
+        [=] { rte_malloc_heap_memory_detach(name, nullptr, 4096); });
     ask("rte_malloc_heap_destroy" + of, [=] { rte_malloc_heap_destroy(name); });
   }
   ask("rte_extmem_unregister, no memory", [=] { rte_extmem_unregister(nullptr, 4096); });

@@ -1,4 +1,5 @@
-// tests/guest/dax_test.cpp - persistent memory as a device (/dev/dax0.0), which is how CXL memory comes too: brought, shared, reached by a DMA device, found again.
+// tests/guest/dax_test.cpp - persistent memory as a device (/dev/dax0.0), which is how CXL memory
+// comes too: brought, shared, reached by a DMA device, found again.
 #include <annex/devices/vfio.hpp>
 
 #include <cstring>
@@ -22,7 +23,12 @@ class dax : public in_own_directory {
     std::ifstream("/sys/bus/dax/devices/dax0.0/target_node") >> node;
     return node;
   }
-  static memory_source whole(u64 bytes = 32 * MiB) { return {.from = memory_source::kind::device, .length_bytes = bytes, .page_bytes = 2 * MiB, .path = device}; }
+  static memory_source whole(u64 bytes = 32 * MiB) {
+    return {.from = memory_source::kind::device,
+            .length_bytes = bytes,
+            .page_bytes = 2 * MiB,
+            .path = device};
+  }
 };
 
 region_summary first_region(const heap& h) {
@@ -49,7 +55,8 @@ TEST_F(dax, a_device_is_a_region_that_every_process_shares) {
     return 0;
   });
   EXPECT_EQ(other.wait_for_exit_code(), 0);
-  for (u64 i = 0; i < 3 * MiB; i += 100) ASSERT_EQ(block[i], 0x38);
+  for (u64 i = 0; i < 3 * MiB; i += 100)
+    ASSERT_EQ(block[i], 0x38);
   heap::free(block);
 }
 
@@ -65,11 +72,13 @@ TEST_F(dax, what_was_written_is_found_again) {
   heap again = must(heap::create_private());
   must(again.bring_memory(whole()));
   const char* const base = static_cast<const char*>(first_region(again).base);
-  for (u64 i = 0; i < 1 * MiB; i += 100) ASSERT_EQ(base[offset + i], 0x39);
+  for (u64 i = 0; i < 1 * MiB; i += 100)
+    ASSERT_EQ(base[offset + i], 0x39);
   // Never taken for fresh memory: zeroed blocks are cleared.
   auto* const zeroed = static_cast<char*>(again.allocate({.size_bytes = 30 * MiB, .zeroed = true}));
   ASSERT_NE(zeroed, nullptr);
-  for (u64 i = 0; i < 30 * MiB; i += 64) ASSERT_EQ(zeroed[i], 0);
+  for (u64 i = 0; i < 30 * MiB; i += 64)
+    ASSERT_EQ(zeroed[i], 0);
 }
 
 TEST_F(dax, pages_may_be_smaller_than_the_devices_step) {
@@ -89,15 +98,18 @@ TEST_F(dax, what_the_device_cannot_do_is_refused_with_the_reason) {
   small.page_bytes = 4096;
   const auto unaligned = h.bring_memory(small);
   EXPECT_FALSE(unaligned.has_value());
-  EXPECT_NE(unaligned.error().message().find("2097152"), std::string_view::npos) << unaligned.error().message();
+  EXPECT_NE(unaligned.error().message().find("2097152"), std::string_view::npos)
+      << unaligned.error().message();
   const auto too_long = h.bring_memory(whole(u64{1} << 40));
   EXPECT_FALSE(too_long.has_value());
-  EXPECT_NE(too_long.error().message().find("device has"), std::string_view::npos) << too_long.error().message();
+  EXPECT_NE(too_long.error().message().find("device has"), std::string_view::npos)
+      << too_long.error().message();
   auto elsewhere = whole();
   elsewhere.numa_node = node_of_device() == 0 ? 1 : 0;
   const auto wrong = h.bring_memory(elsewhere);
   EXPECT_EQ(refused(wrong), errc::wrong_node);
-  EXPECT_NE(wrong.error().message().find(device), std::string_view::npos) << wrong.error().message();
+  EXPECT_NE(wrong.error().message().find(device), std::string_view::npos)
+      << wrong.error().message();
   EXPECT_EQ(h.stats().region_count, 0u);
 }
 
@@ -117,7 +129,8 @@ TEST_F(dax, a_dma_device_reaches_it) {
   EXPECT_EQ(domain->entries(), 1u);
   auto* const a = static_cast<char*>(h.allocate({.size_bytes = 2048, .iova_contiguous = true}));
   auto* const b = static_cast<char*>(h.allocate({.size_bytes = 2048, .iova_contiguous = true}));
-  for (int i = 0; i < 2048; ++i) a[i] = static_cast<char>(i * 31 >> 3);
+  for (int i = 0; i < 2048; ++i)
+    a[i] = static_cast<char>(i * 31 >> 3);
   std::memset(b, 0, 2048);
   ASSERT_TRUE(edu.read_from(static_cast<u64>(*heap::locate(a)->bus_address), 2048));
   ASSERT_TRUE(edu.write_to(static_cast<u64>(*heap::locate(b)->bus_address), 2048));

@@ -1,4 +1,5 @@
-// tests/guest/edu.hpp - QEMU's "edu" PCI device over VFIO: a DMA engine that copies between its own 4 KiB and the bus.
+// tests/guest/edu.hpp - QEMU's "edu" PCI device over VFIO: a DMA engine that copies between its own
+// 4 KiB and the bus.
 #pragma once
 #include <linux/vfio.h>
 #include <sys/ioctl.h>
@@ -21,8 +22,11 @@ class edu_device {
     bar.argsz = config.argsz = sizeof bar;
     bar.index = VFIO_PCI_BAR0_REGION_INDEX;
     config.index = VFIO_PCI_CONFIG_REGION_INDEX;
-    if (::ioctl(fd_, VFIO_DEVICE_GET_REGION_INFO, &bar) != 0 || ::ioctl(fd_, VFIO_DEVICE_GET_REGION_INFO, &config) != 0) return;
-    void* const window = ::mmap(nullptr, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, static_cast<off_t>(bar.offset));
+    if (::ioctl(fd_, VFIO_DEVICE_GET_REGION_INFO, &bar) != 0 ||
+        ::ioctl(fd_, VFIO_DEVICE_GET_REGION_INFO, &config) != 0)
+      return;
+    void* const window = ::mmap(nullptr, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_,
+                                static_cast<off_t>(bar.offset));
     if (window == MAP_FAILED) return;
     registers_ = static_cast<char*>(window);
     window_bytes_ = bar.size;
@@ -40,7 +44,8 @@ class edu_device {
   edu_device& operator=(const edu_device&) = delete;
 
   bool works() const { return works_; }
-  /// Less than 4 KiB (QEMU 7.2 takes the last byte for one too many) from the bus into the device, and back. False: it did not finish.
+  /// Less than 4 KiB (QEMU 7.2 takes the last byte for one too many) from the bus into the device,
+  /// and back. False: it did not finish.
   bool read_from(u64 bus, u64 bytes) { return run(bus, own_memory, bytes, 1); }
   bool write_to(u64 bus, u64 bytes) { return run(own_memory, bus, bytes, 1 | 2); }
 

@@ -1,4 +1,5 @@
-// tests/guest/vfio_test.cpp - a real IOMMU and devices that really reach memory: QEMU's, inside the guest. ANNEX_EDU names two of them.
+// tests/guest/vfio_test.cpp - a real IOMMU and devices that really reach memory: QEMU's, inside the
+// guest. ANNEX_EDU names two of them.
 #include <annex/devices/vfio.hpp>
 
 #include <fcntl.h>
@@ -28,7 +29,9 @@ std::string edu(unsigned i) {
 
 class vfio : public in_own_directory, public ::testing::WithParamInterface<vfio_interface> {
  protected:
-  vfio_options options(u64 piece_bytes = GiB) const { return {.through = GetParam(), .piece_bytes = piece_bytes}; }
+  vfio_options options(u64 piece_bytes = GiB) const {
+    return {.through = GetParam(), .piece_bytes = piece_bytes};
+  }
 };
 INSTANTIATE_TEST_SUITE_P(container, vfio, ::testing::Values(vfio_interface::container));
 INSTANTIATE_TEST_SUITE_P(iommufd, vfio, ::testing::Values(vfio_interface::iommufd));
@@ -37,10 +40,14 @@ INSTANTIATE_TEST_SUITE_P(iommufd, vfio, ::testing::Values(vfio_interface::iommuf
 struct domain_of_test {
   std::unique_ptr<vfio_domain> domain;
   std::unique_ptr<edu_device> device;
-  explicit domain_of_test(const vfio_options& options, unsigned which = 0) : domain(must(vfio_domain::create(options))), device(std::make_unique<edu_device>(must(domain->open_device(edu(which))))) {
+  explicit domain_of_test(const vfio_options& options, unsigned which = 0)
+      : domain(must(vfio_domain::create(options))),
+        device(std::make_unique<edu_device>(must(domain->open_device(edu(which))))) {
     EXPECT_TRUE(device->works());
   }
-  std::vector<iova> iovas(u64 bytes, u64 page_bytes = 4096) { return must(domain->choose_iovas(bytes, page_bytes)); }
+  std::vector<iova> iovas(u64 bytes, u64 page_bytes = 4096) {
+    return must(domain->choose_iovas(bytes, page_bytes));
+  }
 };
 
 // The device copies one block into the other, by their bus addresses.
@@ -63,13 +70,22 @@ TEST_P(vfio, a_device_reads_and_writes_blocks_of_every_kind_of_memory_by_their_i
   domain_of_test t(options());
   heap h = must(heap::create("h"));
   auto seen = must(h.observe(*t.domain));
-  struct kind { memory_source::kind from; u64 bytes, page_bytes; };
-  for (const auto& [from, bytes, page_bytes] : {kind{memory_source::kind::shared, 4 * MiB, 4 * KiB}, kind{memory_source::kind::anonymous, 2 * MiB, 4 * KiB}, kind{memory_source::kind::hugetlb, 8 * MiB, 2 * MiB}}) {
+  struct kind {
+    memory_source::kind from;
+    u64 bytes, page_bytes;
+  };
+  for (const auto& [from, bytes, page_bytes] :
+       {kind{memory_source::kind::shared, 4 * MiB, 4 * KiB},
+        kind{memory_source::kind::anonymous, 2 * MiB, 4 * KiB},
+        kind{memory_source::kind::hugetlb, 8 * MiB, 2 * MiB}}) {
     const auto iovas = t.iovas(bytes, page_bytes);
-    const region_id region = must(h.bring_memory({.from = from, .length_bytes = bytes, .page_bytes = page_bytes, .page_iovas = iovas}));
+    const region_id region = must(h.bring_memory(
+        {.from = from, .length_bytes = bytes, .page_bytes = page_bytes, .page_iovas = iovas}));
     EXPECT_EQ(t.domain->entries(), 1u);  // one run, one entry
-    auto* const big = static_cast<char*>(h.allocate({.size_bytes = bytes / 2, .iova_contiguous = true}));
-    auto* const small = static_cast<char*>(h.allocate({.size_bytes = step, .iova_contiguous = true}));
+    auto* const big =
+        static_cast<char*>(h.allocate({.size_bytes = bytes / 2, .iova_contiguous = true}));
+    auto* const small =
+        static_cast<char*>(h.allocate({.size_bytes = step, .iova_contiguous = true}));
     ASSERT_TRUE(big != nullptr && small != nullptr);
     EXPECT_EQ(heap::locate(big)->region, region);
     EXPECT_TRUE(copies(*t.device, big, small));
@@ -94,7 +110,8 @@ TEST_P(vfio, after_removal_the_device_reaches_nothing) {
     r.page_iovas = iovas;
     must(h.add_memory(r));
   }
-  const u64 stays_at = static_cast<u64>(*heap::locate(staying.data())->bus_address), goes_from = static_cast<u64>(*heap::locate(going.data())->bus_address);
+  const u64 stays_at = static_cast<u64>(*heap::locate(staying.data())->bus_address),
+            goes_from = static_cast<u64>(*heap::locate(going.data())->bus_address);
   EXPECT_TRUE(copies(*t.device, staying.data(), going.data()));
   must(h.remove_memory(region_id{2}));
   EXPECT_TRUE(is_cut_off(*t.device, goes_from, going.data()));
@@ -116,7 +133,10 @@ TEST_P(vfio, is_mapped_before_the_first_block_and_unmapped_after_the_last) {
     std::string_view name() const noexcept override { return "recorder"; }
     void note(const char* what, const region_view& r) {
       const u64 bus = static_cast<u64>(r.runs.at(0).bus_address);
-      heard.push_back(std::string(what) + (is_cut_off(*t->device, bus, static_cast<char*>(r.base)) ? " cut off, " : " reached, ") + std::to_string(h->stats().live_blocks) + " blocks");
+      heard.push_back(
+          std::string(what) +
+          (is_cut_off(*t->device, bus, static_cast<char*>(r.base)) ? " cut off, " : " reached, ") +
+          std::to_string(h->stats().live_blocks) + " blocks");
     }
     result<void> on_add(const region_view& r) override {
       note("add:", r);
@@ -124,7 +144,10 @@ TEST_P(vfio, is_mapped_before_the_first_block_and_unmapped_after_the_last) {
       return std::unexpected(error{errc::invalid_argument, 0, "not this one"});
     }
     quiesce begin_remove(const region_view& r) override { return note("begin:", r), quiesce::done; }
-    result<void> finish_remove(const region_view& r, std::chrono::steady_clock::time_point) override { return note("finish:", r), result<void>{}; }
+    result<void> finish_remove(const region_view& r,
+                               std::chrono::steady_clock::time_point) override {
+      return note("finish:", r), result<void>{};
+    }
   };
   recorder before, after;
   before.t = after.t = &t;
@@ -144,8 +167,12 @@ TEST_P(vfio, is_mapped_before_the_first_block_and_unmapped_after_the_last) {
   h.trim();
   must(h.remove_memory(region));
   // From the outside in, and from the inside out.
-  EXPECT_EQ(before.heard, (std::vector<std::string>{"add: cut off, 0 blocks", "begin: reached, 0 blocks", "finish: cut off, 0 blocks"}));
-  EXPECT_EQ(after.heard, (std::vector<std::string>{"add: reached, 0 blocks", "begin: reached, 0 blocks", "finish: reached, 0 blocks"}));
+  EXPECT_EQ(before.heard,
+            (std::vector<std::string>{"add: cut off, 0 blocks", "begin: reached, 0 blocks",
+                                      "finish: cut off, 0 blocks"}));
+  EXPECT_EQ(after.heard,
+            (std::vector<std::string>{"add: reached, 0 blocks", "begin: reached, 0 blocks",
+                                      "finish: reached, 0 blocks"}));
 
   after.veto = true;
   EXPECT_EQ(refused(h.add_memory(r)), errc::vetoed);
@@ -161,12 +188,16 @@ TEST_P(vfio, runs_are_entries_and_long_ones_are_cut) {
   const mapped_memory m(1 * MiB);
   auto iovas = t.iovas(2 * MiB);
   iovas.resize(256);
-  for (size_t i = 0; i < 128; ++i) iovas[i] = iova{static_cast<u64>(iovas[i]) + MiB};  // the second half first: two runs of 512 KiB
+  // The second half first: two runs of 512 KiB.
+  for (size_t i = 0; i < 128; ++i)
+    iovas[i] = iova{static_cast<u64>(iovas[i]) + MiB};
   memory_range r = m.range();
   r.page_iovas = iovas;
   must(h.add_memory(r));
   EXPECT_EQ(t.domain->entries(), 4u);
-  for (const u64 at : {u64{0}, 256 * KiB - step, 256 * KiB, 512 * KiB - step, 512 * KiB, MiB - step}) EXPECT_TRUE(copies(*t.device, m.data() + at, m.data() + (at + 64 * KiB) % MiB)) << at;
+  for (const u64 at :
+       {u64{0}, 256 * KiB - step, 256 * KiB, 512 * KiB - step, 512 * KiB, MiB - step})
+    EXPECT_TRUE(copies(*t.device, m.data() + at, m.data() + (at + 64 * KiB) % MiB)) << at;
   must(h.remove_memory(region_id{1}));
   EXPECT_EQ(t.domain->entries(), 0u);
 }
@@ -180,7 +211,8 @@ TEST_P(vfio, what_the_domain_cannot_map_is_refused_with_the_reason_before_a_bloc
   const mapped_memory m(64 * KiB);
   auto says = [&](u64 bus) {
     std::vector<iova> iovas;
-    for (u64 at = 0; at < m.size(); at += 4096) iovas.push_back(iova{bus + at});
+    for (u64 at = 0; at < m.size(); at += 4096)
+      iovas.push_back(iova{bus + at});
     memory_range r = m.range();
     r.page_iovas = iovas;
     const auto added = h.add_memory(r);
@@ -189,7 +221,8 @@ TEST_P(vfio, what_the_domain_cannot_map_is_refused_with_the_reason_before_a_bloc
   };
   const auto ranges = must(t.domain->ranges());
   ASSERT_GE(ranges.size(), GetParam() == vfio_interface::container ? 2u : 1u);
-  const std::string in_hole = says(0xfee00000), across = says(0xfee00000 - 8 * 4096);  // the interrupt window
+  // The interrupt window.
+  const std::string in_hole = says(0xfee00000), across = says(0xfee00000 - 8 * 4096);
   EXPECT_NE(in_hole.find("fee00000"), std::string::npos) << in_hole;
   EXPECT_NE(across.find("choose_iovas"), std::string::npos) << across;
   EXPECT_NE(says(u64{1} << 46).find("last a device"), std::string::npos);
@@ -226,7 +259,8 @@ TEST_P(vfio, entries_are_counted_before_they_run_out) {
   EXPECT_EQ(must(t.domain->entries_left()), 2u);
   const auto refusal = h.bring_memory({.length_bytes = 1 * MiB, .page_iovas = again});
   EXPECT_EQ(refused(refusal), errc::vetoed);
-  EXPECT_NE(refusal.error().message().find("4 entries and VFIO takes 2"), std::string_view::npos) << refusal.error().message();
+  EXPECT_NE(refusal.error().message().find("4 entries and VFIO takes 2"), std::string_view::npos)
+      << refusal.error().message();
   EXPECT_EQ(t.domain->entries(), 4u);
 }
 
@@ -277,7 +311,8 @@ TEST_P(vfio, a_device_that_cannot_be_had_is_refused_with_the_remedy) {
   EXPECT_EQ(refused(d->open_device("")), errc::invalid_argument);
   const auto unbound = d->open_device("0000:00:00.0");
   EXPECT_EQ(refused(unbound), errc::not_supported);
-  EXPECT_NE(unbound.error().message().find("vfio-pci"), std::string_view::npos) << unbound.error().message();
+  EXPECT_NE(unbound.error().message().find("vfio-pci"), std::string_view::npos)
+      << unbound.error().message();
   edu_device device(must(d->open_device(edu(0))));
   auto other = must(vfio_domain::create(options()));
   const auto taken = other->open_device(edu(0));
@@ -289,13 +324,18 @@ TEST_P(vfio, a_device_that_cannot_be_had_is_refused_with_the_remedy) {
     must(h.bring_memory({.length_bytes = 1 * MiB}));
     EXPECT_EQ(refused(h.observe(*other)), errc::vetoed);
   }
-  EXPECT_EQ(refused(vfio_domain::create({.through = GetParam(), .piece_bytes = 3000})), errc::invalid_argument);
-  EXPECT_EQ(refused(vfio_domain::create({.through = GetParam(), .lowest_iova = 5, .highest_iova = 4})), errc::invalid_argument);
+  EXPECT_EQ(refused(vfio_domain::create({.through = GetParam(), .piece_bytes = 3000})),
+            errc::invalid_argument);
+  EXPECT_EQ(
+      refused(vfio_domain::create({.through = GetParam(), .lowest_iova = 5, .highest_iova = 4})),
+      errc::invalid_argument);
 }
 
 TEST_P(vfio, a_killed_process_leaves_nothing_mapped_and_others_go_on) {
   heap h = must(heap::create("h"));
-  struct shared { std::atomic<u64> mapped{0}, handle{0}; };
+  struct shared {
+    std::atomic<u64> mapped{0}, handle{0};
+  };
   auto* const words = shared_words<shared>();
   const u64 base = u64{1} << 30;
   child_process dying([&] {
@@ -303,19 +343,24 @@ TEST_P(vfio, a_killed_process_leaves_nothing_mapped_and_others_go_on) {
     heap mine = must(heap::attach("h"));
     auto seen = must(mine.observe(*t.domain));
     std::vector<iova> iovas;
-    for (u64 at = 0; at < MiB; at += 4096) iovas.push_back(iova{base + at});
+    for (u64 at = 0; at < MiB; at += 4096)
+      iovas.push_back(iova{base + at});
     must(mine.bring_memory({.length_bytes = 1 * MiB, .page_iovas = iovas}));
-    auto* const a = static_cast<char*>(mine.allocate({.size_bytes = step, .iova_contiguous = true}));
-    auto* const b = static_cast<char*>(mine.allocate({.size_bytes = step, .iova_contiguous = true}));
+    auto* const a =
+        static_cast<char*>(mine.allocate({.size_bytes = step, .iova_contiguous = true}));
+    auto* const b =
+        static_cast<char*>(mine.allocate({.size_bytes = step, .iova_contiguous = true}));
     if (!copies(*t.device, a, b)) return 1;
     words->handle = static_cast<u64>(mine.handle_of(b));
     words->mapped = 1;
-    for (;;) ::pause();
+    for (;;)
+      ::pause();
   });
   domain_of_test t(options(), 0);
   auto seen = must(h.observe(*t.domain));
   ASSERT_TRUE(wait_until([&] { return words->mapped.load() == 1; }));
-  auto* const theirs = static_cast<char*>(must(h.resolve(handle{words->handle.load()})));  // attached here now, and mapped in this process's domain, at the same IOVA
+  // Attached here now, and mapped in this process's domain, at the same IOVA.
+  auto* const theirs = static_cast<char*>(must(h.resolve(handle{words->handle.load()})));
   EXPECT_EQ(static_cast<u64>(*heap::locate(theirs)->bus_address) & ~(MiB - 1), base);
   auto* const mine = static_cast<char*>(h.allocate({.size_bytes = step, .iova_contiguous = true}));
   EXPECT_TRUE(copies(*t.device, theirs, mine));
@@ -324,7 +369,8 @@ TEST_P(vfio, a_killed_process_leaves_nothing_mapped_and_others_go_on) {
   EXPECT_TRUE(copies(*t.device, mine, theirs));
   domain_of_test after(options(), 1);  // its device is free, its domain gone
   EXPECT_EQ(after.domain->entries(), 0u);
-  EXPECT_TRUE(is_cut_off(*after.device, static_cast<u64>(*heap::locate(theirs)->bus_address), theirs));
+  EXPECT_TRUE(
+      is_cut_off(*after.device, static_cast<u64>(*heap::locate(theirs)->bus_address), theirs));
   h.recover();
   expect_sound(h);
 }
@@ -337,7 +383,8 @@ TEST_P(vfio, the_locked_memory_limit_is_named) {
     const auto iovas = t.iovas(8 * MiB);
     const ::rlimit small{256 * KiB, 256 * KiB};
     if (::setrlimit(RLIMIT_MEMLOCK, &small) != 0 || ::setuid(65534) != 0) return 77;
-    const auto refusal = mine.bring_memory({.from = memory_source::kind::anonymous, .length_bytes = 8 * MiB, .page_iovas = iovas});
+    const auto refusal = mine.bring_memory(
+        {.from = memory_source::kind::anonymous, .length_bytes = 8 * MiB, .page_iovas = iovas});
     if (refusal || t.domain->entries() != 0) return 1;
     return refusal.error().message().find("locked-memory") != std::string_view::npos ? 0 : 2;
   });
@@ -347,15 +394,18 @@ TEST_P(vfio, the_locked_memory_limit_is_named) {
 TEST(vfio_adopted, a_programs_own_container_serves) {
   if (::access("/dev/vfio/vfio", F_OK) != 0) GTEST_SKIP() << "no container";
   EXPECT_EQ(refused(vfio_domain::adopt_container(-1)), errc::invalid_argument);
-  const int empty = ::open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC), null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  const int empty = ::open("/dev/vfio/vfio", O_RDWR | O_CLOEXEC),
+            null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   EXPECT_EQ(refused(vfio_domain::adopt_container(empty)), errc::invalid_argument);  // no IOMMU set
   EXPECT_EQ(refused(vfio_domain::adopt_container(null)), errc::invalid_argument);
   // As DPDK does it.
   char link[256];
-  const ssize_t bytes = ::readlink(("/sys/bus/pci/devices/" + edu(0) + "/iommu_group").c_str(), link, sizeof link - 1);
+  const ssize_t bytes = ::readlink(("/sys/bus/pci/devices/" + edu(0) + "/iommu_group").c_str(),
+                                   link, sizeof link - 1);
   ASSERT_GT(bytes, 0);
   const std::string target(link, static_cast<size_t>(bytes));
-  const int group = ::open(("/dev/vfio/" + target.substr(target.rfind('/') + 1)).c_str(), O_RDWR | O_CLOEXEC);
+  const int group =
+      ::open(("/dev/vfio/" + target.substr(target.rfind('/') + 1)).c_str(), O_RDWR | O_CLOEXEC);
   ASSERT_EQ(::ioctl(group, VFIO_GROUP_SET_CONTAINER, &empty), 0);
   ASSERT_EQ(::ioctl(empty, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU), 0);
   {
@@ -365,7 +415,8 @@ TEST(vfio_adopted, a_programs_own_container_serves) {
     heap h = must(heap::create_private());
     auto seen = must(h.observe(*domain));
     const auto iovas = must(domain->choose_iovas(1 * MiB, 4096));
-    must(h.bring_memory({.from = memory_source::kind::anonymous, .length_bytes = 1 * MiB, .page_iovas = iovas}));
+    must(h.bring_memory(
+        {.from = memory_source::kind::anonymous, .length_bytes = 1 * MiB, .page_iovas = iovas}));
     auto* const a = static_cast<char*>(h.allocate({.size_bytes = step, .iova_contiguous = true}));
     auto* const b = static_cast<char*>(h.allocate({.size_bytes = step, .iova_contiguous = true}));
     EXPECT_TRUE(copies(device, a, b));

@@ -62,22 +62,36 @@ const loaded& load() {
 
 result<gpu> open_gpu(int ordinal) {
   const loaded& l = load();
-  if (l.missing == "libcuda.so.1") return refuse(errc::not_supported, "there is no CUDA driver here (libcuda.so.1); install the GPU's driver (docker: --gpus all)");
-  if (!l.missing.empty()) return refuse(errc::not_supported, "the CUDA driver is too old: it has no {}; install one of CUDA 11.2 or newer", l.missing);
+  if (l.missing == "libcuda.so.1")
+    return refuse(errc::not_supported,
+                  "there is no CUDA driver here (libcuda.so.1); install the GPU's driver (docker: "
+                  "--gpus all)");
+  if (!l.missing.empty())
+    return refuse(errc::not_supported,
+                  "the CUDA driver is too old: it has no {}; install one of CUDA 11.2 or newer",
+                  l.missing);
   const driver& d = l.calls;
   int count = 0;
-  if (l.initialized == no_device || (l.initialized == success && d.device_count(&count) == success && count == 0)) return refuse(errc::not_supported, "there is no GPU that CUDA can use");
-  if (l.initialized != success) return refuse(errc::not_supported, "the CUDA driver does not start: {}", d.name_of(l.initialized));
-  if (ordinal < 0 || ordinal >= count) return refuse(errc::invalid_argument, "there is no GPU {}; this machine has {}, counted from 0", ordinal, count);
+  if (l.initialized == no_device ||
+      (l.initialized == success && d.device_count(&count) == success && count == 0))
+    return refuse(errc::not_supported, "there is no GPU that CUDA can use");
+  if (l.initialized != success)
+    return refuse(errc::not_supported, "the CUDA driver does not start: {}",
+                  d.name_of(l.initialized));
+  if (ordinal < 0 || ordinal >= count)
+    return refuse(errc::invalid_argument, "there is no GPU {}; this machine has {}, counted from 0",
+                  ordinal, count);
   static std::mutex mutex;
   static std::vector<context> contexts;  // by ordinal
   gpu g{&d, 0, nullptr};
-  if (const int why = d.device_at(&g.device, ordinal); why != success) return refuse(errc::os_failure, "GPU {} can't be had: {}", ordinal, d.name_of(why));
+  if (const int why = d.device_at(&g.device, ordinal); why != success)
+    return refuse(errc::os_failure, "GPU {} can't be had: {}", ordinal, d.name_of(why));
   std::lock_guard guard(mutex);
   contexts.resize(static_cast<size_t>(count));
   context& known = contexts[static_cast<size_t>(ordinal)];
   if (known == nullptr)
-    if (const int why = d.retain_context(&known, g.device); why != success) return refuse(errc::os_failure, "GPU {} gives no context: {}", ordinal, d.name_of(why));
+    if (const int why = d.retain_context(&known, g.device); why != success)
+      return refuse(errc::os_failure, "GPU {} gives no context: {}", ordinal, d.name_of(why));
   g.primary = known;
   return g;
 }

@@ -1,4 +1,5 @@
-// devices/vfio/iommu.hpp - what VFIO's container and IOMMUFD have in common: a page table, and devices behind it.
+// devices/vfio/iommu.hpp - what VFIO's container and IOMMUFD have in common: a page table, and
+// devices behind it.
 #pragma once
 #include <annex/devices/vfio.hpp>
 
@@ -29,7 +30,8 @@ result<std::unique_ptr<iommu>> open_container(int container);
 /// iommufd -1: one of its own, with an address space of its own.
 result<std::unique_ptr<iommu>> open_iommufd(int iommufd, u32 address_space);
 
-/// A link of a PCI device in sysfs, by its last part ("12" of …/iommu_group); empty: none. Errors: invalid_argument (no such device).
+/// A link of a PCI device in sysfs, by its last part ("12" of …/iommu_group); empty: none. Errors:
+/// invalid_argument (no such device).
 result<std::string> device_link(const std::string& address, const char* link);
 /// The sentence that says how to bind a device.
 std::unexpected<error> not_bound(const std::string& address);

@@ -17,7 +17,9 @@ namespace {
 
 constexpr u32 version = 1, is_answer = 4, needs_acknowledgement = 8;
 constexpr size_t most_descriptors = 8;
-struct header { u32 what, flags, bytes; };
+struct header {
+  u32 what, flags, bytes;
+};
 
 }  // namespace
 
@@ -35,13 +37,16 @@ int connection::open(const std::string& path, std::chrono::milliseconds patience
   const ::timeval limit{patience.count() / 1000, (patience.count() % 1000) * 1000};
   (void)::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   (void)::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-  return ::connect(fd_, reinterpret_cast<const ::sockaddr*>(&address), sizeof address) == 0 ? 0 : errno;
+  return ::connect(fd_, reinterpret_cast<const ::sockaddr*>(&address), sizeof address) == 0 ? 0
+                                                                                            : errno;
 }
 
-int connection::write_message(request what, u32 flags, std::span<const std::byte> payload, std::span<const int> fds) {
+int connection::write_message(request what, u32 flags, std::span<const std::byte> payload,
+                              std::span<const int> fds) {
   if (broken_) return ECONNRESET;
   header h{static_cast<u32>(what), flags, static_cast<u32>(payload.size())};
-  std::array<::iovec, 2> parts{::iovec{&h, sizeof h}, ::iovec{const_cast<std::byte*>(payload.data()), payload.size()}};
+  std::array<::iovec, 2> parts{::iovec{&h, sizeof h},
+                               ::iovec{const_cast<std::byte*>(payload.data()), payload.size()}};
   alignas(::cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * most_descriptors)> room{};
   ::msghdr message{};
   message.msg_iov = parts.data();
@@ -56,9 +61,11 @@ int connection::write_message(request what, u32 flags, std::span<const std::byte
     std::memcpy(CMSG_DATA(control), fds.data(), fds.size_bytes());
   }
   ssize_t sent = 0;
-  do sent = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
+  do
+    sent = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
-  if (sent == static_cast<ssize_t>(sizeof h + payload.size())) return 0;  // messages are far smaller than the socket's buffer
+  // Messages are far smaller than the socket's buffer.
+  if (sent == static_cast<ssize_t>(sizeof h + payload.size())) return 0;
   broken_ = true;
   return sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? ETIMEDOUT : ECONNRESET;
 }
@@ -85,17 +92,23 @@ int connection::read_answer(request what, std::span<std::byte> answer) {
   }
   std::vector<std::byte> payload(h.bytes);
   if (const int why = read_exactly(payload); why != 0) return why;
-  if (payload.size() < answer.size()) return EOPNOTSUPP;  // an empty answer: the request failed there
+  // An empty answer: the request failed there.
+  if (payload.size() < answer.size()) return EOPNOTSUPP;
   std::copy_n(payload.begin(), answer.size(), answer.begin());
   return 0;
 }
 
-int connection::send(request what, std::span<const std::byte> payload, std::span<const int> fds, bool acknowledge) {
+int connection::send(request what, std::span<const std::byte> payload, std::span<const int> fds,
+                     bool acknowledge) {
   std::lock_guard guard(mutex_);
   const bool wait = acknowledge && acknowledges;
-  if (const int why = write_message(what, version | (wait ? needs_acknowledgement : 0), payload, fds); why != 0 || !wait) return why;
+  if (const int why =
+          write_message(what, version | (wait ? needs_acknowledgement : 0), payload, fds);
+      why != 0 || !wait)
+    return why;
   u64 refused = 0;
-  if (const int why = read_answer(what, std::as_writable_bytes(std::span(&refused, 1))); why != 0) return why;
+  if (const int why = read_answer(what, std::as_writable_bytes(std::span(&refused, 1))); why != 0)
+    return why;
   return refused == 0 ? 0 : EINVAL;
 }
 

@@ -1,4 +1,5 @@
-// devices/vhost_user/vhost_user_state.hpp - a connection and the table it has: what the front end and its queues share.
+// devices/vhost_user/vhost_user_state.hpp - a connection and the table it has: what the front end
+// and its queues share.
 #pragma once
 #include "devices/region_table.hpp"
 #include "devices/vhost_user/connection.hpp"
@@ -6,7 +7,11 @@
 namespace annex {
 
 struct vhost_user::state {
-  struct entry { region_id region; int fd; vhost::table_entry where; };
+  struct entry {
+    region_id region;
+    int fd;
+    vhost::table_entry where;
+  };
   vhost::connection link;
   u64 agreed = 0;
   bool slots = false, config = false;

@@ -1,6 +1,8 @@
-// interop/dpdk/abi.hpp - the few public structures of DPDK that cross the border, restated; no DPDK header is needed.
+// interop/dpdk/abi.hpp - the few public structures of DPDK that cross the border, restated; no DPDK
+// header is needed.
 //
-// They are the same from 20.11 to 26.11; tests/dpdk compares them with the headers of the DPDK that is installed.
+// They are the same from 20.11 to 26.11; tests/dpdk compares them with the headers of the DPDK that
+// is installed.
 #pragma once
 #include <cstdio>
 
@@ -8,19 +10,22 @@
 
 namespace annex::dpdk {
 
-inline constexpr int any_socket = -1;                 // SOCKET_ID_ANY
-inline constexpr int internal_sockets = 32;           // RTE_MAX_NUMA_NODES as Debian builds it
+inline constexpr int any_socket = -1;        // SOCKET_ID_ANY
+inline constexpr int internal_sockets = 32;  // RTE_MAX_NUMA_NODES as Debian builds it
 inline constexpr int first_external_socket = 256;
-inline constexpr u64 bad_iova = ~u64{0};              // RTE_BAD_IOVA
+inline constexpr u64 bad_iova = ~u64{0};  // RTE_BAD_IOVA
 inline constexpr u64 cache_line_bytes = 64;
-inline constexpr u64 element_header_bytes = 128;      // what the real heap puts in front of a block
+inline constexpr u64 element_header_bytes = 128;  // what the real heap puts in front of a block
 inline constexpr u32 heap_name_bytes = 32, zone_name_bytes = 32;
-inline constexpr int process_primary = 0;             // RTE_PROC_PRIMARY
+inline constexpr int process_primary = 0;  // RTE_PROC_PRIMARY
 
 struct memzone {
   char name[zone_name_bytes];
   u64 iova;
-  union { void* addr; u64 addr_64; };
+  union {
+    void* addr;
+    u64 addr_64;
+  };
   u64 len;
   u64 hugepage_sz;
   i32 socket_id;
@@ -30,7 +35,10 @@ static_assert(sizeof(memzone) == 72);
 
 struct memseg {
   u64 iova;
-  union { void* addr; u64 addr_64; };
+  union {
+    void* addr;
+    u64 addr_64;
+  };
   u64 len, hugepage_sz;
   i32 socket_id;
   u32 nchannel, nrank, flags;
@@ -38,7 +46,10 @@ struct memseg {
 static_assert(sizeof(memseg) == 48);
 
 struct memseg_list {  // as far as it is looked at
-  union { void* base_va; u64 addr_64; };
+  union {
+    void* base_va;
+    u64 addr_64;
+  };
   u64 page_sz;
   int socket_id;
   volatile u32 version;
@@ -54,7 +65,8 @@ struct socket_stats {
 static_assert(sizeof(socket_stats) == 40);
 
 struct telemetry_data;
-using telemetry_callback = int (*)(const char* command, const char* parameters, telemetry_data* info);
+using telemetry_callback = int (*)(const char* command, const char* parameters,
+                                   telemetry_data* info);
 
 enum zone_flag : u32 {
   zone_page_flags = 0x1 | 0x2 | 0x100 | 0x200 | 0x10000 | 0x20000 | 0x40000 | 0x80000,

@@ -1,13 +1,15 @@
-// interop/dpdk/chunks.cpp - memory for the internal heaps: whole blocks of the real heap, as regions.
+// interop/dpdk/chunks.cpp - memory for the internal heaps: whole blocks of the real heap, as
+// regions.
 //
 //   native page(s)  │ header │ chunk: a region of the socket's annex heap, 64 KiB granules of IOVA contiguity │
 //
-// The first chunk is there when serving begins (ANNEX_DPDK_RESERVE). Then one is at least 31 × 64 KiB, so that it and the
-// real heap's header fill one 2 MiB page, and an eighth of what the heap has, up to 64 MiB; a larger request gets a chunk of
-// its size. A chunk is zeros when it comes: what was never handed out needs no clearing. Every byte lies in memory the real EAL knows: DMA
-// mapping, memory events and address queries go on as ever. An empty chunk goes back whole.
-// If the process dies between taking a chunk and adding it, the real heap has a live block nobody frees, as when any
-// DPDK process dies with memory in its hands.
+// The first chunk is there when serving begins (ANNEX_DPDK_RESERVE). Then one is at least 31 × 64
+// KiB, so that it and the real heap's header fill one 2 MiB page, and an eighth of what the heap
+// has, up to 64 MiB; a larger request gets a chunk of its size. A chunk is zeros when it comes:
+// what was never handed out needs no clearing. Every byte lies in memory the real EAL knows: DMA
+// mapping, memory events and address queries go on as ever. An empty chunk goes back whole. If the
+// process dies between taking a chunk and adding it, the real heap has a live block nobody frees,
+// as when any DPDK process dies with memory in its hands.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -26,19 +28,26 @@ constexpr u64 unit = 64 * KiB, smallest_chunk = 31 * unit, largest_step = 64 * M
 // What the kernel has left of these pages. 0: not hugepages, or not known.
 u64 free_hugepage_bytes(u64 page_bytes) {
   u64 pages = 0;
-  std::ifstream(fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", page_bytes / KiB)) >> pages;
+  std::ifstream(
+      fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", page_bytes / KiB)) >>
+      pages;
   return pages * page_bytes;
 }
 
 // Of the first list of the socket's own memory.
 u64 native_page_bytes_of_socket(int socket) {
-  struct looked_for { int socket; u64 page_bytes; } wanted{socket, limits::smallest_page_bytes};
-  real().rte_memseg_list_walk([](const memseg_list* list, void* argument) {
-    auto* const w = static_cast<looked_for*>(argument);
-    if (list->external != 0 || list->socket_id != w->socket) return 0;
-    w->page_bytes = list->page_sz;
-    return 1;
-  }, &wanted);
+  struct looked_for {
+    int socket;
+    u64 page_bytes;
+  } wanted{socket, limits::smallest_page_bytes};
+  real().rte_memseg_list_walk(
+      [](const memseg_list* list, void* argument) {
+        auto* const w = static_cast<looked_for*>(argument);
+        if (list->external != 0 || list->socket_id != w->socket) return 0;
+        w->page_bytes = list->page_sz;
+        return 1;
+      },
+      &wanted);
   return wanted.page_bytes;
 }
 
@@ -50,10 +59,12 @@ std::vector<iova> iovas_of(const char* base, u64 bytes, u64 page_bytes) {
   const memseg* page = nullptr;
   for (u64 at = 0; at < bytes; at += page_bytes) {
     const char* const where = base + at;
-    const bool known = page != nullptr && where >= static_cast<const char*>(page->addr) && where + page_bytes <= static_cast<const char*>(page->addr) + page->len;
+    const bool known = page != nullptr && where >= static_cast<const char*>(page->addr) &&
+                       where + page_bytes <= static_cast<const char*>(page->addr) + page->len;
     if (!known) page = real().rte_mem_virt2memseg(where, nullptr);
     if (page == nullptr || page->iova == bad_iova) return {};
-    found.push_back(iova{page->iova + static_cast<u64>(where - static_cast<const char*>(page->addr))});
+    found.push_back(
+        iova{page->iova + static_cast<u64>(where - static_cast<const char*>(page->addr))});
   }
   return found;
 }
@@ -71,39 +82,58 @@ void served_heap::grow_ahead(u64 bytes) noexcept {
   socket_stats real_heap{};
   {
     const bypass around;
-    if (real().rte_malloc_get_socket_stats(is_without_sockets() ? 0 : socket, &real_heap) != 0) return;
+    if (real().rte_malloc_get_socket_stats(is_without_sockets() ? 0 : socket, &real_heap) != 0)
+      return;
   }
-  const u64 page = native_page_bytes_of_socket(socket), fitting = align_down(std::min(bytes, (real_heap.heap_freesz_bytes + free_hugepage_bytes(page)) / 8), unit);
+  const u64 page = native_page_bytes_of_socket(socket),
+            fitting = align_down(
+                std::min(bytes, (real_heap.heap_freesz_bytes + free_hugepage_bytes(page)) / 8),
+                unit);
   if (fitting >= smallest_chunk) (void)add_chunk(smallest_chunk, fitting);
 }
 
 bool served_heap::add_chunk(u64 least, u64 bytes) noexcept {
   const keep_rte_errno untouched;
-  // An attempt that fails halfway costs the mapping of all the pages there were: for a large chunk, room is made before.
+  // An attempt that fails halfway costs the mapping of all the pages there were: for a large chunk,
+  // room is made before.
   const u64 page = native_page_bytes.load(std::memory_order_relaxed);
   if (least > largest_step && page != 0) {
     const u64 there = free_hugepage_bytes(page), needed = align_up(least + unit, page) + page;
     if (there < needed) (void)give_back(0, needed - there);
   }
   void* chunk = nullptr;
-  // An explicit socket waits for EAL's memory lock even where there is room; any socket only where there is none.
+  // An explicit socket waits for EAL's memory lock even where there is room; any socket only where
+  // there is none.
   const int where = is_without_sockets() || is_only_socket(socket) ? any_socket : socket;
-  for (const bypass around; chunk == nullptr; bytes = std::max(least, align_down(bytes / 2, unit))) {
+  for (const bypass around; chunk == nullptr;
+       bytes = std::max(least, align_down(bytes / 2, unit))) {
     chunk = real().rte_zmalloc_socket("annex", bytes, unit, where);
     if (chunk != nullptr || bytes == least) break;
   }
   if (chunk == nullptr) return false;
   const memseg* const segment = real().rte_mem_virt2memseg(chunk, nullptr);
   if (segment != nullptr) native_page_bytes.store(segment->hugepage_sz, std::memory_order_relaxed);
-  const u64 page_bytes = segment != nullptr && segment->hugepage_sz >= unit ? unit : limits::smallest_page_bytes;
+  const u64 page_bytes =
+      segment != nullptr && segment->hugepage_sz >= unit ? unit : limits::smallest_page_bytes;
   std::vector<iova> iovas = iovas_of(static_cast<char*>(chunk), bytes, page_bytes);
-  auto added = annex.add_memory({.base = chunk, .length_bytes = bytes, .page_bytes = page_bytes, .page_iovas = iovas, .contents = fill::is_zero, .same_address = true});
-  if (!added && !iovas.empty()) added = annex.add_memory({.base = chunk, .length_bytes = bytes, .page_bytes = page_bytes, .contents = fill::is_zero, .same_address = true});
+  auto added = annex.add_memory({.base = chunk,
+                                 .length_bytes = bytes,
+                                 .page_bytes = page_bytes,
+                                 .page_iovas = iovas,
+                                 .contents = fill::is_zero,
+                                 .same_address = true});
+  if (!added && !iovas.empty())
+    added = annex.add_memory({.base = chunk,
+                              .length_bytes = bytes,
+                              .page_bytes = page_bytes,
+                              .contents = fill::is_zero,
+                              .same_address = true});
   if (added) {
     if (first_chunk == region_id{}) first_chunk = *added;
     return true;
   }
-  log(log_level::warn, "DPDK socket {} can't grow by {} bytes: {}", socket, bytes, added.error().message());
+  log(log_level::warn, "DPDK socket {} can't grow by {} bytes: {}", socket, bytes,
+      added.error().message());
   const bypass around;
   real().rte_free(chunk);
   return false;
@@ -111,23 +141,34 @@ bool served_heap::add_chunk(u64 least, u64 bytes) noexcept {
 
 bool served_heap::give_back(u64 keep_bytes, u64 enough_bytes) noexcept {
   if (is_external) return false;
-  struct chunk { region_id id; void* base; u64 bytes; };
+  struct chunk {
+    region_id id;
+    void* base;
+    u64 bytes;
+  };
   std::vector<chunk> empty;
   u64 empty_bytes = 0, small_bytes = 0;
   if (keep_bytes == 0) inside().trim_all(true);  // what caches hold looks busy
   annex.for_each_region([&](const region_summary& r) {
-    if (r.base == nullptr || r.free_bytes != r.length_bytes || (r.id == first_chunk && keep_bytes != 0)) return;
+    if (r.base == nullptr || r.free_bytes != r.length_bytes ||
+        (r.id == first_chunk && keep_bytes != 0))
+      return;
     empty.push_back({r.id, r.base, r.length_bytes});
     empty_bytes += r.length_bytes;
     if (r.length_bytes <= largest_step) small_bytes += r.length_bytes;
   });
   u64 given_bytes = 0;
-  // The largest are worth most: what a large block needs in one piece, and the dearest to map; usual ones are a quarter of what
-  // is kept at most. The first one is there for the next small blocks.
-  std::sort(empty.begin(), empty.end(), [&](const chunk& a, const chunk& b) { return std::pair(a.id == first_chunk, a.bytes) < std::pair(b.id == first_chunk, b.bytes); });
+  // The largest are worth most: what a large block needs in one piece, and the dearest to map;
+  // usual ones are a quarter of what is kept at most. The first one is there for the next small
+  // blocks.
+  std::sort(empty.begin(), empty.end(), [&](const chunk& a, const chunk& b) {
+    return std::pair(a.id == first_chunk, a.bytes) < std::pair(b.id == first_chunk, b.bytes);
+  });
   for (const chunk& c : empty) {
     const bool is_small = c.bytes <= largest_step;
-    if (given_bytes >= enough_bytes || (empty_bytes <= keep_bytes && !(is_small && small_bytes > keep_bytes / 4))) break;
+    if (given_bytes >= enough_bytes ||
+        (empty_bytes <= keep_bytes && !(is_small && small_bytes > keep_bytes / 4)))
+      break;
     if (!annex.remove_memory(c.id)) continue;  // in use again
     const keep_rte_errno untouched;
     const bypass around;

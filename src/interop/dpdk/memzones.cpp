@@ -1,14 +1,16 @@
-// interop/dpdk/memzones.cpp - memzones on external heaps, whose memory annex holds; those on internal heaps are forwarded.
+// interop/dpdk/memzones.cpp - memzones on external heaps, whose memory annex holds; those on
+// internal heaps are forwarded.
 //
 //   reserve   a native zone of 64 bytes under a name nobody has (see temporary_name)  two who want one name collide here
 //             the block from the annex heap; the descriptor is pointed at it
 //             under the real zone lock: nobody has the name → it is written, first byte last
 //   free      the descriptor is pointed at a native block again, then freed by the real function, then the annex block
 //
-// So look-up, walk, dump, telemetry and other processes see the zone as what it is. What the real function refuses, it
-// refuses itself: the arguments go to it, so that the order of checks and rte_errno are its own. A reservation that succeeds
-// leaves rte_errno alone. A death in between leaves a native zone under the temporary name (the name it was for stays taken
-// until the primary ends), or a block its holder's name is on.
+// So look-up, walk, dump, telemetry and other processes see the zone as what it is. What the real
+// function refuses, it refuses itself: the arguments go to it, so that the order of checks and
+// rte_errno are its own. A reservation that succeeds leaves rte_errno alone. A death in between
+// leaves a native zone under the temporary name (the name it was for stays taken until the primary
+// ends), or a block its holder's name is on.
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -43,30 +45,35 @@ struct renaming {
   }
 };
 
-// False: another zone has the name. Looks and writes inside one walk, which holds the real zone lock against reservations; which
-// call is the last one is known from the walk before, and a zone that came since takes the name back.
+// False: another zone has the name. Looks and writes inside one walk, which holds the real zone
+// lock against reservations; which call is the last one is known from the walk before, and a zone
+// that came since takes the name back.
 bool rename_unless_taken(memzone* zone, const char* name) {
   renaming job{zone, name};
   while (!job.is_done && !job.is_taken) {
     job.expected = job.seen;
     job.seen = 0;
-    real().rte_memzone_walk([](const memzone* other, void* argument) {
-      auto& r = *static_cast<renaming*>(argument);
-      ++r.seen;
-      if (other != r.zone && std::strncmp(other->name, r.name, zone_name_bytes) == 0) r.is_taken = true;
-      if (r.is_taken && r.is_done) {
-        __atomic_store_n(r.zone->name, r.temporary, __ATOMIC_RELEASE);
-        r.is_done = false;
-      } else if (r.seen == r.expected && !r.is_taken) {
-        r.write_name();
-        r.is_done = true;
-      }
-    }, &job);
+    real().rte_memzone_walk(
+        [](const memzone* other, void* argument) {
+          auto& r = *static_cast<renaming*>(argument);
+          ++r.seen;
+          if (other != r.zone && std::strncmp(other->name, r.name, zone_name_bytes) == 0)
+            r.is_taken = true;
+          if (r.is_taken && r.is_done) {
+            __atomic_store_n(r.zone->name, r.temporary, __ATOMIC_RELEASE);
+            r.is_done = false;
+          } else if (r.seen == r.expected && !r.is_taken) {
+            r.write_name();
+            r.is_done = true;
+          }
+        },
+        &job);
   }
   return job.is_done;
 }
 
-// Large zones are annex zones, which belong to no process; small ones share slabs with other blocks.
+// Large zones are annex zones, which belong to no process; small ones share slabs with other
+// blocks.
 struct memory_of_zone {
   served_heap& heap_of_zone;
   std::string name;
@@ -86,8 +93,10 @@ struct memory_of_zone {
   }
   void give_back() {
     const auto zone = heap_of_zone.annex.find_zone(zone_name());
-    if (zone && zone->address == address) (void)heap_of_zone.annex.release_zone(zone_name());
-    else heap::free(address);
+    if (zone && zone->address == address)
+      (void)heap_of_zone.annex.release_zone(zone_name());
+    else
+      heap::free(address);
   }
 
  private:
@@ -100,13 +109,21 @@ u64 page_bytes_at(const void* address) noexcept {
 }
 
 bool meets_page_flags(u64 page_bytes, unsigned flags) noexcept {
-  struct size_flag { unsigned flag; u64 bytes; };
-  constexpr size_flag sizes[] = {{0x1, 2 * MiB}, {0x2, GiB}, {0x100, 16 * MiB}, {0x200, 16 * GiB}, {0x10000, 256 * KiB}, {0x20000, 256 * MiB}, {0x40000, 512 * MiB}, {0x80000, 4 * GiB}};
+  struct size_flag {
+    unsigned flag;
+    u64 bytes;
+  };
+  constexpr size_flag sizes[] = {{0x1, 2 * MiB},       {0x2, GiB},           {0x100, 16 * MiB},
+                                 {0x200, 16 * GiB},    {0x10000, 256 * KiB}, {0x20000, 256 * MiB},
+                                 {0x40000, 512 * MiB}, {0x80000, 4 * GiB}};
   if ((flags & zone_page_flags) == 0 || (flags & zone_size_hint_only) != 0) return true;
-  return std::any_of(std::begin(sizes), std::end(sizes), [&](const size_flag& s) { return (flags & s.flag) != 0 && s.bytes == page_bytes; });
+  return std::any_of(std::begin(sizes), std::end(sizes), [&](const size_flag& s) {
+    return (flags & s.flag) != 0 && s.bytes == page_bytes;
+  });
 }
 
-// Of the memory this process has of the heap: the smallest page that so many bytes fit into. 0: there is none.
+// Of the memory this process has of the heap: the smallest page that so many bytes fit into. 0:
+// there is none.
 u64 page_around(served_heap& h, u64 bytes) noexcept {
   u64 found = 0;
   h.annex.for_each_region([&](const region_summary& r) {
@@ -116,11 +133,17 @@ u64 page_around(served_heap& h, u64 bytes) noexcept {
   return found;
 }
 
-struct request { const char* name; size_t length; int socket; unsigned flags, alignment, boundary; };
+struct request {
+  const char* name;
+  size_t length;
+  int socket;
+  unsigned flags, alignment, boundary;
+};
 
 const memzone* forward(const request& q) noexcept {
   const bypass around;
-  return real().rte_memzone_reserve_bounded(q.name, q.length, q.socket, q.flags, q.alignment, q.boundary);
+  return real().rte_memzone_reserve_bounded(q.name, q.length, q.socket, q.flags, q.alignment,
+                                            q.boundary);
 }
 
 bool was_short_of_memory() noexcept {
@@ -131,7 +154,9 @@ bool was_short_of_memory() noexcept {
 // Of the real heap, which may be short only because empty chunks are kept.
 const memzone* reserve_native(const request& q) noexcept {
   const memzone* const zone = forward(q);
-  return zone == nullptr && is_serving() && was_short_of_memory() && give_back_everywhere() ? forward(q) : zone;
+  return zone == nullptr && is_serving() && was_short_of_memory() && give_back_everywhere()
+             ? forward(q)
+             : zone;
 }
 
 void* allocate_native() noexcept {
@@ -141,18 +166,21 @@ void* allocate_native() noexcept {
   return real().rte_malloc_socket("annex", cache_line_bytes, 0, any_socket);
 }
 
-// Whether the real function would go on to look for memory; what it has against the rest it says itself.
+// Whether the real function would go on to look for memory; what it has against the rest it says
+// itself.
 bool is_sound(const request& q) noexcept {
   constexpr unsigned known_flags = zone_page_flags | zone_size_hint_only | zone_iova_contiguous;
-  if (::strnlen(q.name, zone_name_bytes) >= zone_name_bytes || (q.flags & ~known_flags) != 0) return false;
+  if (::strnlen(q.name, zone_name_bytes) >= zone_name_bytes || (q.flags & ~known_flags) != 0)
+    return false;
   if (q.alignment != 0 && !is_power_of_two(q.alignment)) return false;
   if (q.length > align_down(~u64{0}, cache_line_bytes)) return false;
   const u64 least_bytes = std::max(align_up(q.length, cache_line_bytes), cache_line_bytes);
   return q.boundary == 0 || (is_power_of_two(q.boundary) && q.boundary >= least_bytes);
 }
 
-// A taken name, or a table of zones that is full: rte_errno says which, in the real order. An alignment that no zone can
-// have keeps the real function from making one, should the name have become free.
+// A taken name, or a table of zones that is full: rte_errno says which, in the real order. An
+// alignment that no zone can have keeps the real function from making one, should the name have
+// become free.
 bool is_refused_by_name(const request& q) noexcept {
   {
     const keep_rte_errno untouched;
@@ -173,7 +201,8 @@ void temporary_name(const char* name, char (&out)[zone_name_bytes]) noexcept {
     return;
   }
   u64 hash = 0xcbf29ce484222325;
-  for (size_t i = 0; i < length; ++i) hash = (hash ^ static_cast<unsigned char>(name[i])) * 0x100000001b3;
+  for (size_t i = 0; i < length; ++i)
+    hash = (hash ^ static_cast<unsigned char>(name[i])) * 0x100000001b3;
   write_sentence(out, "\2{}{:016x}", std::string_view(name, zone_name_bytes - 2 - 16), hash);
 }
 
@@ -195,19 +224,23 @@ bool take_memory(served_heap& h, const request& q, memory_of_zone* memory) {
     if (!memory->take(p)) return false;
   }
   const u64 page_bytes = page_bytes_at(memory->address);
-  if (page_bytes >= page_needed && (q.length != 0 || meets_page_flags(page_bytes, q.flags))) return true;
+  if (page_bytes >= page_needed && (q.length != 0 || meets_page_flags(page_bytes, q.flags)))
+    return true;
   memory->give_back();
   return false;
 }
 
 const memzone* reserve(const request& q) {
   if (is_serving() && q.name == nullptr) return refuse_with(EINVAL);
-  served_heap* const h = is_serving() && q.socket >= first_external_socket ? external_heap(q.socket) : nullptr;
+  served_heap* const h =
+      is_serving() && q.socket >= first_external_socket ? external_heap(q.socket) : nullptr;
   if (h == nullptr && q.socket < first_external_socket) return reserve_native(q);
   if (h == nullptr) {
     const memzone* const zone = forward(q);
-    if (zone == nullptr || zone->socket_id == q.socket || q.length != 0 || !is_serving()) return zone;
-    const bypass around;  // B6: without hugepages, the largest zone of an external heap comes from elsewhere
+    if (zone == nullptr || zone->socket_id == q.socket || q.length != 0 || !is_serving())
+      return zone;
+    // B6: without hugepages, the largest zone of an external heap comes from elsewhere.
+    const bypass around;
     real().rte_memzone_free(zone);
     return refuse_with(ENOMEM);
   }
@@ -219,8 +252,10 @@ const memzone* reserve(const request& q) {
   const real_functions& r = real();
   char temporary[zone_name_bytes] = {};
   temporary_name(q.name, temporary);
-  auto* const zone = const_cast<memzone*>(reserve_native({temporary, cache_line_bytes, any_socket, 0, 0, 0}));
-  if (zone == nullptr) return nullptr;  // ENOSPC; EEXIST: somebody is reserving it; ENOMEM: no native memory at all
+  auto* const zone =
+      const_cast<memzone*>(reserve_native({temporary, cache_line_bytes, any_socket, 0, 0, 0}));
+  // ENOSPC; EEXIST: somebody is reserving it; ENOMEM: no native memory at all.
+  if (zone == nullptr) return nullptr;
   void* const native = zone->addr;
   auto give_up = [&](int why) -> const memzone* {
     {
@@ -234,7 +269,10 @@ const memzone* reserve(const request& q) {
   if (!take_memory(*h, q, &memory)) return give_up(ENOMEM);
   void* const block = memory.address;
   const memseg* const page = r.rte_mem_virt2memseg(block, nullptr);
-  zone->iova = page == nullptr || page->iova == bad_iova ? bad_iova : page->iova + static_cast<u64>(static_cast<char*>(block) - static_cast<char*>(page->addr));
+  zone->iova = page == nullptr || page->iova == bad_iova
+                   ? bad_iova
+                   : page->iova + static_cast<u64>(static_cast<char*>(block) -
+                                                   static_cast<char*>(page->addr));
   zone->len = memory.bytes;
   zone->hugepage_sz = page_bytes_at(block);
   zone->socket_id = q.socket;
@@ -254,14 +292,20 @@ const memzone* reserve(const request& q) {
 enum class descriptor_state : u8 { in_use, perhaps_free, elsewhere };
 descriptor_state look_up(const memzone* zone) {
   const keep_rte_errno untouched;
-  struct search { const memzone* zone; descriptor_state found; } s{zone, descriptor_state::elsewhere};
-  real().rte_memzone_walk([](const memzone* other, void* argument) {
-    auto& look = *static_cast<search*>(argument);
-    const u64 distance = reinterpret_cast<u64>(look.zone) - reinterpret_cast<u64>(other);
-    if (distance == 0) look.found = descriptor_state::in_use;
-    const bool is_slot = static_cast<i64>(distance) % static_cast<i64>(sizeof(memzone)) == 0;
-    if (is_slot && look.found == descriptor_state::elsewhere) look.found = descriptor_state::perhaps_free;
-  }, &s);
+  struct search {
+    const memzone* zone;
+    descriptor_state found;
+  } s{zone, descriptor_state::elsewhere};
+  real().rte_memzone_walk(
+      [](const memzone* other, void* argument) {
+        auto& look = *static_cast<search*>(argument);
+        const u64 distance = reinterpret_cast<u64>(look.zone) - reinterpret_cast<u64>(other);
+        if (distance == 0) look.found = descriptor_state::in_use;
+        const bool is_slot = static_cast<i64>(distance) % static_cast<i64>(sizeof(memzone)) == 0;
+        if (is_slot && look.found == descriptor_state::elsewhere)
+          look.found = descriptor_state::perhaps_free;
+      },
+      &s);
   return s.found;
 }
 
@@ -280,10 +324,12 @@ int free_zone(const memzone* zone) {
     return r.rte_memzone_free(zone);
   }
   void* const native = allocate_native();
-  if (native == nullptr) return -ENOMEM;  // the descriptor can't be given back without; nothing has changed
+  // The descriptor can't be given back without; nothing has changed.
+  if (native == nullptr) return -ENOMEM;
   const bypass around;
   memzone* const descriptor = const_cast<memzone*>(zone);
-  memory_of_zone memory{*h, std::string(zone->name, ::strnlen(zone->name, zone_name_bytes)), block, zone->len};
+  memory_of_zone memory{*h, std::string(zone->name, ::strnlen(zone->name, zone_name_bytes)), block,
+                        zone->len};
   descriptor->addr = native;
   const int done = r.rte_memzone_free(zone);
   if (done != 0) {  // somebody else has freed it just now
@@ -302,15 +348,21 @@ using namespace annex::dpdk;
 
 extern "C" {
 
-const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve_bounded)(const char* name, size_t length, int socket, unsigned flags, unsigned alignment, unsigned boundary) {
+const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve_bounded)(const char* name, size_t length,
+                                                            int socket, unsigned flags,
+                                                            unsigned alignment, unsigned boundary) {
   return reserve({name, length, socket, flags, alignment, boundary});
 }
-const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve_aligned)(const char* name, size_t length, int socket, unsigned flags, unsigned alignment) {
+const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve_aligned)(const char* name, size_t length,
+                                                            int socket, unsigned flags,
+                                                            unsigned alignment) {
   return reserve({name, length, socket, flags, alignment, 0});
 }
-const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve)(const char* name, size_t length, int socket, unsigned flags) {
+const memzone* ANNEX_DPDK_NAME(rte_memzone_reserve)(const char* name, size_t length, int socket,
+                                                    unsigned flags) {
   return reserve({name, length, socket, flags, static_cast<unsigned>(cache_line_bytes), 0});
 }
-int ANNEX_DPDK_NAME(rte_memzone_free)(const memzone* zone) { return free_zone(zone); }
-
+int ANNEX_DPDK_NAME(rte_memzone_free)(const memzone* zone) {
+  return free_zone(zone);
+}
 }

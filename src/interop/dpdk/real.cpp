@@ -39,8 +39,12 @@ const real_functions& real() noexcept {
   return table;
 }
 
-bool is_in_front() noexcept { return real().rte_malloc_socket != nullptr; }
-int* rte_errno_of_thread() noexcept { return &per_lcore__rte_errno; }
+bool is_in_front() noexcept {
+  return real().rte_malloc_socket != nullptr;
+}
+int* rte_errno_of_thread() noexcept {
+  return &per_lcore__rte_errno;
+}
 
 #else
 
@@ -49,16 +53,21 @@ namespace {
 constinit real_functions table;
 std::atomic<bool> is_complete{false};
 
-// A program that loaded DPDK with dlopen(RTLD_LOCAL) has it in no scope that the next-in-order look-up goes through.
+// A program that loaded DPDK with dlopen(RTLD_LOCAL) has it in no scope that the next-in-order
+// look-up goes through.
 void* loaded_eal() noexcept {
   static std::atomic<void*> found{nullptr};
   if (void* known = found.load(std::memory_order_acquire)) return known;
   char path[1024] = {};
-  ::dl_iterate_phdr([](dl_phdr_info* object, size_t, void* out) {
-    if (object->dlpi_name == nullptr || std::strstr(object->dlpi_name, "librte_eal.so") == nullptr) return 0;
-    std::strncpy(static_cast<char*>(out), object->dlpi_name, sizeof path - 1);
-    return 1;
-  }, path);
+  ::dl_iterate_phdr(
+      [](dl_phdr_info* object, size_t, void* out) {
+        if (object->dlpi_name == nullptr ||
+            std::strstr(object->dlpi_name, "librte_eal.so") == nullptr)
+          return 0;
+        std::strncpy(static_cast<char*>(out), object->dlpi_name, sizeof path - 1);
+        return 1;
+      },
+      path);
   void* const handle = path[0] != '\0' ? ::dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
   if (handle != nullptr) found.store(handle, std::memory_order_release);
   return handle;
@@ -73,10 +82,13 @@ void* look_up(const char* name) noexcept {
 }  // namespace
 
 const real_functions& real() noexcept {
-  if (is_complete.load(std::memory_order_acquire)) [[likely]] return table;  // sync(table)
-  // Several threads may do so at once: each stores the same.
-#define REPLACED(result, name, parameters) __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
-#define USED(result, name, parameters) __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
+  if (is_complete.load(std::memory_order_acquire)) [[likely]]
+    return table;  // sync(table)
+    // Several threads may do so at once: each stores the same.
+#define REPLACED(result, name, parameters) \
+  __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
+#define USED(result, name, parameters) \
+  __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
 #include "interop/dpdk/real.def"
 #undef REPLACED
 #undef USED
@@ -86,10 +98,13 @@ const real_functions& real() noexcept {
 
 bool is_in_front() noexcept {
   void* const seen = ::dlsym(RTLD_DEFAULT, "rte_malloc");
-  return real().rte_malloc_socket != nullptr && (seen == nullptr || seen == reinterpret_cast<void*>(&rte_malloc));
+  return real().rte_malloc_socket != nullptr &&
+         (seen == nullptr || seen == reinterpret_cast<void*>(&rte_malloc));
 }
 
-int* rte_errno_of_thread() noexcept { return static_cast<int*>(look_up("per_lcore__rte_errno")); }
+int* rte_errno_of_thread() noexcept {
+  return static_cast<int*>(look_up("per_lcore__rte_errno"));
+}
 
 #endif
 

@@ -3,10 +3,10 @@
 //   preload, linked first   found by name in the objects that are loaded, on first use      (libannex_dpdk.so)
 //   linked statically       __real_NAME, by the linker's --wrap                             (libannex_dpdk.a, ANNEX_DPDK_STATIC)
 //
-// The library has no undefined DPDK symbol: it may be inherited by programs that have no DPDK. A function that this DPDK
-// does not have is null. The real zmalloc, realloc and memzone_free come back through the drop-in's own functions: a bypass
-// is held around every call into the real allocator.
-// Threads: any. Processes: nothing here is shared.
+// The library has no undefined DPDK symbol: it may be inherited by programs that have no DPDK. A
+// function that this DPDK does not have is null. The real zmalloc, realloc and memzone_free come
+// back through the drop-in's own functions: a bypass is held around every call into the real
+// allocator. Threads: any. Processes: nothing here is shared.
 #pragma once
 #include "interop/dpdk/abi.hpp"
 
@@ -47,8 +47,11 @@ class bypass {
 /// What happens inside leaves rte_errno alone.
 class keep_rte_errno {
  public:
-  keep_rte_errno() noexcept : where_(rte_errno_of_thread()), value_(where_ != nullptr ? *where_ : 0) {}
-  ~keep_rte_errno() { if (where_ != nullptr) *where_ = value_; }
+  keep_rte_errno() noexcept
+      : where_(rte_errno_of_thread()), value_(where_ != nullptr ? *where_ : 0) {}
+  ~keep_rte_errno() {
+    if (where_ != nullptr) *where_ = value_;
+  }
   keep_rte_errno(const keep_rte_errno&) = delete;
   keep_rte_errno& operator=(const keep_rte_errno&) = delete;
 

@@ -7,7 +7,8 @@ namespace annex::os {
 template <class Call>
 auto repeat(Call call) {
   auto value = call();
-  while (value < 0 && errno == EINTR) value = call();
+  while (value < 0 && errno == EINTR)
+    value = call();
   return value;
 }
 

@@ -23,7 +23,9 @@
 namespace annex::os {
 namespace {
 
-open_result opened(int fd) { return fd >= 0 ? open_result{fd, 0} : open_result{-1, errno}; }
+open_result opened(int fd) {
+  return fd >= 0 ? open_result{fd, 0} : open_result{-1, errno};
+}
 
 struct flock one_byte(short type, u64 position) {
   struct flock lock {};
@@ -34,7 +36,8 @@ struct flock one_byte(short type, u64 position) {
   return lock;
 }
 
-// Growing a file beyond the process's limit is not refused but punished (SIGXFSZ): so it is not tried.
+// Growing a file beyond the process's limit is not refused but punished (SIGXFSZ): so it is not
+// tried.
 bool passes_size_limit(int fd, u64 end) {
   if (end <= file_size_limit()) return false;
   struct stat s {};
@@ -49,13 +52,16 @@ std::string decode(std::string_view text) {
       plain += text[i];
       continue;
     }
-    plain += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
+    plain +=
+        static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
     i += 3;
   }
   return plain;
 }
 
-std::string descriptor_path(int fd) { return "/proc/self/fd/" + std::to_string(fd); }
+std::string descriptor_path(int fd) {
+  return "/proc/self/fd/" + std::to_string(fd);
+}
 
 constexpr int never_waits = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 
@@ -86,7 +92,8 @@ file_identity identity_of(const struct stat& s) {
 }  // namespace
 
 open_result open_file(const char* path, bool writable) {
-  return opened(repeat([&] { return ::open(path, (writable ? O_RDWR : O_RDONLY) | never_waits | O_NOFOLLOW); }));
+  return opened(repeat(
+      [&] { return ::open(path, (writable ? O_RDWR : O_RDONLY) | never_waits | O_NOFOLLOW); }));
 }
 
 open_result open_or_create(const char* path, u32 mode) {
@@ -95,16 +102,21 @@ open_result open_or_create(const char* path, u32 mode) {
 
 open_result create_memory_file(const char* name, u64 huge_page_bytes) {
   unsigned flags = MFD_CLOEXEC;
-  if (huge_page_bytes != 0) flags |= MFD_HUGETLB | (log2_floor(huge_page_bytes) << 26 /* MFD_HUGE_SHIFT */);
+  if (huge_page_bytes != 0)
+    flags |= MFD_HUGETLB | (log2_floor(huge_page_bytes) << 26 /* MFD_HUGE_SHIFT */);
   const open_result sealable = opened(::memfd_create(name, flags | MFD_ALLOW_SEALING));
   if (sealable.error != EINVAL) return sealable;
   return opened(::memfd_create(name, flags));  // hugepages before Linux 4.16
 }
 
-int seal_length(int fd) { return ::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) == 0 ? 0 : errno; }
+int seal_length(int fd) {
+  return ::fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) == 0 ? 0 : errno;
+}
 
 open_result reopen(int fd, bool writable) {
-  return opened(repeat([&] { return ::open(descriptor_path(fd).c_str(), (writable ? O_RDWR : O_RDONLY) | never_waits); }));
+  return opened(repeat([&] {
+    return ::open(descriptor_path(fd).c_str(), (writable ? O_RDWR : O_RDONLY) | never_waits);
+  }));
 }
 
 void close_file(int fd) {
@@ -115,11 +127,14 @@ void close_file_if(int fd, u64 device, u64 inode) {
   file_identity now;
   if (fd < 0) return;
   const int why = identify(fd, &now);
-  const bool is_ours = why != 0 ? why != EBADF : inode == 0 || (now.device == device && now.inode == inode);
+  const bool is_ours =
+      why != 0 ? why != EBADF : inode == 0 || (now.device == device && now.inode == inode);
   if (is_ours) ::close(fd);
 }
 
-int duplicate(int fd) { return ::fcntl(fd, F_DUPFD_CLOEXEC, 3); }
+int duplicate(int fd) {
+  return ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
 
 int set_length(int fd, u64 bytes) {
   if (passes_size_limit(fd, bytes)) return EFBIG;
@@ -128,14 +143,21 @@ int set_length(int fd, u64 bytes) {
 
 int allocate_range(int fd, u64 offset, u64 bytes) {
   if (passes_size_limit(fd, offset + bytes)) return EFBIG;
-  return repeat([&] { return ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes)); }) == 0
-             ? 0 : errno;
+  return repeat([&] {
+           return ::fallocate(fd, FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                              static_cast<off_t>(bytes));
+         }) == 0
+             ? 0
+             : errno;
 }
 
 int punch_hole(int fd, u64 offset, u64 bytes) {
   return repeat([&] {
-           return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes));
-         }) == 0 ? 0 : errno;
+           return ::fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(offset), static_cast<off_t>(bytes));
+         }) == 0
+             ? 0
+             : errno;
 }
 
 int identify(int fd, file_identity* out) {
@@ -145,7 +167,9 @@ int identify(int fd, file_identity* out) {
   return 0;
 }
 
-int give_file(int fd, u32 owner, u32 group) { return ::fchown(fd, owner, group) == 0 ? 0 : errno; }
+int give_file(int fd, u32 owner, u32 group) {
+  return ::fchown(fd, owner, group) == 0 ? 0 : errno;
+}
 
 u64 allocated_bytes(int fd) {
   struct stat s {};
@@ -177,7 +201,8 @@ std::string mount_point_of(int fd) {
     unsigned major_number = 0, minor_number = 0;
     char path[PATH_MAX];
     static_assert(PATH_MAX == 4096);
-    if (std::sscanf(line, "%*d %*d %u:%u %*s %4095s", &major_number, &minor_number, path) == 3 && makedev(major_number, minor_number) == s.st_dev)
+    if (std::sscanf(line, "%*d %*d %u:%u %*s %4095s", &major_number, &minor_number, path) == 3 &&
+        makedev(major_number, minor_number) == s.st_dev)
       point = decode(path);  // mounted last: on top
   }
   std::fclose(mounts);
@@ -189,40 +214,53 @@ std::string path_of(int fd) {
   const ssize_t n = ::readlink(descriptor_path(fd).c_str(), path, sizeof path);
   if (n <= 0 || n == static_cast<ssize_t>(sizeof path) || path[0] != '/') return {};
   std::string found(path, static_cast<size_t>(n));
-  struct stat by_path {}, by_fd {};
+  struct stat by_path {
+  }, by_fd{};
   if (::stat(found.c_str(), &by_path) != 0 || ::fstat(fd, &by_fd) != 0) return {};
   return by_path.st_dev == by_fd.st_dev && by_path.st_ino == by_fd.st_ino ? found : std::string{};
 }
 
-int make_directory(const char* path, u32 mode) { return ::mkdir(path, mode) == 0 || errno == EEXIST ? 0 : errno; }
+int make_directory(const char* path, u32 mode) {
+  return ::mkdir(path, mode) == 0 || errno == EEXIST ? 0 : errno;
+}
 
 std::string current_directory() {
   char path[PATH_MAX];
   return ::getcwd(path, sizeof path) != nullptr && path[0] == '/' ? path : "";
 }
 
-// A program that runs with another's rights (set-user-id, set-group-id) does not take places from who started it.
+// A program that runs with another's rights (set-user-id, set-group-id) does not take places from
+// who started it.
 std::string environment(const char* name) {
   if (::getuid() != ::geteuid() || ::getgid() != ::getegid()) return "";
   const char* value = std::getenv(name);
   return value != nullptr ? value : "";
 }
 
-u32 user_id() { return ::geteuid(); }
+u32 user_id() {
+  return ::geteuid();
+}
 
 open_result open_place(const char* path, links which) {
   constexpr int directory = O_PATH | O_DIRECTORY | O_CLOEXEC;
-  if (which != links::none) return opened(repeat([&] { return ::open(path, directory | (which == links::not_last ? O_NOFOLLOW : 0)); }));
-  // Part by part, so that a link anywhere is refused: a descriptor for a part that is a link is no directory.
+  if (which != links::none)
+    return opened(repeat(
+        [&] { return ::open(path, directory | (which == links::not_last ? O_NOFOLLOW : 0)); }));
+  // Part by part, so that a link anywhere is refused: a descriptor for a part that is a link is no
+  // directory.
   if (path[0] != '/') return {-1, EINVAL};
   open_result at = opened(repeat([&] { return ::open("/", directory); }));
   for (const char* part = path; at.fd >= 0;) {
-    while (*part == '/') ++part;
+    while (*part == '/')
+      ++part;
     if (*part == '\0') break;
     const char* end = part;
-    while (*end != '\0' && *end != '/') ++end;
+    while (*end != '\0' && *end != '/')
+      ++end;
     const std::string name(part, end);
-    const open_result next = name == ".." ? open_result{-1, ELOOP} : opened(repeat([&] { return ::openat(at.fd, name.c_str(), directory | O_NOFOLLOW); }));
+    const open_result next = name == ".." ? open_result{-1, ELOOP} : opened(repeat([&] {
+      return ::openat(at.fd, name.c_str(), directory | O_NOFOLLOW);
+    }));
     ::close(at.fd);
     at = next;
     part = end;
@@ -233,8 +271,11 @@ open_result open_place(const char* path, links which) {
 open_result open_in(int place, const char* name, bool writable) {
   struct stat s {};
   if (::fstatat(place, name, &s, AT_SYMLINK_NOFOLLOW) != 0) return {-1, errno};
-  if (!S_ISREG(s.st_mode)) return {-1, EINVAL};  // before it is opened: opening a device may do something
-  const open_result file = opened(repeat([&] { return ::openat(place, name, (writable ? O_RDWR : O_RDONLY) | never_waits | O_NOFOLLOW); }));
+  // Before it is opened: opening a device may do something.
+  if (!S_ISREG(s.st_mode)) return {-1, EINVAL};
+  const open_result file = opened(repeat([&] {
+    return ::openat(place, name, (writable ? O_RDWR : O_RDONLY) | never_waits | O_NOFOLLOW);
+  }));
   if (file.fd >= 0 && (::fstat(file.fd, &s) != 0 || !S_ISREG(s.st_mode))) {  // another one by now
     ::close(file.fd);
     return {-1, EINVAL};
@@ -259,19 +300,24 @@ open_result point_at_descriptor(u32 process, u32 fd) {
 }
 
 open_result create_unnamed_in(int place, u32 mode) {
-  const open_result made = opened(repeat([&] { return ::openat(place, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode); }));
+  const open_result made =
+      opened(repeat([&] { return ::openat(place, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, mode); }));
   if (made.fd >= 0) ::fchmod(made.fd, mode);  // the mode asked for, whatever the umask says
   return made;
 }
 
 open_result create_in(int place, const char* name, u32 mode) {
-  const open_result made = opened(repeat([&] { return ::openat(place, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode); }));
+  const open_result made = opened(repeat([&] {
+    return ::openat(place, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+  }));
   if (made.fd >= 0) ::fchmod(made.fd, mode);
   return made;
 }
 
 int publish_in(int fd, int place, const char* name) {
-  return ::linkat(AT_FDCWD, descriptor_path(fd).c_str(), place, name, AT_SYMLINK_FOLLOW) == 0 ? 0 : errno;
+  return ::linkat(AT_FDCWD, descriptor_path(fd).c_str(), place, name, AT_SYMLINK_FOLLOW) == 0
+             ? 0
+             : errno;
 }
 
 int remove_in(int place, const char* name, u64 device, u64 inode) {
@@ -282,7 +328,8 @@ int remove_in(int place, const char* name, u64 device, u64 inode) {
 }
 
 int list_in(int place, std::vector<std::string>* names) {
-  const open_result itself = opened(repeat([&] { return ::openat(place, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+  const open_result itself =
+      opened(repeat([&] { return ::openat(place, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
   if (itself.fd < 0) return itself.error;
   DIR* const directory = ::fdopendir(itself.fd);
   if (directory == nullptr) {
@@ -310,10 +357,15 @@ u32 owner_of_process(u32 process) {
 
 namespace {
 
-// No fork between the opening of a lock's description and its being closed: the child would keep it.
+// No fork between the opening of a lock's description and its being closed: the child would keep
+// it.
 std::mutex no_fork;
-void before_fork() { no_fork.lock(); }
-void after_fork() { no_fork.unlock(); }
+void before_fork() {
+  no_fork.lock();
+}
+void after_fork() {
+  no_fork.unlock();
+}
 const bool fork_is_watched = (::pthread_atfork(before_fork, after_fork, after_fork), true);
 
 }  // namespace
@@ -330,7 +382,9 @@ life_lock hold_byte(int fd, u64 position, bool shared) {
     return {nullptr, why == EACCES ? EAGAIN : why};
   }
   void* const pin = ::mmap(nullptr, page_bytes(), PROT_NONE, MAP_SHARED, own.fd, 0);
-  const int why = pin == MAP_FAILED ? errno : repeat([&] { return ::madvise(pin, page_bytes(), MADV_DONTFORK); }) != 0 ? errno : 0;
+  const int why = pin == MAP_FAILED                                                          ? errno
+                  : repeat([&] { return ::madvise(pin, page_bytes(), MADV_DONTFORK); }) != 0 ? errno
+                                                                                             : 0;
   ::close(own.fd);
   if (why == 0) return {pin, 0};
   if (pin != MAP_FAILED) ::munmap(pin, page_bytes());
@@ -341,7 +395,9 @@ void let_go_of_byte(void* pin) {
   if (pin != nullptr) ::munmap(pin, page_bytes());
 }
 
-bool is_byte_locked(int fd, u64 position) { return is_any_byte_locked(fd, position, 1); }
+bool is_byte_locked(int fd, u64 position) {
+  return is_any_byte_locked(fd, position, 1);
+}
 
 bool is_any_byte_locked(int fd, u64 from, u64 bytes) {
   struct flock lock = one_byte(F_WRLCK, from);

@@ -1,4 +1,5 @@
-// platform/linux/numa.cpp - on which node memory shall lie and does lie, how much more there could be, on a node or at all; what a memory device says of itself.
+// platform/linux/numa.cpp - on which node memory shall lie and does lie, how much more there could
+// be, on a node or at all; what a memory device says of itself.
 #include <linux/mempolicy.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -25,7 +26,8 @@ std::optional<u64> number_in(const std::string& path) {
   return read ? std::optional<u64>(value) : std::nullopt;
 }
 
-// Calls visit(name, number) for the lines of a file that a pattern with room for both (63 bytes, a u64) fits.
+// Calls visit(name, number) for the lines of a file that a pattern with room for both (63 bytes, a
+// u64) fits.
 template <class Visit>
 void each_line(const std::string& path, const char* pattern, const Visit& visit) {
   FILE* const f = ::fopen(path.c_str(), "re");
@@ -53,8 +55,10 @@ misplaced_page find_off_node(const void* address, u64 bytes, u64 stride, int nod
   for (u64 offset = 0; offset < bytes;) {
     u64 count = 0;
     const u64 first = offset;
-    for (; count < batch && offset < bytes; offset += stride) pages[count++] = const_cast<char*>(static_cast<const char*>(address)) + offset;
-    if (::syscall(SYS_move_pages, 0, count, pages, nullptr, where, 0) != 0) return {};  // no NUMA here
+    for (; count < batch && offset < bytes; offset += stride)
+      pages[count++] = const_cast<char*>(static_cast<const char*>(address)) + offset;
+    // No NUMA here.
+    if (::syscall(SYS_move_pages, 0, count, pages, nullptr, where, 0) != 0) return {};
     for (u64 i = 0; i < count; ++i)
       if (where[i] >= 0 && where[i] != node) return {first + i * stride, where[i]};
   }
@@ -63,7 +67,11 @@ misplaced_page find_off_node(const void* address, u64 bytes, u64 stride, int nod
 
 u64 free_on_node(int node, u64 huge_page_bytes) {
   const std::string directory = "/sys/devices/system/node/node" + std::to_string(node);
-  if (huge_page_bytes != 0) return number_in(directory + "/hugepages/hugepages-" + std::to_string(huge_page_bytes / KiB) + "kB/free_hugepages").value_or(0) * huge_page_bytes;
+  if (huge_page_bytes != 0)
+    return number_in(directory + "/hugepages/hugepages-" + std::to_string(huge_page_bytes / KiB) +
+                     "kB/free_hugepages")
+               .value_or(0) *
+           huge_page_bytes;
   // Pages of files are given up for others; a part of the node is kept for the kernel.
   u64 total = ~u64{0}, free = 0;
   each_line(directory + "/meminfo", "Node %*d %63[^:]: %llu", [&](std::string_view what, u64 kib) {
@@ -83,12 +91,14 @@ u64 free_memory() {
   if (FILE* f = ::fopen("/proc/self/cgroup", "re")) {
     char line[4096];
     while (std::fgets(line, sizeof line, f) != nullptr)
-      if (std::string_view(line).starts_with("0::/")) group.assign(line + 3, std::string_view(line).find('\n') - 3);
+      if (std::string_view(line).starts_with("0::/"))
+        group.assign(line + 3, std::string_view(line).find('\n') - 3);
     std::fclose(f);
   }
   for (; !group.empty(); group.resize(group.rfind('/'))) {
     const std::string directory = "/sys/fs/cgroup" + (group == "/" ? "" : group);
-    const auto most = number_in(directory + "/memory.max"), used = number_in(directory + "/memory.current");
+    const auto most = number_in(directory + "/memory.max"),
+               used = number_in(directory + "/memory.current");
     if (!most || !used) continue;
     u64 of_files = 0;
     each_line(directory + "/memory.stat", "%63s %llu", [&](std::string_view what, u64 bytes) {
@@ -100,7 +110,8 @@ u64 free_memory() {
 }
 
 hugepage_pool hugepages_of(u64 page_bytes) {
-  const auto free = number_in("/sys/kernel/mm/hugepages/hugepages-" + std::to_string(page_bytes / KiB) + "kB/free_hugepages");
+  const auto free = number_in("/sys/kernel/mm/hugepages/hugepages-" +
+                              std::to_string(page_bytes / KiB) + "kB/free_hugepages");
   return {free.has_value(), free.value_or(0)};
 }
 
@@ -118,9 +129,11 @@ int node_count() {
 device_facts facts_of_device(int fd) {
   struct ::stat s;
   if (::fstat(fd, &s) != 0 || !S_ISCHR(s.st_mode)) return {};
-  const std::string directory = "/sys/dev/char/" + std::to_string(major(s.st_rdev)) + ":" + std::to_string(minor(s.st_rdev));
+  const std::string directory =
+      "/sys/dev/char/" + std::to_string(major(s.st_rdev)) + ":" + std::to_string(minor(s.st_rdev));
   const auto node = number_in(directory + "/target_node");
-  return {number_in(directory + "/size").value_or(0), number_in(directory + "/align").value_or(0), node ? static_cast<int>(*node) : -1};
+  return {number_in(directory + "/size").value_or(0), number_in(directory + "/align").value_or(0),
+          node ? static_cast<int>(*node) : -1};
 }
 
 }  // namespace annex::os

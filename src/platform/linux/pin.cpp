@@ -1,9 +1,11 @@
-// platform/linux/pin.cpp - pages the kernel neither moves nor takes away: io_uring's registration of buffers is the pin.
+// platform/linux/pin.cpp - pages the kernel neither moves nor takes away: io_uring's registration
+// of buffers is the pin.
 //
 //   ring of a thread:  slot 0 │ slot 1 │ …   each up to 1 GiB of the range; nothing is ever submitted
 //
-// mlock is no pin: locked pages may be moved (compaction, NUMA balancing), and their physical addresses change. A long-term pin holds
-// them. The kernel ends it when the rings are unregistered, or when the process dies.
+// mlock is no pin: locked pages may be moved (compaction, NUMA balancing), and their physical
+// addresses change. A long-term pin holds them. The kernel ends it when the rings are unregistered,
+// or when the process dies.
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -27,7 +29,8 @@ int register_with(int ring, unsigned what, void* argument, unsigned size) noexce
 // A ring with an empty table; -1 and *why.
 int make_ring(u32 slots, int* why) noexcept {
   ::io_uring_params parameters{};
-  const int ring = static_cast<int>(::syscall(SYS_io_uring_setup, 1, &parameters));  // close-on-exec by itself
+  // Close-on-exec by itself.
+  const int ring = static_cast<int>(::syscall(SYS_io_uring_setup, 1, &parameters));
   if (ring < 0) {
     *why = errno;
     return -1;
@@ -56,17 +59,24 @@ struct pinned {
   std::vector<int> rings;
 };
 
-pin_result pin(void* address, u64 bytes, unsigned threads, const std::function<void(u64, u64)>& progress) {
+pin_result pin(void* address, u64 bytes, unsigned threads,
+               const std::function<void(u64, u64)>& progress) {
   const u64 pieces = divide_up(bytes, piece_bytes);
   if (pieces > most_pieces) return {nullptr, EINVAL};
-  struct own_ring { int fd = -1; u32 slots_used = 0; };
+  struct own_ring {
+    int fd = -1;
+    u32 slots_used = 0;
+  };
   std::vector<own_ring> rings(threads_for(pieces, threads));
-  const int failed = in_parallel(bytes, piece_bytes, threads, [&](unsigned thread, u64 at, u64 length) {
-    own_ring& mine = rings[thread];
-    int why = 0;
-    if (mine.fd < 0 && (mine.fd = make_ring(static_cast<u32>(pieces), &why)) < 0) return why;
-    return fill_slot(mine.fd, mine.slots_used++, static_cast<char*>(address) + at, length);
-  }, progress);
+  const int failed = in_parallel(
+      bytes, piece_bytes, threads,
+      [&](unsigned thread, u64 at, u64 length) {
+        own_ring& mine = rings[thread];
+        int why = 0;
+        if (mine.fd < 0 && (mine.fd = make_ring(static_cast<u32>(pieces), &why)) < 0) return why;
+        return fill_slot(mine.fd, mine.slots_used++, static_cast<char*>(address) + at, length);
+      },
+      progress);
   auto held = new pinned;
   for (const own_ring& r : rings)
     if (r.fd >= 0) held->rings.push_back(r.fd);
@@ -78,7 +88,8 @@ pin_result pin(void* address, u64 bytes, unsigned threads, const std::function<v
 void unpin(pinned* held) {
   if (held == nullptr) return;
   for (const int ring : held->rings) {
-    (void)register_with(ring, IORING_UNREGISTER_BUFFERS, nullptr, 0);  // at once; closing alone takes its time
+    // At once; closing alone takes its time.
+    (void)register_with(ring, IORING_UNREGISTER_BUFFERS, nullptr, 0);
     ::close(ring);
   }
   delete held;
