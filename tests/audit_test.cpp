@@ -6,8 +6,8 @@
 
 #include "another_member.hpp"
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
-#include "heap/ring_table.hpp"
+#include "named/pool_table.hpp"
+#include "named/ring_table.hpp"
 #include "support.hpp"
 
 namespace annex {

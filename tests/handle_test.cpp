@@ -7,7 +7,7 @@
 #include <annex/pool.hpp>
 
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 #include "support.hpp"
 
 namespace annex {

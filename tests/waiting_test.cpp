@@ -14,7 +14,7 @@
 #include <annex/ring.hpp>
 
 #include "heap/local_heap.hpp"
-#include "heap/ring_table.hpp"
+#include "named/ring_table.hpp"
 #include "inside.hpp"
 #include "platform/os.hpp"
 #include "support.hpp"

@@ -41,7 +41,7 @@
 
 #include "arguments.hpp"
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 
 namespace annex::torture {
 namespace {

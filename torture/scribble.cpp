@@ -41,8 +41,8 @@
 #include "arguments.hpp"
 #include "cache/thread_cache.hpp"
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
-#include "heap/ring_table.hpp"
+#include "named/pool_table.hpp"
+#include "named/ring_table.hpp"
 
 namespace annex::torture {
 namespace {

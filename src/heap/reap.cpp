@@ -10,7 +10,7 @@
 #include <algorithm>
 
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 
 namespace annex::detail {
 

@@ -20,7 +20,7 @@
 
 #include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 #include "platform/os.hpp"
 
 namespace annex::detail {

@@ -19,14 +19,14 @@
 //   arena: what all of these occupy                  free lists: the rest
 //
 // No number is used before it was compared with what it may be (heap/sanity.hpp). A record that
-// does not fit its seal is tried with one byte changed back (heap/mend.hpp), then with what its
+// does not fit its seal is tried with one byte changed back (base/mend.hpp), then with what its
 // neighbours say. What is true by one word and false by another stays in use and is named
 // (repair_report::uncertain); what can't be made whole is left as it is, and the audit afterwards
 // names it. A death in the middle: repair again. docs/design/0014 has the reasons.
 #include <algorithm>
 #include <cstring>
 
-#include "heap/mend.hpp"
+#include "base/mend.hpp"
 #include "heap/rebuilder.hpp"
 #include "platform/os.hpp"
 

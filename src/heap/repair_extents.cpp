@@ -13,7 +13,7 @@
 #include <bit>
 #include <cstring>
 
-#include "heap/mend.hpp"
+#include "base/mend.hpp"
 #include "heap/rebuilder.hpp"
 
 namespace annex::detail {

@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "heap/mend.hpp"
+#include "base/mend.hpp"
 #include "heap/rebuilder.hpp"
 
 namespace annex::detail {

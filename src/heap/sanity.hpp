@@ -2,8 +2,8 @@
 // they use it.
 #pragma once
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
-#include "heap/ring_table.hpp"
+#include "named/pool_table.hpp"
+#include "named/ring_table.hpp"
 
 namespace annex::detail {
 

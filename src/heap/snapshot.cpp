@@ -25,7 +25,7 @@
 #include <deque>
 
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 #include "platform/os.hpp"
 
 namespace annex::detail {

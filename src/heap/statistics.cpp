@@ -10,7 +10,7 @@
 #include <map>
 
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 #include "platform/os.hpp"
 
 namespace annex::detail {

@@ -1,10 +1,10 @@
-// views/pool.cpp - see annex/pool.hpp; the protocol is in heap/pool_table.hpp.
+// views/pool.cpp - see annex/pool.hpp; the protocol is in named/pool_table.hpp.
 #include <annex/pool.hpp>
 
 #include <algorithm>
 
 #include "heap/local_heap.hpp"
-#include "heap/pool_table.hpp"
+#include "named/pool_table.hpp"
 #include "platform/os.hpp"
 #include "views/waiting.hpp"
 

@@ -1,4 +1,4 @@
-// views/ring.cpp - see annex/ring.hpp; the protocol is in heap/ring_table.hpp.
+// views/ring.cpp - see annex/ring.hpp; the protocol is in named/ring_table.hpp.
 #include <annex/ring.hpp>
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 #include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
-#include "heap/ring_table.hpp"
+#include "named/ring_table.hpp"
 #include "views/waiting.hpp"
 
 namespace annex {

@@ -1,4 +1,4 @@
-// heap/ring_table.hpp - a bounded queue of handles in the segment that no death can block.
+// named/ring_table.hpp - a bounded queue of handles in the segment that no death can block.
 //
 //   slot p mod N  {position, check, taker, full?, value}  16 bytes, changed by one compare-and-swap
 //

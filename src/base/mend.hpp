@@ -1,4 +1,4 @@
-// heap/mend.hpp - what a record was, by its seal (base/seal.hpp): one byte of it changed back, or
+// base/mend.hpp - what a record was, by its seal (base/seal.hpp): one byte of it changed back, or
 // the seal itself.
 //
 // Tried are all records that differ from this one in a byte: a few thousand, each compared by 32 or

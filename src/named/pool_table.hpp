@@ -1,4 +1,4 @@
-// heap/pool_table.hpp - the truth about a pool's objects, in the segment.
+// named/pool_table.hpp - the truth about a pool's objects, in the segment.
 //
 //   bits[i]        object i is in the pool
 //   a cache        object i is kept by a thread (pool_cache, one per thread slot that used the

@@ -1,5 +1,5 @@
-// heap/pool_table.cpp - see pool_table.hpp.
-#include "heap/pool_table.hpp"
+// named/pool_table.cpp - see pool_table.hpp.
+#include "named/pool_table.hpp"
 
 #include <algorithm>
 
