@@ -1,7 +1,10 @@
 // bench/harness.hpp - measurements that can be compared: every peer in a process of its own, all
 // peers in turns.
 //
-//   workload "pair/64"    round 1: driver annex glibc mimalloc …    round 2: annex glibc mimalloc … driver    …
+//   workload "pair/64"
+//     round 1: driver annex glibc mimalloc …
+//     round 2: annex glibc mimalloc … driver
+//     …
 //
 // A cell is one peer doing one workload. It runs in a forked child, so it meets nobody's
 // left-overs, and a peer that crashes or hangs costs its own cell only. Within a round the cells

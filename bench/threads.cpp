@@ -1,22 +1,20 @@
 // bench/threads.cpp - blocks that change hands between threads and processes, and the shapes of
 // three well-known programs.
 //
-// handover     one thread allocates batches, the other frees them. ns of both sides per block, from
-// the median batch of each,
-//              so that a thread that is interrupted does not count.
-// processes    the same, the other being a process that has attached the heap by name. Only annex
-// and Boost can. larson       after Larson and Krishnan (ISMM 1998): every thread replaces random
-// blocks of a set; after a while it hands the
-//              set to a successor and ends, so that most blocks are freed by another thread than
-//              their own.
-// xmalloc      after Lever and Boreham (USENIX 2000): some threads only allocate, others only free,
-// batches between them. mstress      after mimalloc's description of its stress test: mixed sizes,
-// many small, few large; some kept, some exchanged
-//              between threads; threads come and go.
-// cache-scratch after Hoard's description (ASPLOS 2000): each thread frees a small block it was
-// given, takes another of the same
-//              size and writes it many times; an allocator that hands out parts of one cache line
-//              to two threads is slow.
+//   handover       One thread allocates batches, the other frees them. ns of both sides per block,
+//                  from the median batch of each, so that an interrupted thread does not count.
+//   processes      The same, the other being a process that has attached the heap by name. Only
+//                  annex and Boost can.
+//   larson         After Larson and Krishnan (ISMM 1998): every thread replaces random blocks of a
+//                  set; after a while it hands the set to a successor and ends, so that most blocks
+//                  are freed by another thread than their own.
+//   xmalloc        After Lever and Boreham (USENIX 2000): some threads only allocate, others only
+//                  free, batches between them.
+//   mstress        After mimalloc's description of its stress test: mixed sizes, many small, few
+//                  large; some kept, some exchanged between threads; threads come and go.
+//   cache-scratch  After Hoard's description (ASPLOS 2000): each thread frees a small block it was
+//                  given, takes another of the same size and writes it many times; an allocator
+//                  that hands out parts of one cache line to two threads is slow.
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/wait.h>

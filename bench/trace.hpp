@@ -2,9 +2,9 @@
 //
 //   file     zstd of: "annextrace1\n" event…
 //   event    varint: argument << 2 | kind
-//     0 allocate   argument: bytes                              the block's number is the count of allocations before it
-//     1 free       argument: how many allocations ago it was made
-//     2 resize     argument: how many allocations ago; then varint: bytes          keeps its number
+//     0 allocate   argument: bytes. A block's number is the count of allocations before it
+//     1 free       argument: how many allocations ago the block was made
+//     2 resize     argument: how many allocations ago; then varint: bytes. It keeps its number
 //     3 aligned    argument: bytes; then varint: log2 of the alignment
 //
 // Several threads' events stand in the order in which they happened; they are replayed by one.

@@ -1,8 +1,8 @@
 // bench/trace_recorder.cpp - LD_PRELOAD: writes down what a program asks of its allocator
 // (trace.hpp has the format).
 //
-//   ANNEX_TRACE=/tmp/trace.%p LD_PRELOAD=libannex_trace_recorder.so PROGRAM …; zstd -19 --rm
-//   /tmp/trace.*
+//   ANNEX_TRACE=/tmp/trace.%p LD_PRELOAD=libannex_trace_recorder.so PROGRAM …
+//   zstd -19 --rm /tmp/trace.*
 //
 // %p is the process number. ANNEX_TRACE_EVENTS: stop after so many (4,000,000). A forked child
 // records nothing; a program it executes records under its own number. glibc does the work; a lock

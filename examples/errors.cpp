@@ -5,8 +5,8 @@
 //
 // Each function below gets one code in a process of its own, with an annex directory of its own;
 // docs/error-pages compares what they get with the pages. What differs from machine to machine is
-// named in capitals: NUMBER, PROCESS, $ANNEX_DIR. A new code: a line in annex/errors.def, a
-// function here, docs/errors/NAME.md.
+// named in capitals: NUMBER, PROCESS, $ANNEX_DIR.
+// A new code: a line in annex/errors.def, a function here, docs/errors/NAME.md.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>

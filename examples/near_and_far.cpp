@@ -1,8 +1,7 @@
 // examples/near_and_far.cpp - one heap over every NUMA node of the machine, memory-only nodes (CXL)
 // among them: what is hot near, what is large far.
 //
-//   near_and_far [/dev/dax0.0]        a device's memory is one more region, on the node it belongs
-//                                     to
+//   near_and_far [/dev/dax0.0]   a device's memory is one more region, on the node it belongs to
 //
 // Every block's page is looked up in the kernel (move_pages without a target) and every byte is
 // checked.

@@ -1,10 +1,11 @@
 // examples/nvme_copy.cpp - an NVMe disk driven from user space: queues and buffers are blocks of a
 // heap, the disk reaches them by their bus addresses.
 //
-//   nvme_copy 0000:00:07.0 --overwrite        the first 8 MiB of the disk are written, read back
-//                                             and compared; it must be bound to vfio-pci
+//   nvme_copy 0000:00:07.0 --overwrite   the first 8 MiB of the disk are written, read back and
+//                                        compared; it must be bound to vfio-pci
 //
-// One I/O queue, one command at a time, polled. Source: NVM Express base specification 1.4.
+// One I/O queue, one command at a time, polled.
+// Source: NVM Express base specification 1.4.
 #include <annex/annex.hpp>
 #include <annex/devices/vfio.hpp>
 

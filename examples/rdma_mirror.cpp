@@ -1,8 +1,8 @@
 // examples/rdma_mirror.cpp - two processes, each with a heap of its own: one fills blocks, the
 // other's heap gets copies by RDMA writes, and reads them back.
 //
-//   rdma_mirror           over the first RDMA device; exit 77 where there is none (soft-RoCE: rdma
-//                         link add rxe0 type rxe netdev eth0)
+//   rdma_mirror   over the first RDMA device; exit 77 where there is none
+//                 (soft-RoCE makes one: rdma link add rxe0 type rxe netdev eth0)
 #include <annex/annex.hpp>
 #include <annex/devices/verbs.hpp>
 

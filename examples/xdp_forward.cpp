@@ -6,8 +6,8 @@
 //   example_xdp_forward [SECONDS [PACKET-BYTES]]
 //       needs root: a network namespace of its own, a veth pair, an XDP program
 //
-// Prints packets per second both ways, and checks every byte of every packet that comes back. Exit
-// 77: not allowed here.
+// Prints packets per second both ways, and checks every byte of every packet that comes back.
+// Exit 77: not allowed here.
 #include <annex/annex.hpp>
 #include <annex/devices/af_xdp.hpp>
 

@@ -14,8 +14,8 @@
 #include <annex/ring.hpp>
 
 #include "heap/local_heap.hpp"
-#include "named/ring_table.hpp"
 #include "inside.hpp"
+#include "named/ring_table.hpp"
 #include "platform/os.hpp"
 #include "support.hpp"
 

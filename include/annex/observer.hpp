@@ -1,8 +1,10 @@
 // annex/observer.hpp - code that must agree before memory becomes usable, and is told before it
 // goes away.
 //
-//   add:     on_add(first observer) … on_add(last) → published         a refusal undoes the earlier ones in reverse
-//   remove:  begin_remove(last) … begin_remove(first) → finish_remove(last) … finish_remove(first) → unmapped
+//   add:     on_add(first observer) … on_add(last) → published
+//            a refusal undoes the earlier ones in reverse
+//   remove:  begin_remove(last) … begin_remove(first)
+//            → finish_remove(last) … finish_remove(first) → unmapped
 //
 // Observers belong to one process. They are called by whichever thread adds, attaches or removes,
 // never with a lock of annex held: allocating, freeing and looking up inside a callback is allowed;

@@ -8,19 +8,20 @@
 //
 //   auto zone = heap.reserve_zone("numbers", {.size_bytes = sizeof(numbers)}).value();
 //   auto* shared = new (zone.address) numbers(annex::offset_allocator<int>(heap));
-//       // and in another process:
+//   // and in another process:
 //   auto* shared = static_cast<numbers*>(heap.find_zone("numbers").value().address);
 //
-// Blocks come from one region, or not at all (std::bad_alloc; heap::last_failure() says why). Which
-// one:
-//   an allocator that lies in a region, as its container's does     that region
-//   on the stack or elsewhere
-//       the one it was made with, or copied from; of a heap with a single region: that one
+// Blocks come from one region, or not at all (std::bad_alloc; heap::last_failure() says why):
+//
+//   An allocator that lies in a region, as its container's does, takes them from that region.
+//   One on the stack or elsewhere takes them from the region it was made with, or copied from;
+//   where the heap has a single region, from that one.
+//
 // A container is copied, assigned and (when both lie in one region) moved and swapped between
 // regions as usual: elements go over one by one where blocks can't. What would take blocks along
 // into another region, a move constructor or a swap, stops the program with a report: the standard
-// leaves those no way to refuse. The heap is found by its id, so a container works in every process
-// that has it attached.
+// leaves those no way to refuse.
+// The heap is found by its id, so a container works in every process that has it attached.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

@@ -4,8 +4,7 @@
 //   auto event = ring.watch_handles().value();      // or watch_room(), raw_pool::watch_objects()
 //   … epoll_wait() says that event.fd() is readable …
 //   while (annex::handle h = ring.take(); h != annex::null_handle) …
-//   event.rearm();                                  // after the last look: what came meanwhile
-//                                                   makes it readable again
+//   event.rearm();      // after the last look: what came meanwhile makes it readable again
 //
 // It is this process's: a thread of annex's sleeps where a waiter would, and makes the descriptor
 // readable once, until rearm(). It is readable too when waiting would be refused (the ring was

@@ -1,11 +1,14 @@
 // api/c_face.hpp - what every part of the C face needs: how structs go in and out, and how a
 // refusal is kept.
 //
-//   struct of the caller ──take()──▶ all of ours, zero where it is shorter ──▶ C++ ──▶ ours ──give()──▶ as much as there is room for
+//   struct of the caller ──take()──▶ all of ours, zero where it is shorter ──▶ C++
+//   struct of the caller ◀──give()── as much as there is room for ◀── ours ◀── C++
 //
-// c_errors.cpp  refusals, the library     c_blocks.cpp  blocks, addresses    c_observers.cpp  observers, leases
-// c_heap.cpp    the heap itself           c_zones.cpp   zones                c_seeing.cpp     lists, figures, the dead
-// c_memory.cpp  regions                   c_views.cpp   pools, rings         c_snapshot.cpp   snapshots
+//   c_errors.cpp  refusals, the library     c_views.cpp      pools, rings
+//   c_heap.cpp    the heap itself           c_observers.cpp  observers, leases
+//   c_memory.cpp  regions                   c_seeing.cpp     lists, figures, the dead
+//   c_blocks.cpp  blocks, addresses         c_snapshot.cpp   snapshots
+//   c_zones.cpp   zones
 #pragma once
 #include <annex.h>
 

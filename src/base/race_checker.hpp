@@ -6,17 +6,18 @@
 // which annex passes the block on, and would call the next owner's first write a race. So the
 // places where something goes from one thread to another say so:
 //
-//   passed_on(place)     before the store that commits it: whoever takes over from the place comes
-//                        after this
-//   taken_over(place)    after it was seen
-//   lock_taken, lock_given_back      the heap lock: nearly all slow paths
-//   all_taken_over       a recall took what other threads' hits left in their caches
+//   passed_on(place)             before the store that commits it: whoever takes over from the
+//                                place comes after this
+//   taken_over(place)            after it was seen
+//   lock_taken, lock_given_back  the heap lock: nearly all slow paths
+//   all_taken_over               a recall took what other threads' hits left in their caches
 //
 // The hits of allocate and free say nothing: what a thread frees and allocates again was its own
 // all the time. A place is two numbers and not an address, since one segment may be mapped twice in
 // a process. Two places may fall together: then the checker takes too much for ordered, and never
-// too little. Without a checker each is a load and a branch. A library that is built with the
-// checker shows its atomics by itself: it says the heap lock only.
+// too little.
+// Without a checker each is a load and a branch. A library that is built with the checker shows its
+// atomics by itself: it says the heap lock only.
 #pragma once
 #include "base/units.hpp"
 

@@ -1,8 +1,8 @@
 // base/report.hpp - words for people: the log, and the report before a program is stopped. Never
 // allocates.
 //
-//   ANNEX_LOG=level:debug;output:/path     levels: off error warn info debug; output: stderr or a
-//                                          file
+//   ANNEX_LOG=level:debug;output:/path
+//       levels: off error warn info debug; output: stderr or a file
 #pragma once
 #include <string_view>
 

@@ -1,12 +1,14 @@
 // cache/thread_cache.hpp - free blocks that one thread keeps, in the segment, so that they come
 // back when it dies.
 //
-//   magazine of a class:  entries_of(class)[0 … count)   free blocks of this thread's own slabs; the top is handed out next
+//   magazine of a class:  entries_of(class)[0 … count)   free blocks of this thread's own slabs;
+//                                                        the top is handed out next
 //   entry:                region slot << 48 | offset | entry_is_clean: zeros, never handed out
 //
-//   allocate   e = entries[count-1]; fence; count = count-1          <- commit: before it free, after it live
-//   free       entries[count] = e;   fence; count = count+1          <- commit
-//   refill     write above count; fence; count = n; fence; clear the free bits      in between in both: the union counts
+//   allocate   e = entries[count-1]; fence; count = count-1   <- commit: before it free, after live
+//   free       entries[count] = e;   fence; count = count+1   <- commit
+//   refill     write above count; fence; count = n; fence; clear the free bits
+//              (in between a block is in both: the union counts)
 //   flush      set the free bits; fence; move the rest down; fence; count = n
 //
 // Refill and flush say so in the magazine (moving) while a block may be in both. So who takes over
@@ -27,9 +29,10 @@
 // is set and cleared within one holding of the heap lock. If the freezer dies, the one who takes
 // the lock over clears it, and repairs the cache first where it says held: busy alone can't tell,
 // since a thread that is about to see frozen sets it for a moment.
-// docs/design/models/cache_recall.pml checks all interleavings and deaths. Freeing a block of
-// another thread's slab touches neither cache: one compare-and-swap of a word of the slab's remote
-// bitmap (commit), then a hint bit in the owner's slot, which may be lost.
+// docs/design/models/cache_recall.pml checks all interleavings and deaths.
+//
+// Freeing a block of another thread's slab touches neither cache: one compare-and-swap of a word of
+// the slab's remote bitmap (commit), then a hint bit in the owner's slot, which may be lost.
 #pragma once
 #include <array>
 

@@ -4,9 +4,9 @@
 //   entry of the region's slot: used, heap, region, what the device was told
 //       a region's number modulo the slots: those that exist at once differ
 //
-// All of one heap: the first region's. Threads: all but find under the observer's lock; find from
-// any thread, wait-free. An entry stays for the next region of its slot. A live block's region
-// can't go, so what find() returns for it stays.
+// All of one heap: the first region's. An entry stays for the next region of its slot. A live
+// block's region can't go, so what find() returns for it stays.
+// Threads: all but find under the observer's lock; find from any thread, wait-free.
 #pragma once
 #include "devices/region_table.hpp"
 

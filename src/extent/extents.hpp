@@ -3,7 +3,8 @@
 //
 //   granule   0     1 2 3 4      5 6            7 …
 //            [slab][free: 4    ][large: 2     ][free …
-//   entry     kind  length,foot  length,holder               only first and last granules carry a meaning
+//   entry     kind  length,foot  length,holder
+//             only an extent's first and last granules carry a meaning
 //
 // Free extents lie in bins by length (eight per doubling), the lowest first as far as 16 steps go;
 // two levels of bitmaps find the first bin that must fit. A large block takes the shortest that
@@ -24,6 +25,7 @@
 //       for a large block, else nobody
 //   H1  an extent in use has a name's word, of a generation that is not above the floors it touches
 //       (region/generation.hpp)
+//
 // Every function is called inside a transaction: a death undoes it.
 #pragma once
 #include <optional>

@@ -9,8 +9,8 @@
 // So small blocks share slabs as everybody's do: 64 KiB at most for each class, thread and region,
 // not for each block. In a heap of one region 1 and 2 are what allocate() does; with several, a
 // block comes straight from a slab of the right one. Large blocks are extents of the region. Memory
-// is not grown and other regions are not attached: neither would help. If the process dies: as in
-// allocate.cpp.
+// is not grown and other regions are not attached: neither would help.
+// If the process dies: as in allocate.cpp.
 #include "heap/local_heap.hpp"
 
 namespace annex::detail {

@@ -4,12 +4,15 @@
 // addresses → observers → publish. What was mapped, made or made longer here is put right again
 // when any step refuses; removal unmaps.
 //
-//   from          on                  by default                          reserve                  overcommit
-//   shared, file  a file system       reserved (fallocate), or refused    the same                 no look, no reservation
-//   shared        a memfd             the machine must have so much now   reserved                 no look
-//   descriptor    a file system       reserved where that can be done     reserved, or refused     no look, no reservation
-//   hugetlb       hugepages           populated                           the same                 neither
-//   anonymous     -                   as malloc                           populated                as malloc
+//   from, on                  by default                reserve                overcommit
+//   shared or file:           reserved (fallocate),     the same               no look, and no
+//     on a file system        or refused                                       reservation
+//   shared: a memfd           the machine must have     reserved               no look
+//                             so much now
+//   descriptor:               reserved where that       reserved, or refused   no look, and no
+//     on a file system        can be done                                      reservation
+//   hugetlb: hugepages        populated                 the same               neither
+//   anonymous                 as malloc                 populated              as malloc
 //
 // docs/design/0010 says why. With prefault or pin pages are populated instead of reserved.
 #include <fmt/format.h>

@@ -1,10 +1,11 @@
 // heap/files.hpp - the files of a heap: the annex directory, the segment in it, the memory of its
 // regions.
 //
-//   NAME.annex                    the segment                                   in the annex directory
-//   .NAME.ID.alive                the file of lives (shared/liveness.hpp)       in the annex directory
-//   NAME.annex.0123456789abcdef   memory that annex made for a region: "own"    there, or on a hugetlbfs
-//   anything else                 memory that somebody brought: "foreign"       anywhere, or another process's descriptor
+//   NAME.annex                    the segment                              in the annex directory
+//   .NAME.ID.alive                the file of lives (shared/liveness.hpp)  in the annex directory
+//   NAME.annex.0123456789abcdef   memory annex made for a region: "own"    there, or on a hugetlbfs
+//   anything else                 memory somebody brought: "foreign"       anywhere, or another
+//                                                                          process's descriptor
 //
 // Whoever may write to a segment may write any path, inode, process and address into it. So none of
 // them is followed on its word; who reads a record maps only what every writer of the record could
@@ -27,7 +28,8 @@
 //       owner's or of this user's. An address (memory_range::same_address): never.
 //   F6  Removed are own files alone: from the annex directory; from a hugetlbfs under F4.
 //
-// docs/security.md says the same for users. Threads: everything here may be called from any thread.
+// docs/security.md says the same for users.
+// Threads: everything here may be called from any thread.
 #pragma once
 #include <annex/error.hpp>
 

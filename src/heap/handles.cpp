@@ -1,9 +1,11 @@
 // heap/handles.cpp - from an address to a handle, and back, if it still names the same block.
 //
-//   handle_of   the byte's block → its word: named already?  a load                           nothing locked
-//                                  not yet                   one compare and swap (commit)    nothing locked
-//                                  no table of words yet     made in one transaction          heap lock
-//   resolve     slot, number → region, offset, generation → the byte's block → its word: the same generation?
+//   handle_of   the byte's block → its word
+//                 named already           a load                          nothing locked
+//                 not yet                 one compare and swap (commit)   nothing locked
+//                 no table of words yet   made in one transaction         heap lock
+//   resolve     slot, number → region, offset, generation → the byte's block → its word:
+//               the same generation?
 //
 // What is never named has a handle too, for lists (block_summary::where, and handle_of() in a
 // process that may not write): of the generation that it would be named with. It resolves as long

@@ -4,18 +4,17 @@
 // A local heap has an index; every thread keeps a table of its caches by that index. Closing a heap
 // clears its column.
 //
-// fork       before: nobody is in the middle of what the child would find half done; in the child:
-// the threads that are not
-//            there have no caches, every named heap becomes a new member on first use, private ones
-//            are refused
-// thread     its caches go back when its thread-specific data is destroyed: after every
-// thread_local of C++. A destructor that
-//            allocates after that gets a new table, given back in the next round; what the last
-//            round leaves is given back by the next thread that needs a cache
-// program    from the moment main's thread_locals are destroyed (before the first destructor of a
-// static), heaps are not taken
-//            apart any more: threads that still work, and destructors that free blocks later, find
-//            everything in its place. The kernel ends the membership with the process
+//   fork      Before: nobody is in the middle of what the child would find half done. In the child:
+//             the threads that are not there have no caches, every named heap becomes a new member
+//             on first use, and private ones are refused.
+//   thread    Its caches go back when its thread-specific data is destroyed: after every
+//             thread_local of C++. A destructor that allocates after that gets a new table, given
+//             back in the next round; what the last round leaves is given back by the next thread
+//             that needs a cache.
+//   program   From the moment main's thread_locals are destroyed (before the first destructor of a
+//             static), heaps are not taken apart any more: threads that still work, and destructors
+//             that free blocks later, find everything in its place. The kernel ends the membership
+//             with the process.
 #pragma once
 #include "heap/local_heap.hpp"
 

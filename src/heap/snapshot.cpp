@@ -1,9 +1,10 @@
 // heap/snapshot.cpp - the whole heap in one look, which nobody has to stand still for and which
 // waits for nobody.
 //
-//   sequence even? ──▶ regions, extents ──▶ caches ──▶ holders ──▶ zones ──▶ members ──▶ sequence the same? figures the same?
-//        ▲                                                                                    │ no, and a try is left
-//        └────────────────────────────────────────────────────────────────────────────────────┘
+//   sequence even? ──▶ regions, extents ──▶ caches ──▶ holders ──▶ zones ──▶ members
+//        ▲                                                                      │
+//        │ no, and a try is left                                                ▼
+//        └────────────────────────────────────────── sequence the same? figures the same?
 //
 // The heap lock's sequence is odd while somebody has the lock and grows with every holding: tables
 // that were read between two looks at the same even number are as one transaction left them. Blocks

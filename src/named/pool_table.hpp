@@ -5,16 +5,21 @@
 //                  pool)
 //   holders[i]     the member whose thread took i out of the bits; 0 while it is in them
 //
-//   take     count = count-n        <- commit           return   entries[count …] = offsets; fence; count = count+n   <- commit
+//   take     count = count-n                                      <- commit
+//   return   entries[count …] = offsets; fence; count = count+n   <- commit
 //
 // So what a member has in its hands is what it holds and none of its caches keeps: taking and
 // returning write no holder. An object that another member took goes straight into the bits: a
 // cache keeps its own member's objects only. Refill and flush are transactions; a dead thread's
-// cache goes back to bits, which sets the holders right. Generations (region/generation.hpp): an
-// object whose handle was asked for is named until it is given back. An object given twice lies in
-// the caches twice, or there and in the bits, until it leaves them: then the second is dropped and
-// the table is right. Until then it may be handed out twice; the audit takes it for one. A cache is
-// its thread's while that thread's busy word is set (rule C1 of cache/thread_cache.hpp).
+// cache goes back to bits, which sets the holders right.
+//
+// Generations (region/generation.hpp): an object whose handle was asked for is named until it is
+// given back.
+//
+// An object given twice lies in the caches twice, or there and in the bits, until it leaves them:
+// then the second is dropped and the table is right. Until then it may be handed out twice; the
+// audit takes it for one. A cache is its thread's while that thread's busy word is set (rule C1 of
+// cache/thread_cache.hpp).
 #pragma once
 #include "cache/thread_cache.hpp"
 #include "shared/waiting.hpp"

@@ -2,19 +2,24 @@
 //
 //   slot p mod N  {position, check, taker, full?, value}  16 bytes, changed by one compare-and-swap
 //
-//   put    {empty, p} → {full, p, value}               <- commit        then tail: up to p + 1   (anybody may do it)
-//   take   {full, p, value} → {empty, p + N, taker}    <- commit        then head: up to p + 1   (anybody may do it)
+//   put    {empty, p} → {full, p, value}               <- commit; then tail: up to p + 1
+//   take   {full, p, value} → {empty, p + N, taker}    <- commit; then head: up to p + 1
+//                                                         (anybody may move tail and head)
 //
 // The slot, not the counter, is the truth; the counter says where to begin to look, and follows a
 // burst once, at its end. A process killed after its commits leaves a counter behind, and the next
 // one that comes along goes over it and moves it. Positions only grow, so no value is mistaken for
-// an older one. A table that was released is a ring's again or nobody's, so that whoever has it
-// open may look at it at any time. Every change is a compare-and-swap of something that was seen
-// before the incarnation was compared: in a later ring nothing has the old contents, since
-// positions begin above all that were there, and takers' words carry the incarnation. A taker that
-// wants to be recovered writes what it is about to take into its record first; after its death the
-// slot says whether it was taken. Sources: the idea of helping lagging counters is Tsigas and
-// Zhang's (2001); the record is annex's.
+// an older one.
+//
+// A table that was released is a ring's again or nobody's, so that whoever has it open may look at
+// it at any time. Every change is a compare-and-swap of something that was seen before the
+// incarnation was compared: in a later ring nothing has the old contents, since positions begin
+// above all that were there, and takers' words carry the incarnation.
+//
+// A taker that wants to be recovered writes what it is about to take into its record first; after
+// its death the slot says whether it was taken.
+// Sources: the idea of helping lagging counters is Tsigas and Zhang's (2001); the record is
+// annex's.
 #pragma once
 #include "base/seal.hpp"
 #include "shared/waiting.hpp"

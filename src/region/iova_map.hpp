@@ -1,7 +1,8 @@
 // region/iova_map.hpp - offset → IOVA and IOVA → offset, over runs instead of pages.
 //
 //   runs   | 0: A | 5p: B | 6p: C | …         sorted by offset; a run ends where the next begins
-//   index  one entry per 2^shift bytes: the last run that begins at or before it; about one run per entry
+//   index  one entry per 2^shift bytes: the last run that begins at or before it;
+//          there is about one run per entry
 //   order  the runs' numbers sorted by IOVA
 //
 // A contiguous table is one run whatever its page count. Immutable once published: lookups take no

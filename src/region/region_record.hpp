@@ -1,16 +1,19 @@
 // region/region_record.hpp - what the segment knows of a region.
 //
-//   granule_entry[granules]   any granule → kind, class, owner, distance to its slab's head    (one load finds a block's slab)
-//   extent_entry[granules]    meaningful at the first granule of an extent (foot: at its last)  (boundary tags, out of band)
-//   iova_run[runs]            offset → IOVA                                                    (region/iova_map.hpp)
+//   granule_entry[granules]   any granule → kind, class, owner, distance to its slab's head
+//                             (one load finds a block's slab)
+//   extent_entry[granules]    meaningful at the first granule of an extent (foot: at its last)
+//                             (boundary tags, out of band)
+//   iova_run[runs]            offset → IOVA (region/iova_map.hpp)
 //
-//   free ──add: tables made──▶ partial ──observers agreed──▶ active ◀──canceled, or the worker died──┐
-//    ▲                          │   ▲                          └──────────drain──────────▶ draining ─┘
-//    └─made undone, worker died─┘   └──────────────nothing live: the region is gone──────────┘
+//   free ──add: tables made──▶ partial ──observers agreed──▶ active ◀─canceled, or worker died─┐
+//    ▲                          │   ▲                          └──────────drain─────▶ draining ─┘
+//    └─made undone, worker died─┘   └────────────nothing live: the region is gone────────┘
 //
 // partial: on its way in or out; nobody else touches it. Its worker, or who recovers it, removes
-// the file annex made for it, then frees the record: no death leaves a file behind. An id leads to
-// its slot, and so to the record, in one step (region_slot_of); no id is ever given out again.
+// the file annex made for it, then frees the record: no death leaves a file behind.
+// An id leads to its slot, and so to the record, in one step (region_slot_of); no id is ever given
+// out again.
 #pragma once
 #include <annex/types.hpp>
 

@@ -4,8 +4,9 @@
 // The tables of a huge region are sparse chunks (shared/arena.hpp): a terabyte has 512 MiB of
 // tables, of which few pages are ever touched. Only the first and last granule of an extent, and
 // all granules of a slab, are written; their pages are made sure of before the extent is cut, so
-// that freeing and merging never meet a page that is not there. The bits are this process's own
-// knowledge: a bit too few costs a system call, none is ever too many.
+// that freeing and merging never meet a page that is not there.
+// The bits are this process's own knowledge: a bit too few costs a system call, none is ever too
+// many.
 #pragma once
 #include <atomic>
 #include <memory>

@@ -11,9 +11,10 @@
 //
 // A write to a page that a full file system can't provide is a SIGBUS, so pages are made sure of
 // first: those of a whole chunk when it is handed out, those of a sparse one (tables of huge
-// regions, claims) by back_pages() before they are written. Invariant A2 (audit): every byte
-// between arena_at and top is in a chunk somebody has, on a free list, or in the run that small
-// chunks are cut from.
+// regions, claims) by back_pages() before they are written.
+//
+// Invariant A2 (audit): every byte between arena_at and top is in a chunk somebody has, on a free
+// list, or in the run that small chunks are cut from.
 #pragma once
 #include "shared/heap_lock.hpp"
 

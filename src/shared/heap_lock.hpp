@@ -25,14 +25,17 @@
 // alive: taking it over would let it write into what is others' when it goes on. Who needs the lock
 // waits for it, and says so in the log; hits of the caches go on.
 //
-//   waiters   the lock's top bit: somebody may sleep       unlock wakes one       who has slept takes the lock with the bit set
+//   waiters   the lock's top bit: somebody may sleep; unlock wakes one, and who has slept takes the
+//             lock with the bit set
 //
 // Of 10,000 threads one is woken at a time. A wake is lost when the one it went to dies, or is
 // stopped: the lock is free then, and the others, who look again by themselves (2 ms, times the
 // waiters of the process), take it and pass the bit on. A process knows which of its threads ask
 // for a lock or have it: a word that names another of its slots is damaged, and is taken over like
-// a dead holder's. One lock, so there is no lock order; no callback, system call that may block, or
-// O(bytes) work under it; what takes long (the slabs of a dead thread) lets others in.
+// a dead holder's.
+//
+// One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work
+// under it; what takes long (the slabs of a dead thread) lets others in.
 #pragma once
 #include <cstring>
 

@@ -16,7 +16,8 @@
 //
 //   free ──lock byte, write record, state = joining──▶ joining ──heap lock, inspected──▶ live
 //     ▲                                                   │                               │
-//     └───────────────────────── recovery: the byte is unlocked, so the process is gone ──┴──▶ dead (it holds blocks)
+//     └───────────────────────── recovery: the byte is unlocked, so the process is gone ──┴──▶ dead
+//                                                                              (it holds blocks)
 //
 // If a process dies between locking the byte and storing the state, the byte is unlocked again and
 // nothing has happened.

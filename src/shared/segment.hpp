@@ -1,7 +1,8 @@
 // shared/segment.hpp - the mapping of a segment in this process.
 //
 //   file: heap.annex   |header|tables|journal|arena …|            (sparse, grows at its end)
-//   here: base ────────┴───────────────────────────────┈┈┈┈┈┈┈┈┈  (reserve_bytes of address space, mapped once, never moves)
+//   here: base ────────┴───────────────────────────────┈┈┈┈┈┈┈┈┈  (reserve_bytes of address space,
+//                                                                  mapped once, never moves)
 #pragma once
 #include <algorithm>
 #include <atomic>

@@ -6,11 +6,11 @@
 //
 //   count << 1 | somebody waits
 //
-//   waiter                                          who adds
-//     W1 set the mark: signal |= 1                    A1 add: one store or one compare-and-swap   (commit)
-//     W2 make that seen by all (see below)            A2 look at the signal: no mark, nothing more to do
-//     W3 look: is there something? then take it       A3 count up and clear the mark, in one compare-and-swap
-//     W4 sleep while signal == what W1 left           A4 wake all
+//   waiter                                        who adds
+//     W1 set the mark: signal |= 1                  A1 add: one store or compare-and-swap (commit)
+//     W2 make that seen by all (see below)          A2 look at the signal: without a mark, done
+//     W3 look: is there something? then take it     A3 one compare-and-swap: count up, no mark
+//     W4 sleep while signal == what W1 left         A4 wake all
 //
 // No wake-up is lost: if W3 misses the addition, A1 comes after W3, so A2 comes after W1 and, W2
 // between them, sees the mark; A3 then changes the word, and W4 is not entered (the kernel

@@ -9,16 +9,20 @@
 //
 // Invariants (audit):
 //   S1  free_count = bits in free[]; bits beyond capacity are 0; summary bit w = (free[w] != 0)
-//   S2  no block is in two of free, remote and magazines       (after recovery; in between the union counts; who frees a
-//       block twice breaks it, which is said when the block comes back)
-//   S3  all granules of the slab name its owner, class, their distance to the first and where blocks end
-//   S4  the slab is in its owner's lane list, or, without owner, in the heap's orphan list of its class
+//   S2  no block is in two of free, remote and magazines (after recovery; in between the union
+//       counts). Who frees a block twice breaks it, which is said when the block comes back
+//   S3  all granules of the slab name its owner, class, their distance to the first and where
+//       blocks end
+//   S4  the slab is in its owner's lane list, or, without owner, in the heap's orphan list of its
+//       class
 //   S5  a holding's bits are live blocks
 //   S6  no block from first_clean on was ever in a magazine; the mark agrees with its complement
 //   S7  taken[] is the complement of free[]: a block is free only if both say so
-//   S8  a word of remote[] agrees with itself: its upper half is the complement of its lower, where the blocks are
+//   S8  a word of remote[] agrees with itself: its upper half is the complement of its lower,
+//       where the blocks are
 //   S9  the seal fits class, capacity, place and member
-//   S10 a holding's seal fits its slab, its member and its words; gone[] is the complement of its bits
+//   S10 a holding's seal fits its slab, its member and its words; gone[] is the complement of its
+//       bits
 //
 // So each of these words has a witness, and a change from outside is noticed when it is compared
 // (docs/design/0014). A block that becomes free is taken out of taken[] first, and one that is

@@ -1,9 +1,10 @@
 // views/offset_allocator.cpp - see annex/offset_allocator.hpp.
 //
 // Where an allocator lies is asked of the address index: three loads, once for every allocation and
-// copy of a container. Threads: as the container that it is of. Processes: heap and region are
-// numbers, the same in all of them. If the process dies while it allocates, see
-// heap/allocate_in.cpp; the allocator itself has no state of its own to mend.
+// copy of a container.
+// Threads: as the container that it is of. Processes: heap and region are numbers, the same in all
+// of them. If the process dies while it allocates, see heap/allocate_in.cpp; the allocator itself
+// has no state of its own to mend.
 #include <annex/offset_allocator.hpp>
 
 #include "heap/registry.hpp"

@@ -1,18 +1,24 @@
 // annex/devices/af_xdp.hpp - one contiguous block of a heap as the memory of AF_XDP sockets
 // (library annex_af_xdp).
 //
-//   heap region │ … │ umem: frame 0 │ frame 1 │ … │ frame n-1 │ … │        a pool of the heap, found by its name
-//                     0               2048            offsets: what the rings carry, the same in every process
+//   heap region │ … │ umem: frame 0 │ frame 1 │ … │ frame n-1 │ … │
+//                           0         2048          offsets: what the rings carry,
+//                                                   the same in every process
 //
-//   pool ──refill──▶ fill ring ─▶ kernel ─▶ receive ring ──receive──▶ program ──send──▶ transmit ring ─▶ kernel ─▶ completion ring ──reclaim──▶ pool
+// The frames are a pool of the heap, found by its name. A frame's way:
+//
+//   pool ──refill──▶ fill ring ──▶ kernel ──▶ receive ring ──receive──▶ program
+//    ▲                                                                     │ send
+//    │                                                                     ▼
+//    └──reclaim── completion ring ◀── kernel ◀────────────────────── transmit ring
 //
 // The kernel pins the block when a socket is bound; it can neither grow nor shrink. So a umem is a
-// lease: while it lives its region can't be removed. Frames are the pool's: taken and given from
-// any thread, by any process that has opened the umem. A second process may drive a socket's rings
-// (adopt), and goes on when the one that bound it is killed: what the rings hold stays in them.
-// Frames the dead had between pool and ring are lost until the pool is released. Not for heaps with
-// reclaim_dead: the dead's frames may still be the kernel's. Source:
-// Documentation/networking/af_xdp.rst; kernel 5.4 or newer.
+// lease: while it lives its region can't be removed. Frames are taken and given from any thread, by
+// any process that has opened the umem. A second process may drive a socket's rings (adopt), and
+// goes on when the one that bound it is killed: what the rings hold stays in them. Frames the dead
+// had between pool and ring are lost until the pool is released. Not for heaps with reclaim_dead:
+// the dead's frames may still be the kernel's.
+// Source: Documentation/networking/af_xdp.rst; kernel 5.4 or newer.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

@@ -1,8 +1,10 @@
 // annex/devices/cuda.hpp - host memory that CUDA has pinned, and GPU memory as regions of a heap
 // (library annex_cuda).
 //
-//   heap ─┬─ host region ── cuda_host_memory: registered in chunks, by several threads ──▶ copied by the GPU's own engines; find(block): its address there
-//         └─ GPU region ─── cuda_memory: never touched by the CPU; a block's address is its device pointer, in kernels and in copies
+//   heap ─┬─ host region ── cuda_host_memory: registered in chunks, by several threads;
+//         │                 copied by the GPU's own engines; find(block): its address there
+//         └─ GPU region ─── cuda_memory: never touched by the CPU;
+//                           a block's address is its device pointer, in kernels and in copies
 //
 // The heap's metadata is elsewhere, so GPU memory is allocated and freed by any thread of any
 // process that has it, without a call of CUDA:
@@ -10,13 +12,12 @@
 //   auto host = must(annex::cuda_host_memory::create());
 //   auto seen = must(heap.observe(*host));
 //   auto gpu = must(annex::cuda_memory::bring(device_heap, std::size_t{8} << 30));
-//   void* tensor = device_heap.allocate(bytes);                     // a CUdeviceptr
-//   int descriptor = must(gpu.share());
-//       // to another process (SCM_RIGHTS), which calls cuda_memory::attach
+//   void* tensor = device_heap.allocate(bytes);  // a CUdeviceptr
+//   int descriptor = must(gpu.share());  // to another process (SCM_RIGHTS): cuda_memory::attach
 //
 // The driver (libcuda.so.1) is looked for when the first object is made; nothing of CUDA is needed
-// to build or to run without a GPU. Source: CUDA driver API reference, 11.2 or newer: memory
-// management, virtual memory management.
+// to build or to run without a GPU.
+// Source: CUDA driver API reference, 11.2 or newer: memory management, virtual memory management.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

@@ -2,7 +2,8 @@
 // (library annex_verbs).
 //
 //   heap region ── one MR, or pieces of what the device takes ──▶ lkey, rkey
-//   block       ── find(block): a few ns ──▶ lkey, rkey, address          address: what a work request and a peer call it
+//   block       ── find(block): a few ns ──▶ lkey, rkey, address
+//                                            address: what a work request and a peer call it
 //
 // By default that address is remote_address() of the block's handle: the same in every process of
 // the heap wherever it maps the region, so an index or a list with handles in it can be followed by
@@ -16,7 +17,8 @@
 //   … send k->address and k->rkey to the peer, who puts them into wr.rdma
 //
 // A region is registered before its first block is handed out and deregistered after the last one
-// is free; then the device refuses its keys. Source: ibv_reg_mr(3), ibv_reg_dmabuf_mr(3).
+// is free; then the device refuses its keys.
+// Source: ibv_reg_mr(3), ibv_reg_dmabuf_mr(3).
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

@@ -1,7 +1,8 @@
 // annex/devices/vfio.hpp - the regions of heaps in an IOMMU domain: what a VFIO device may reach
 // (library annex_vfio).
 //
-//   region: runs of IOVAs ── one entry a run, cut at piece_bytes ──▶ the domain's page table ──▶ every device of the domain
+//   region: runs of IOVAs ── one entry a run, cut at piece_bytes ──▶ the domain's page table
+//                                                                    ──▶ every device of the domain
 //   block ── heap::locate(block)->bus_address ──▶ what the device is told
 //
 // A device reaches the regions, and nothing else: a region is in the table before its first block
@@ -9,16 +10,17 @@
 // every process and domain; choose_iovas() finds some that the domain takes:
 //
 //   auto domain = must(annex::vfio_domain::create());
-//   int device = must(domain->open_device("0000:00:05.0"));
-//       // a VFIO descriptor; the caller closes it
+//   int device = must(domain->open_device("0000:00:05.0"));  // a VFIO descriptor; you close it
 //   auto seen = must(heap.observe(*domain));
 //   auto iovas = must(domain->choose_iovas(64 << 20, 2 << 20));
-//   must(heap.bring_memory({.from = annex::memory_source::kind::hugetlb, .length_bytes = 64 << 20,
-//   .page_bytes = 2 << 20, .page_iovas = iovas}));
+//   must(heap.bring_memory({.from = annex::memory_source::kind::hugetlb,
+//                           .length_bytes = 64 << 20,
+//                           .page_bytes = 2 << 20,
+//                           .page_iovas = iovas}));
 //
 // The kernel pins what is mapped and counts it against RLIMIT_MEMLOCK unless the process has
-// CAP_IPC_LOCK. Source: Documentation/driver-api/vfio.rst; Documentation/userspace-api/iommufd.rst
-// (Linux 6.2).
+// CAP_IPC_LOCK.
+// Source: Documentation/driver-api/vfio.rst; Documentation/userspace-api/iommufd.rst (Linux 6.2).
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

@@ -2,14 +2,16 @@
 // heap (library annex_vhost_user).
 //
 //   heap                                          back end (another process)
-//   region: fd, offset, IOVAs  ── memory table ─▶ mapped there; guest address = IOVA, or this process's address where there is none
+//   region: fd, offset, IOVAs  ── memory table ─▶ mapped there; its guest address is the IOVA,
+//                                                 or this process's address where there is none
 //   block: a ring ─────────── address here ─────▶ where entries lie
 //   block: a buffer ───────── device_address() ─▶ what entries say
 //
 // The annex process is the front end (in QEMU's terms: the guest). The back end gets a region
 // before its first block is handed out and lets go of it, and says so, before it is unmapped. Two
 // styles of back end, asked first: the whole table at each change (up to 8 entries), or slots (as
-// many as it says). Source: QEMU's docs/interop/vhost-user.rst; virtio 1.2, split rings.
+// many as it says).
+// Source: QEMU's docs/interop/vhost-user.rst; virtio 1.2, split rings.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

@@ -6,8 +6,9 @@
 //                       └ 32-bit counters        receive, completion: the kernel, us
 //
 // Nothing is kept outside the rings: a process that adopts the descriptor finds the counters where
-// the last one left them. If the process dies between writing entries and the counter: they were
-// never there; the frames they named are lost (see af_xdp.hpp).
+// the last one left them.
+// If the process dies between writing entries and the counter: they were never there; the frames
+// they named are lost (see af_xdp.hpp).
 #include <annex/devices/af_xdp.hpp>
 
 #include <bpf/bpf.h>

@@ -1,7 +1,8 @@
 // devices/cuda/cuda_host_memory.cpp - the host regions of a heap, registered with CUDA chunk by
 // chunk.
 //
-//   on_add        chunks registered by several threads → addresses asked for → found        a refusal unregisters those that are there
+//   on_add        chunks registered by several threads → addresses asked for → found;
+//                 a refusal unregisters those that are there
 //   begin_remove  no longer found
 //   finish_remove unregistered: the driver waits for nothing, the program has
 //

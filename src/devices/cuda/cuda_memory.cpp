@@ -1,8 +1,10 @@
 // devices/cuda/cuda_memory.cpp - GPU memory as a region: made or imported, mapped at an address of
 // the GPU that the CPU never touches, added or attached there.
 //
-//   bring    create → address reserved → mapped → access → add_memory      remove   remove_memory → unmapped → address freed → released
-//   attach   import → the same           → attach_memory                            detach_memory → the same
+//   bring    create → address reserved → mapped → access → add_memory
+//   remove   remove_memory → unmapped → address freed → released
+//   attach   import → address reserved → mapped → access → attach_memory
+//   detach   detach_memory → unmapped → address freed → released
 //
 // If the process dies the driver drops its mappings; the memory lives as long as one process has
 // it. What the heap knows of its blocks is in the segment.

@@ -2,8 +2,8 @@
 // and found at run time.
 //
 // Own declarations: no CUDA header or library is needed to build. Names and layouts are those of
-// the driver API (CUDA 11.2 to 13), the 64-bit versions (_v2) where there are two. Threads: any; a
-// context is pushed around each call, so the program's own current context stays.
+// the driver API (CUDA 11.2 to 13), the 64-bit versions (_v2) where there are two.
+// Threads: any; a context is pushed around each call, so the program's own current context stays.
 #pragma once
 #include <annex/error.hpp>
 

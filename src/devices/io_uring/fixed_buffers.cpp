@@ -5,13 +5,13 @@
 //                 registered again with a tag → found
 //   begin_remove  no longer found → out of every ring's table; operations under way keep the pages
 //   finish_remove tags: our ring's and each tagged ring's, which say that the last operation is
-//   over → slots free
+//                 over → slots free
 //
 // Our own ring submits nothing: it is the one that pins, and the source of clones. A cloned table
 // has no tags: an operation under way on a cloned ring keeps the pages pinned until it ends, but
 // nobody is told. A program that frees blocks only when their operations are complete never
-// notices. If the process dies the kernel drops its rings, tables and pins; other processes have
-// their own.
+// notices.
+// If the process dies the kernel drops its rings, tables and pins; other processes have their own.
 #include <annex/devices/io_uring.hpp>
 
 #include <liburing.h>

@@ -1,6 +1,7 @@
 // devices/verbs/verbs_memory.cpp - the MRs of each region, and the way from a block to its keys.
 //
-//   on_add        MRs of the pieces, by several threads → found        a refusal deregisters those that are there
+//   on_add        MRs of the pieces, by several threads → found;
+//                 a refusal deregisters those that are there
 //   begin_remove  no longer found
 //   finish_remove deregistered: from here on the device refuses their keys
 //

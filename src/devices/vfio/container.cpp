@@ -1,7 +1,8 @@
 // devices/vfio/container.cpp - a domain as VFIO's container (type 1, version 2), and where a PCI
 // device is found in sysfs.
 //
-//   container ◀─ group ◀─ device      the first group decides what the IOMMU is; until then the container can't map
+//   container ◀─ group ◀─ device      the first group decides what the IOMMU is;
+//                                     until then the container can't map
 //
 // Groups stay open as long as the container: closing one would take its devices out of the domain.
 #include <fcntl.h>

@@ -1,11 +1,13 @@
 // devices/vfio/vfio_domain.cpp - which regions are in the page table, by which entries, and IOVAs
 // that are free.
 //
-//   on_add         checked (holes, address lines, pages, entries left) → mapped piece by piece → in the list     refused: what was mapped is unmapped
-//   finish_remove  unmapped piece by piece, each as it was mapped, and out of the list: what a refusal leaves is tried again
+//   on_add         checked (holes, address lines, pages, entries left) → mapped piece by piece → in
+//                  the list; when it is refused, what was mapped is unmapped
+//   finish_remove  unmapped piece by piece, each as it was mapped, and out of the list;
+//                  what a refusal leaves is tried again
 //
-// One region at a time: the kernel would let only one map anyway. If the process dies the kernel
-// closes the domain: nothing is mapped any more.
+// One region at a time: the kernel would let only one map anyway.
+// If the process dies the kernel closes the domain: nothing is mapped any more.
 #include <algorithm>
 #include <cstring>
 #include <mutex>

@@ -1,6 +1,7 @@
 // devices/vhost_user/connection.cpp - see connection.hpp.
 //
-//   message   request u32 │ flags u32: version 1, 4 answer, 8 acknowledge │ bytes u32 │ payload       descriptors beside it
+//   message   request u32 │ flags u32: version 1, 4 answer, 8 acknowledge │ bytes u32 │ payload
+//             descriptors travel beside it
 #include "devices/vhost_user/connection.hpp"
 
 #include <sys/socket.h>

@@ -1,6 +1,8 @@
 // devices/vhost_user/vhost_queue.cpp - a split virtqueue in a block of the heap.
 //
-//   block:  descriptors: address, bytes, flags, next   16 B × n │ available: flags, index, ring[n] │ used: flags, index, ring[n] of id, bytes
+//   block:   descriptors   address, bytes, flags, next: 16 B × n
+//            available     flags, index, ring[n]
+//            used          flags, index, ring[n] of id, bytes
 //
 //   submit   descriptors chained → available ring → index + 1 (release) → kick, unless the device
 //            asked for silence

@@ -5,8 +5,8 @@
 //   finish_remove   REM_MEM_REG each, or SET_MEM_TABLE without them; the acknowledgement is the
 //                   back end's word that it has let go
 //
-// Limits are kept here: a back end that gets one entry too many ends its service. If this process
-// dies the back end sees the connection close.
+// Limits are kept here: a back end that gets one entry too many ends its service.
+// If this process dies the back end sees the connection close.
 #include <fmt/format.h>
 
 #include <algorithm>

@@ -21,9 +21,10 @@
 //
 // Mended on the way (numbers of docs/dpdk.md): B1 duplicate names, B2 and B16 overlap, B3 removal
 // while others are attached, B4 unregistering a heap's area, B5 detaching what this process added,
-// B7 and B18 page counts beyond 32 bits. Threads: any. Processes: dying between the real add and
-// annex's leaves an area whose one block is never freed, for the real heap a block of a dead
-// process; the area can't be removed then.
+// B7 and B18 page counts beyond 32 bits.
+//
+// Threads: any. Processes: dying between the real add and annex's leaves an area whose one block is
+// never freed, for the real heap a block of a dead process; the area can't be removed then.
 #include <cerrno>
 #include <climits>
 #include <cstring>

@@ -2,7 +2,8 @@
 // segments, since when.
 //
 //   passive ──rte_eal_init──▶ serving ──rte_eal_cleanup──▶ draining ──the real one returns──▶ over
-//                                └──fork with private memory──▶ forked (in the child: its blocks are the parent's)
+//                                └──fork with private memory──▶ forked
+//                                   (in the child: its blocks are the parent's)
 //
 // One annex heap per DPDK heap: "dpdk.<file prefix>.<socket id>". Which segments belong to the
 // primary that runs now stands in a memzone of its own (stamp): it dies with the primary's memory,
@@ -10,9 +11,10 @@
 // says why both.
 //
 // Threads: any, EAL's or not. Never is the real DPDK called with a lock of ours held: it may call
-// back, and wait for others. Processes: a process that dies between claiming an entry of the stamp
-// and filling it leaves the entry "making": that heap's blocks then come from the real allocator.
-// Everything else is the segments', which outlive any death.
+// back, and wait for others.
+// Processes: a process that dies between claiming an entry of the stamp and filling it leaves the
+// entry "making": that heap's blocks then come from the real allocator. Everything else is the
+// segments', which outlive any death.
 #pragma once
 #include <annex/heap.hpp>
 

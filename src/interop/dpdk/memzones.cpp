@@ -1,10 +1,12 @@
 // interop/dpdk/memzones.cpp - memzones on external heaps, whose memory annex holds; those on
 // internal heaps are forwarded.
 //
-//   reserve   a native zone of 64 bytes under a name nobody has (see temporary_name)  two who want one name collide here
+//   reserve   a native zone of 64 bytes under a name nobody has (see temporary_name):
+//             two who want one name collide here
 //             the block from the annex heap; the descriptor is pointed at it
 //             under the real zone lock: nobody has the name → it is written, first byte last
-//   free      the descriptor is pointed at a native block again, then freed by the real function, then the annex block
+//   free      the descriptor is pointed at a native block again, then freed by the real function,
+//             then the annex block
 //
 // So look-up, walk, dump, telemetry and other processes see the zone as what it is. What the real
 // function refuses, it refuses itself: the arguments go to it, so that the order of checks and

@@ -1,12 +1,15 @@
 // interop/dpdk/real.hpp - the DPDK behind the drop-in.
 //
-//   preload, linked first   found by name in the objects that are loaded, on first use      (libannex_dpdk.so)
-//   linked statically       __real_NAME, by the linker's --wrap                             (libannex_dpdk.a, ANNEX_DPDK_STATIC)
+//   preload, linked first   found by name in the objects that are loaded, on first use
+//     libannex_dpdk.so
+//   linked statically       __real_NAME, by the linker's --wrap
+//     libannex_dpdk.a       (ANNEX_DPDK_STATIC)
 //
 // The library has no undefined DPDK symbol: it may be inherited by programs that have no DPDK. A
 // function that this DPDK does not have is null. The real zmalloc, realloc and memzone_free come
 // back through the drop-in's own functions: a bypass is held around every call into the real
-// allocator. Threads: any. Processes: nothing here is shared.
+// allocator.
+// Threads: any. Processes: nothing here is shared.
 #pragma once
 #include "interop/dpdk/abi.hpp"
 

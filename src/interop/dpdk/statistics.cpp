@@ -6,6 +6,7 @@
 //   free        the real heap's free bytes, and what no live block has in the chunks: caches and
 //               empty slabs are free
 //   count       the real heap's blocks, less the chunks, plus the blocks in them
+//
 // A free element is a run without a live byte, or a slab with room. Nobody is stopped while they
 // are counted.
 #include <algorithm>

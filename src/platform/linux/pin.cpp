@@ -1,7 +1,7 @@
 // platform/linux/pin.cpp - pages the kernel neither moves nor takes away: io_uring's registration
 // of buffers is the pin.
 //
-//   ring of a thread:  slot 0 │ slot 1 │ …   each up to 1 GiB of the range; nothing is ever submitted
+//   ring of a thread:  slot 0 │ slot 1 │ …   each up to 1 GiB of the range; nothing is submitted
 //
 // mlock is no pin: locked pages may be moved (compaction, NUMA balancing), and their physical
 // addresses change. A long-term pin holds them. The kernel ends it when the rings are unregistered,
