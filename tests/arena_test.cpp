@@ -1,5 +1,5 @@
-// tests/arena_test.cpp - chunks of the segment: every size, reuse, what a death leaves, no room; and
-// a map beside them that says who has what (shared/arena.hpp).
+// tests/arena_test.cpp - chunks of the segment: every size, reuse, what a death leaves, no room;
+// and a map beside them that says who has what (shared/arena.hpp).
 #include <algorithm>
 #include <cstring>
 #include <map>
