@@ -180,7 +180,7 @@ TEST_F(slabs, are_taken_out_of_their_list_wherever_they_stand) {
   EXPECT_EQ(list, 0u);
 }
 
-// ---- a block is free when both of its words say so -----------------------------------------------
+// ---- a block is free when both of its words say so ----------------------------------------------
 
 TEST_F(slabs, call_a_block_free_only_if_its_witness_does) {
   slab_record& slab = *make();
@@ -392,6 +392,43 @@ TEST_F(slabs, forget_more_former_owners_than_a_transaction_has_room_for) {
   }
   EXPECT_FALSE(b.is_damaged());
   EXPECT_EQ(s.member(b.me().member).holdings, 0u);
+}
+
+// A record that was dropped is the next one's memory, and what is written into it is not logged: a
+// commit must lie between, or a death would bring the old record back with the new one's contents.
+TEST_F(slabs, keep_their_holders_when_who_takes_them_over_dies_before_or_after) {
+  for (const bool dies_before : {true, false}) {
+    slab_record& slab = *make();
+    const u32 first = b.join().member, second = b.join().member;
+    slab.member = static_cast<u16>(first);
+    take(slab, {1});
+    {
+      transaction t(s, b.me());
+      ASSERT_TRUE(add_holding(t, &slab));
+    }
+    slab.member = static_cast<u16>(second);
+    take(slab, {2});
+    (void)free_remotely(slab, 1);
+    u32 doubles = 0;
+    ASSERT_EQ(collect(s, &slab, &doubles), 1u);  // the first holds nothing any more
+    const chunk_ref record = slab.holdings;
+    child_process child([&] {
+      transaction t(s, b.join());
+      (void)drop_empty_holdings(t, &slab);
+      t.commit();
+      (void)add_holding(t, &slab);
+      if (!dies_before) t.commit();
+      ::_exit(slab.holdings == record ? 0 : 1);
+      return 0;
+    });
+    EXPECT_EQ(child.wait_for_exit_code(), 0) << "the same memory";
+    transaction t(s, b.me());
+    EXPECT_TRUE(t.stole());
+    EXPECT_EQ(s.member(first).holdings, 0u);
+    EXPECT_EQ(s.member(second).holdings, dies_before ? 0u : 1u);
+    EXPECT_EQ(count_of_holdings(s, slab), dies_before ? 0u : 1u);
+    EXPECT_EQ(held_bits(s, &slab, 0), dies_before ? 0u : 4u);
+  }
 }
 
 // ---- generations --------------------------------------------------------------------------------

@@ -8,6 +8,8 @@
 // A chunk is zero when it is handed out. Free chunks are linked through their first word. Called
 // inside a transaction, so a death undoes it; a file that has grown stays longer, which is
 // harmless.
+// The contents of a chunk are not logged: what a transaction has freed it must not allocate again
+// before it commits, or a death would bring the old chunk back with the new one's contents.
 //
 // A write to a page that a full file system can't provide is a SIGBUS, so pages are made sure of
 // first: those of a whole chunk when it is handed out, those of a sparse one (tables of huge
