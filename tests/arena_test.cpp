@@ -287,7 +287,7 @@ TEST(arena, agrees_with_a_map_over_thousands_of_random_operations) {
   const u32 seed = a_seed();
   std::mt19937 random(seed);
   SCOPED_TRACE(testing::Message() << "seed " << seed);
-  bare_segment b(8 * MiB);
+  bare_segment b(4 * MiB);
   const segment& s = b.seg();
   struct chunk {
     u64 bytes;
