@@ -137,15 +137,20 @@ std::string what_is_wrong_with_arena(const segment& s,
   std::vector<piece> pieces;
   for (const auto& [ref, bytes] : held)
     pieces.push_back({u64{ref} * chunk_unit_bytes, chunk_bytes(bytes), "somebody's"});
+  bool is_list = true;
   auto follow = [&](chunk_ref head, u64 bytes) {
-    for (chunk_ref ref = head; ref != 0 && pieces.size() < 1'000'000;
-         ref = *s.at<chunk_ref>(u64{ref} * chunk_unit_bytes))
+    for (chunk_ref ref = head; ref != 0 && is_list;
+         ref = *s.at<chunk_ref>(u64{ref} * chunk_unit_bytes)) {
+      is_list = s.has_chunk(ref, bytes) && pieces.size() < 100'000;
+      if (!is_list) return;
       pieces.push_back({u64{ref} * chunk_unit_bytes, bytes, "free"});
+    }
   };
   for (u64 units = 1; units < std::size(a.small_free); ++units)
     follow(a.small_free[units], units * chunk_unit_bytes);
   for (u32 i = 0; i < std::size(a.large_free); ++i)
     follow(a.large_free[i], large_chunk_bytes(i));
+  if (!is_list) return "a list of free chunks leads outside, or runs in a circle";
   if (a.small_end > a.small_top)
     pieces.push_back({a.small_top, a.small_end - a.small_top, "to be cut into small chunks"});
   std::sort(pieces.begin(), pieces.end(),

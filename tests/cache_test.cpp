@@ -330,6 +330,25 @@ TEST_F(caches, of_the_dead_are_given_back_whatever_their_indexes_say) {
   EXPECT_EQ(count(), 0u);
 }
 
+TEST_F(caches, of_checked_heaps_are_passed_by_straight_to_the_bitmap) {
+  slab_record& slab = add_slab();
+  const u64 begin = u64{slab.granule} << r.granule_shift, slot = u64{r.slot} << region_shift;
+  EXPECT_EQ(take_direct(s, views, c, class_of_64, &doubles), slot | begin | entry_is_clean);
+  EXPECT_EQ(m.empties, 0u);
+  EXPECT_EQ(take_direct(s, views, c, class_of_64, &doubles), slot | (begin + 64) | entry_is_clean);
+  EXPECT_EQ(slab.free_count, slab.capacity - 2u);
+  EXPECT_EQ(slab_at(s, r, begin + 64), &slab);
+  free_direct(s, c, &slab, 0);
+  EXPECT_TRUE(is_free(slab, begin));
+  EXPECT_EQ(take_direct(s, views, c, class_of_64, &doubles), slot | begin)
+      << "no longer known to be clean";
+  free_direct(s, c, &slab, 0);
+  free_direct(s, c, &slab, 1);
+  EXPECT_EQ(m.empties, 1u);
+  EXPECT_EQ(slab.free_count, slab.capacity);
+  EXPECT_EQ(count(), 0u);
+}
+
 TEST_F(caches, fill_themselves_from_no_slab_of_another_class) {
   slab_record& wrong = add_slab(c, r, class_of(256));
   remove_partial(s, c, &wrong);

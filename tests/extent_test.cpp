@@ -45,7 +45,10 @@ class extent : public ::testing::Test {
       walls.push_back(take_granules(r, 1));
     }
     while (r.record->free_granules != 0)
-      EXPECT_NE(take_granules(r, longest_free(r)), no_extent);
+      if (take_granules(r, longest_free(r)) == no_extent) {
+        ADD_FAILURE() << "a free extent of " << longest_free(r) << " granules can't be had";
+        break;
+      }
     for (u32 hole : holes)
       give(r, hole);
     expect_right(r);
