@@ -220,7 +220,6 @@ TEST_F(journals, of_the_living_are_waited_for) {
 TEST_F(journals, may_be_undone_again_from_wherever_that_broke_off) {
   const words before = w;
   constexpr u32 puts = 12;
-  std::vector<u64> left(puts + 1);
   for (u32 undone = 0; undone <= puts; ++undone) {
     child_process child([&] {
       transaction t(s, b.join());
