@@ -1,9 +1,9 @@
 // care/structures.hpp - the one list of the structures of a segment, and of what each brings.
 //
 // A structure is a folder below this one with its rules (…_rules.hpp) and a line here: who goes
-// over the list knows none of them by name. What another conductor needs of each structure is one more
-// pointer in a line, null where there is nothing to do. The order is that of the segment: who lies
-// in something stands behind it, so that what a line leads to has been looked at.
+// over the list knows none of them by name. What another conductor needs of each structure is one
+// more pointer in a line, null where there is nothing to do. The order is that of the segment: who
+// lies in something stands behind it, so that what a line leads to has been looked at.
 // docs/design/0017 has the reasons.
 #pragma once
 #include <span>
