@@ -151,7 +151,8 @@ TEST(words, are_finished_and_said_in_full) {
 
 TEST(tools, use_the_public_headers_only) {
   const std::regex inside(
-      "#include \"(base|platform|shared|region|observer|extent|slab|cache|named|heap|views|api)/");
+      "#include "
+      "\"(base|platform|shared|region|observer|extent|slab|cache|named|care|heap|views|api)/");
   for (const fs::path& file : sources({"tools", "examples"}))
     EXPECT_FALSE(std::regex_search(text_of(file), inside)) << file;
 }

@@ -19,7 +19,8 @@
 #include <cstring>
 #include <optional>
 
-#include "heap/rebuilder.hpp"
+#include "care/audit.hpp"
+#include "care/repair.hpp"
 #include "heap/registry.hpp"
 #include "heap/room.hpp"
 #include "platform/os.hpp"

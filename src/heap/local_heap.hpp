@@ -40,7 +40,6 @@ namespace annex {
 
 struct registry_access;
 
-inline constexpr u32 no_region = ~u32{0};
 inline constexpr u32 any_slot = ~u32{0};  // of regions to look in
 
 namespace detail {
@@ -450,15 +449,6 @@ result<void> check_heap_name(std::string_view name);
 result<void> check_zone_name(std::string_view name);
 /// The hidden file in which members of a heap lock their bytes.
 std::string life_name(std::string_view name, u64 heap_id);
-
-/// Checks a segment nobody vouches for: every number in it is compared with what it may be before
-/// it is used. One sentence per broken invariant. still: threads whose caches do not move (empty:
-/// all threads are dead); locked: nobody changes anything else; after_a_death: who had the lock
-/// died with it, and what it stored without a log may be half done.
-void inspect_segment(const segment& s, const std::vector<bool>& still, bool locked,
-                     audit_report* report, bool after_a_death = false);
-/// Every index anew, from the truth. For one who is alone with the segment and keeps others out.
-repair_report rebuild_indexes(const segment& s);
 
 }  // namespace detail
 }  // namespace annex

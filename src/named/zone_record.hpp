@@ -6,11 +6,16 @@
 //
 // Changed in transactions under the heap lock only, but for the state, which is changed once.
 #pragma once
+#include <string_view>
+
 #include "base/limits.hpp"
 #include "base/seal.hpp"
 #include "shared/layout.hpp"
 
 namespace annex {
+
+/// The region slot of what lies in no region: rings.
+inline constexpr u32 no_region = ~u32{0};
 
 /// What a zone record says; pools and rings are zones with tables of their own. The record of a
 /// released pool is used for pools again and for nothing else: who has the pool open reads its
@@ -45,5 +50,8 @@ inline u32 seal_of_zone(const zone_record& z) noexcept {
        u64{z.state.value} << 32 | z.maker, z.generation, u64{z.maker_process} << 32 | z.padding,
        z.maker_start_time, seal_of_bytes(z.name, sizeof z.name)}));
 }
+
+/// Which chain a zone of this name belongs to.
+u32 zone_bucket_of(std::string_view name) noexcept;
 
 }  // namespace annex

@@ -136,6 +136,13 @@ void free_chunk(transaction& t, chunk_ref ref, u64 bytes) noexcept {
   t.put(head, ref);
 }
 
+bool lies_in_arena(const segment& s, chunk_ref ref, u64 bytes) noexcept {
+  const segment_header& h = s.header();
+  const u64 at = u64{ref} * chunk_unit_bytes;
+  return ref != 0 && at >= s.geometry().arena_at && bytes <= h.arena.top &&
+         at <= h.arena.top - bytes;
+}
+
 u64 chunk_bytes(u64 bytes) noexcept {
   return bytes <= largest_small_bytes ? align_up(bytes, chunk_unit_bytes)
                                       : large_class_of(bytes).bytes;

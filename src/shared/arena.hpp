@@ -28,6 +28,9 @@ enum class backing { whole, sparse };
 chunk_ref allocate_chunk(transaction& t, u64 bytes, backing pages = backing::whole) noexcept;
 void free_chunk(transaction& t, chunk_ref ref, u64 bytes) noexcept;
 
+/// Whether a chunk of so many bytes can begin there: behind the tables, and below the top.
+bool lies_in_arena(const segment& s, chunk_ref ref, u64 bytes) noexcept;
+
 /// What a chunk of so many bytes really occupies.
 u64 chunk_bytes(u64 bytes) noexcept;
 /// The size of the chunks on free list `index` of arena_lists::large_free.

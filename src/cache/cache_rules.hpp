@@ -1,0 +1,40 @@
+// cache/cache_rules.hpp - the rules of threads and of what they keep.
+//
+// Invariants (audit):
+//   M1, M3  thread slots (shared/member_rules.hpp)
+//   C1      a still thread's magazines hold free blocks of its own slabs, each once
+//   S2, S4  of slabs, as far as threads keep them: lanes, partial lists (slab/slab_record.hpp)
+//
+// Count and entries of a magazine are written by the hits, which can't afford a witness: a repair
+// believes them only where the audit found nothing broken. Lanes and lists are an index.
+#pragma once
+#include <functional>
+#include <vector>
+
+#include "cache/thread_cache.hpp"
+#include "slab/slab_rules.hpp"
+
+namespace annex::detail {
+
+/// Where a magazine's entry leads. slab null: nowhere.
+struct cached_block {
+  slab_record* slab;
+  u32 index;
+};
+cached_block find_cached_block(const segment& s, u64 entry, u32 size_class,
+                               const std::function<bool(chunk_ref)>& is_slab) noexcept;
+
+/// What the cache of a thread slot says of who worked with it last: nothing, or that it was in the
+/// middle of a slow path, or that it was not.
+enum class owner_state : u8 { unknown, busy, at_rest };
+owner_state state_of_owner(const segment& s, u32 slot) noexcept;
+
+/// M1 and M3 of thread slots; C1, S2 and S4 of their caches.
+void check_caches(inspection& in);
+
+/// Before anything is changed: which owners of slabs were busy.
+void find_caches(rebuilding& rb);
+/// All threads are dead: their caches are empty, and their slabs are linked anew.
+void rebuild_caches(rebuilding& rb);
+
+}  // namespace annex::detail

@@ -1,0 +1,43 @@
+// care/structures.cpp - see structures.hpp.
+#include "care/structures.hpp"
+
+#include "cache/cache_rules.hpp"
+#include "named/pool_rules.hpp"
+#include "named/ring_rules.hpp"
+#include "shared/arena_rules.hpp"
+#include "shared/header_rules.hpp"
+#include "shared/member_rules.hpp"
+
+namespace annex::detail {
+namespace {
+
+constexpr structure all[] = {
+    {.name = "header", .find = find_header},
+    {.name = "arena",
+     .check = check_arena,
+     .check_whole = check_tiling,
+     .find = find_arena_top,
+     .rebuild_whole = rebuild_arena},
+    {.name = "region",
+     .check = check_regions,
+     .check_whole = check_region_count,
+     .find = find_regions},
+    {.name = "extent", .check = check_extents, .rebuild = rebuild_extents},
+    {.name = "slab",
+     .check = check_slabs,
+     .check_whole = check_slabs_are_linked,
+     .find = find_slabs},
+    {.name = "cache", .check = check_caches, .find = find_caches, .rebuild = rebuild_caches},
+    {.name = "zone", .check = check_zones, .find = find_zones, .rebuild = rebuild_zones},
+    {.name = "pool", .check = check_pools, .find = find_pools},
+    {.name = "ring", .check = check_rings, .find = find_rings},
+    {.name = "member", .check = check_members, .rebuild = rebuild_members},
+};
+
+}  // namespace
+
+std::span<const structure> structures() noexcept {
+  return all;
+}
+
+}  // namespace annex::detail

@@ -1,0 +1,34 @@
+// care/structures.hpp - the one list of the structures of a segment, and of what each brings.
+//
+// A structure is a folder below this one with its rules (…_rules.hpp) and a line here: who goes
+// over the list knows none of them by name. What another conductor needs of each structure is one
+// more pointer in a line, null where there is nothing to do. The order is that of the segment: who
+// lies in something stands behind it, so that what a line leads to has been looked at.
+// docs/design/0017 has the reasons.
+#pragma once
+#include <span>
+
+namespace annex::detail {
+
+class inspection;
+class rebuilding;
+
+/// Null where there is nothing to do.
+struct structure {
+  const char* name;
+  /// Audit, down the list: what is true of each by itself. It notes what it occupies and leads to.
+  void (*check)(inspection&) = nullptr;
+  /// Audit, then up the list: sums over what all of them have noted.
+  void (*check_whole)(inspection&) = nullptr;
+  /// Repair, down the list: which there are by their own seals, before anything is rebuilt, and
+  /// whom others ask about them.
+  void (*find)(rebuilding&) = nullptr;
+  /// Repair, down the list: what is theirs, from the truth.
+  void (*rebuild)(rebuilding&) = nullptr;
+  /// Repair, then up the list: sums over what all of them hold and occupy.
+  void (*rebuild_whole)(rebuilding&) = nullptr;
+};
+
+std::span<const structure> structures() noexcept;
+
+}  // namespace annex::detail
