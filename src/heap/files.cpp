@@ -438,8 +438,10 @@ void heap_files::remove_memory(const open_directory* own, const open_directory* 
   if (!is_own_name(name, heap_)) return leave("annex does not give such names");
   os::file_identity found;
   auto is_in = [&](const open_directory* place) {
-    return place != nullptr && place->fd() >= 0 &&
-           os::identify_in(place->fd(), name.c_str(), &found) == 0 && is_same_file(found, r);
+    if (place == nullptr || place->fd() < 0) return false;
+    const int why = os::identify_in(place->fd(), name.c_str(), &found);
+    if (why != 0 && why != ENOENT) leave(std::strerror(why));
+    return why == 0 && is_same_file(found, r);
   };
   auto remove_from = [&](const open_directory& place) {
     if (const int why = os::remove_in(place.fd(), name.c_str(), r.device, r.inode);

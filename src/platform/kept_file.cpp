@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "platform/files.hpp"
+
 namespace annex::os {
 
 kept_file::kept_file(int fd, std::string path, bool writable) {

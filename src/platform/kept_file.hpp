@@ -10,7 +10,7 @@
 #include <atomic>
 #include <string>
 
-#include "platform/os.hpp"
+#include "base/units.hpp"
 
 namespace annex::os {
 

@@ -8,6 +8,7 @@
 
 #include "base/bounded.hpp"
 #include "base/race_checker.hpp"
+#include "platform/cpu.hpp"
 #include "platform/os.hpp"
 
 namespace annex {
@@ -189,7 +190,7 @@ void transaction::acquire() noexcept {
         continue;
       }
       if (++spins < spins_before_sleep) {
-        __builtin_ia32_pause();
+        cpu::pause();
         seen = lock.load(std::memory_order_relaxed);
         continue;
       }

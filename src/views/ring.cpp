@@ -2,12 +2,11 @@
 #include <annex/ring.hpp>
 
 #include <algorithm>
-#include <array>
-#include <bit>
 
 #include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
 #include "named/ring_table.hpp"
+#include "platform/cpu.hpp"
 #include "views/waiting.hpp"
 
 namespace annex {
@@ -19,29 +18,10 @@ ring_table& table_of(void* table) noexcept {
   return *static_cast<ring_table*>(table);
 }
 
-// Both words at once. The failed compare reads nothing back: the caller looks again.
+// Both words at once.
 template <class T>
 bool change(T& words, T expected, T desired) noexcept {
-  static_assert(sizeof(T) == 16 && alignof(T) == 16);
-#if defined(__x86_64__) && defined(ANNEX_IS_CHECKED_FOR_RACES)
-  // ThreadSanitizer would do it under a lock of its own, which other processes don't have. So it is
-  // told what the instruction orders.
-  const auto was = std::bit_cast<std::array<u64, 2>>(expected),
-             will = std::bit_cast<std::array<u64, 2>>(desired);
-  u64 low = was[0], high = was[1];
-  bool is_done;
-  __tsan_release(&words);
-  asm volatile("lock cmpxchg16b %1"
-               : "=@ccz"(is_done), "+m"(words), "+a"(low), "+d"(high)
-               : "b"(will[0]), "c"(will[1])
-               : "memory");
-  __tsan_acquire(&words);
-  return is_done;
-#else
-  return __sync_bool_compare_and_swap(reinterpret_cast<unsigned __int128*>(&words),
-                                      std::bit_cast<unsigned __int128>(expected),
-                                      std::bit_cast<unsigned __int128>(desired));
-#endif
+  return cpu::compare_and_swap_pair(words, expected, desired);
 }
 
 ring_slot look(const ring_slot& slot) noexcept {

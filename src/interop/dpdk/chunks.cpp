@@ -1,25 +1,22 @@
 // interop/dpdk/chunks.cpp - memory for the internal heaps: whole blocks of the real heap, as
 // regions.
 //
-//   native page(s)  │ header │ chunk: a region of the socket's annex heap │
-//                              in granules of 64 KiB, each contiguous in IOVAs
+//   native page(s)  │ header │ chunk: a region of the socket's annex heap, 64 KiB granules of IOVA contiguity │
 //
 // The first chunk is there when serving begins (ANNEX_DPDK_RESERVE). Then one is at least 31 × 64
 // KiB, so that it and the real heap's header fill one 2 MiB page, and an eighth of what the heap
 // has, up to 64 MiB; a larger request gets a chunk of its size. A chunk is zeros when it comes:
 // what was never handed out needs no clearing. Every byte lies in memory the real EAL knows: DMA
-// mapping, memory events and address queries go on as ever. An empty chunk goes back whole.
-// If the process dies between taking a chunk and adding it, the real heap has a live block nobody
-// frees, as when any DPDK process dies with memory in its hands.
-#include <fmt/format.h>
-
+// mapping, memory events and address queries go on as ever. An empty chunk goes back whole. If the
+// process dies between taking a chunk and adding it, the real heap has a live block nobody frees,
+// as when any DPDK process dies with memory in its hands.
 #include <algorithm>
-#include <fstream>
 #include <vector>
 
 #include "base/report.hpp"
 #include "heap/local_heap.hpp"
 #include "interop/dpdk/drop_in.hpp"
+#include "platform/numa.hpp"
 
 namespace annex::dpdk {
 namespace {
@@ -28,11 +25,7 @@ constexpr u64 unit = 64 * KiB, smallest_chunk = 31 * unit, largest_step = 64 * M
 
 // What the kernel has left of these pages. 0: not hugepages, or not known.
 u64 free_hugepage_bytes(u64 page_bytes) {
-  u64 pages = 0;
-  std::ifstream(
-      fmt::format("/sys/kernel/mm/hugepages/hugepages-{}kB/free_hugepages", page_bytes / KiB)) >>
-      pages;
-  return pages * page_bytes;
+  return os::hugepages_of(page_bytes).free_pages * page_bytes;
 }
 
 // Of the first list of the socket's own memory.

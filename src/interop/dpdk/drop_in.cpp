@@ -14,7 +14,9 @@
 #include "base/report.hpp"
 #include "base/sentence.hpp"
 #include "heap/registry.hpp"
-#include "platform/os.hpp"
+#include "platform/memory.hpp"
+#include "platform/numa.hpp"
+#include "platform/processes.hpp"
 
 namespace annex::dpdk {
 
@@ -201,19 +203,8 @@ void in_forked_child() {
 
 // Whether what this process writes there stays its own.
 bool is_private_mapping(const void* address) {
-  std::FILE* const maps = std::fopen("/proc/self/maps", "re");
-  if (maps == nullptr) return false;
-  char line[512];
-  bool is_private = false;
-  while (std::fgets(line, sizeof line, maps) != nullptr) {
-    unsigned long from = 0, to = 0;
-    char rights[8] = {};
-    if (std::sscanf(line, "%lx-%lx %7s", &from, &to, rights) != 3) continue;
-    if (reinterpret_cast<u64>(address) >= from && reinterpret_cast<u64>(address) < to)
-      is_private = rights[3] == 'p';
-  }
-  std::fclose(maps);
-  return is_private;
+  const os::mapping_check seen = os::check_mapping(address, 1);
+  return seen.mapped && !seen.shared;
 }
 
 // Segments of groups whose every process is dead: destroy() refuses the others.

@@ -1,11 +1,9 @@
 // interop/dpdk/real.cpp - see real.hpp.
 #include "interop/dpdk/real.hpp"
 
-#include <dlfcn.h>
-#include <link.h>
-
 #include <atomic>
-#include <cstring>
+
+#include "platform/libraries.hpp"
 
 #ifdef ANNEX_DPDK_STATIC
 extern "C" {
@@ -58,25 +56,15 @@ std::atomic<bool> is_complete{false};
 void* loaded_eal() noexcept {
   static std::atomic<void*> found{nullptr};
   if (void* known = found.load(std::memory_order_acquire)) return known;
-  char path[1024] = {};
-  ::dl_iterate_phdr(
-      [](dl_phdr_info* object, size_t, void* out) {
-        if (object->dlpi_name == nullptr ||
-            std::strstr(object->dlpi_name, "librte_eal.so") == nullptr)
-          return 0;
-        std::strncpy(static_cast<char*>(out), object->dlpi_name, sizeof path - 1);
-        return 1;
-      },
-      path);
-  void* const handle = path[0] != '\0' ? ::dlopen(path, RTLD_NOW | RTLD_NOLOAD) : nullptr;
+  void* const handle = os::loaded_library("librte_eal.so");
   if (handle != nullptr) found.store(handle, std::memory_order_release);
   return handle;
 }
 
 void* look_up(const char* name) noexcept {
-  if (void* next = ::dlsym(RTLD_NEXT, name)) return next;
+  if (void* next = os::next_symbol(name)) return next;
   void* const eal = loaded_eal();  // its dependencies are searched too
-  return eal != nullptr ? ::dlsym(eal, name) : nullptr;
+  return eal != nullptr ? os::symbol_of(eal, name) : nullptr;
 }
 
 }  // namespace
@@ -97,7 +85,7 @@ const real_functions& real() noexcept {
 }
 
 bool is_in_front() noexcept {
-  void* const seen = ::dlsym(RTLD_DEFAULT, "rte_malloc");
+  void* const seen = os::first_symbol("rte_malloc");
   return real().rte_malloc_socket != nullptr &&
          (seen == nullptr || seen == reinterpret_cast<void*>(&rte_malloc));
 }

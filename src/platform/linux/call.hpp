@@ -1,6 +1,14 @@
-// platform/linux/call.hpp - repeats a system call that a signal interrupted.
+// platform/linux/call.hpp - repeats a system call that a signal interrupted; what its answer means.
 #pragma once
 #include <cerrno>
+
+#include "platform/open_result.hpp"
+
+// Where linux/ defines the functions of platform/: in annex::os, or beneath another platform that
+// calls them (simulated/beneath.hpp).
+#ifndef ANNEX_OS
+#define ANNEX_OS annex::os
+#endif
 
 namespace annex::os {
 
@@ -10,6 +18,16 @@ auto repeat(Call call) {
   while (value < 0 && errno == EINTR)
     value = call();
   return value;
+}
+
+/// 0, or why not.
+template <class Call>
+int done(Call call) {
+  return repeat(call) == 0 ? 0 : errno;
+}
+
+inline open_result opened(int fd) {
+  return fd >= 0 ? open_result{fd, 0} : open_result{-1, errno};
 }
 
 }  // namespace annex::os

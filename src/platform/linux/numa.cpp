@@ -1,5 +1,7 @@
 // platform/linux/numa.cpp - on which node memory shall lie and does lie, how much more there could
 // be, on a node or at all; what a memory device says of itself.
+#include "platform/numa.hpp"
+
 #include <linux/mempolicy.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -10,33 +12,34 @@
 #include <cerrno>
 #include <cstdio>
 #include <optional>
+#include <string>
 #include <string_view>
+#include <vector>
 
-#include "platform/os.hpp"
+#include "platform/directories.hpp"
+#include "platform/linux/call.hpp"
+#include "platform/linux/text_file.hpp"
 
-namespace annex::os {
+namespace ANNEX_OS {
 namespace {
 
 std::optional<u64> number_in(const std::string& path) {
-  FILE* const f = ::fopen(path.c_str(), "re");
-  if (f == nullptr) return {};
+  const text_file file = open_text(path.c_str());
   unsigned long long value = 0;
-  const bool read = std::fscanf(f, "%llu", &value) == 1;
-  std::fclose(f);
-  return read ? std::optional<u64>(value) : std::nullopt;
+  const bool is_read = file && std::fscanf(file.get(), "%llu", &value) == 1;
+  return is_read ? std::optional<u64>(value) : std::nullopt;
 }
 
 // Calls visit(name, number) for the lines of a file that a pattern with room for both (63 bytes, a
 // u64) fits.
 template <class Visit>
-void each_line(const std::string& path, const char* pattern, const Visit& visit) {
-  FILE* const f = ::fopen(path.c_str(), "re");
-  if (f == nullptr) return;
-  char line[256], name[64];
-  unsigned long long number = 0;
-  while (std::fgets(line, sizeof line, f) != nullptr)
+void each_number(const std::string& path, const char* pattern, const Visit& visit) {
+  each_line<256>(path.c_str(), [&](const char* line) {
+    char name[64];
+    unsigned long long number = 0;
     if (std::sscanf(line, pattern, name, &number) == 2) visit(std::string_view(name), u64{number});
-  std::fclose(f);
+    return true;
+  });
 }
 
 }  // namespace
@@ -74,34 +77,33 @@ u64 free_on_node(int node, u64 huge_page_bytes) {
            huge_page_bytes;
   // Pages of files are given up for others; a part of the node is kept for the kernel.
   u64 total = ~u64{0}, free = 0;
-  each_line(directory + "/meminfo", "Node %*d %63[^:]: %llu", [&](std::string_view what, u64 kib) {
-    if (what == "MemTotal") total = kib * KiB;
-    if (what == "MemFree" || what == "Active(file)" || what == "Inactive(file)") free += kib * KiB;
-  });
+  each_number(directory + "/meminfo", "Node %*d %63[^:]: %llu",
+              [&](std::string_view what, u64 kib) {
+                if (what == "MemTotal") total = kib * KiB;
+                if (what == "MemFree" || what == "Active(file)" || what == "Inactive(file)")
+                  free += kib * KiB;
+              });
   return total == ~u64{0} ? total : free - std::min(free, total / 64);
 }
 
 u64 free_memory() {
   u64 free = ~u64{0};
-  each_line("/proc/meminfo", "%63[^:]: %llu", [&](std::string_view what, u64 kib) {
+  each_number("/proc/meminfo", "%63[^:]: %llu", [&](std::string_view what, u64 kib) {
     if (what == "MemAvailable") free = kib * KiB;
   });
   // The limit of the process's control group and of those around it (version 2).
   std::string group;
-  if (FILE* f = ::fopen("/proc/self/cgroup", "re")) {
-    char line[4096];
-    while (std::fgets(line, sizeof line, f) != nullptr)
-      if (std::string_view(line).starts_with("0::/"))
-        group.assign(line + 3, std::string_view(line).find('\n') - 3);
-    std::fclose(f);
-  }
+  each_line<4096>("/proc/self/cgroup", [&](std::string_view line) {
+    if (line.starts_with("0::/")) group = line.substr(3, line.find('\n') - 3);
+    return true;
+  });
   for (; !group.empty(); group.resize(group.rfind('/'))) {
     const std::string directory = "/sys/fs/cgroup" + (group == "/" ? "" : group);
     const auto most = number_in(directory + "/memory.max"),
                used = number_in(directory + "/memory.current");
     if (!most || !used) continue;
     u64 of_files = 0;
-    each_line(directory + "/memory.stat", "%63s %llu", [&](std::string_view what, u64 bytes) {
+    each_number(directory + "/memory.stat", "%63s %llu", [&](std::string_view what, u64 bytes) {
       if (what == "active_file" || what == "inactive_file") of_files += bytes;
     });
     free = std::min(free, *most - std::min(*most, *used - std::min(*used, of_files)));
@@ -118,7 +120,7 @@ hugepage_pool hugepages_of(u64 page_bytes) {
 int node_count() {
   int nodes = 0;
   std::vector<std::string> names;
-  const open_result place = open_place("/sys/devices/system/node", links::followed);
+  const open_result place = ANNEX_OS::open_place("/sys/devices/system/node", links::followed);
   if (place.fd >= 0) (void)list_in(place.fd, &names);
   close_file(place.fd);
   for (const std::string& name : names)
@@ -136,4 +138,4 @@ device_facts facts_of_device(int fd) {
           node ? static_cast<int>(*node) : -1};
 }
 
-}  // namespace annex::os
+}  // namespace ANNEX_OS

@@ -1,22 +1,31 @@
-// platform/linux/pin.cpp - pages the kernel neither moves nor takes away: io_uring's registration
-// of buffers is the pin.
+// platform/linux/pinning.cpp - pages the kernel neither moves nor takes away: io_uring's
+// registration of buffers is the pin.
 //
 //   ring of a thread:  slot 0 │ slot 1 │ …   each up to 1 GiB of the range; nothing is submitted
 //
 // mlock is no pin: locked pages may be moved (compaction, NUMA balancing), and their physical
 // addresses change. A long-term pin holds them. The kernel ends it when the rings are unregistered,
 // or when the process dies.
+#include "platform/pinning.hpp"
+
 #include <linux/io_uring.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <functional>
+#include <utility>
+#include <vector>
 
 #include "base/in_parallel.hpp"
-#include "platform/os.hpp"
+#include "platform/linux/call.hpp"
 
-namespace annex::os {
+struct annex::os::pinned {
+  std::vector<int> rings;
+};
+
+namespace ANNEX_OS {
 namespace {
 
 constexpr u64 piece_bytes = 1 * GiB;  // the most the kernel takes as one buffer
@@ -53,11 +62,15 @@ int fill_slot(int ring, u32 slot, void* base, u64 bytes) noexcept {
   return register_with(ring, IORING_REGISTER_BUFFERS_UPDATE, &update, sizeof update);
 }
 
-}  // namespace
+void give_back(const std::vector<int>& rings) noexcept {
+  for (const int ring : rings) {
+    // At once; closing alone takes its time.
+    (void)register_with(ring, IORING_UNREGISTER_BUFFERS, nullptr, 0);
+    ::close(ring);
+  }
+}
 
-struct pinned {
-  std::vector<int> rings;
-};
+}  // namespace
 
 pin_result pin(void* address, u64 bytes, unsigned threads,
                const std::function<void(u64, u64)>& progress) {
@@ -77,22 +90,18 @@ pin_result pin(void* address, u64 bytes, unsigned threads,
         return fill_slot(mine.fd, mine.slots_used++, static_cast<char*>(address) + at, length);
       },
       progress);
-  auto held = new pinned;
+  std::vector<int> made;
   for (const own_ring& r : rings)
-    if (r.fd >= 0) held->rings.push_back(r.fd);
-  if (failed == 0) return {held, 0};
-  unpin(held);
+    if (r.fd >= 0) made.push_back(r.fd);
+  if (failed == 0) return {new pinned{std::move(made)}, 0};
+  give_back(made);
   return {nullptr, failed};
 }
 
 void unpin(pinned* held) {
   if (held == nullptr) return;
-  for (const int ring : held->rings) {
-    // At once; closing alone takes its time.
-    (void)register_with(ring, IORING_UNREGISTER_BUFFERS, nullptr, 0);
-    ::close(ring);
-  }
+  give_back(held->rings);
   delete held;
 }
 
-}  // namespace annex::os
+}  // namespace ANNEX_OS

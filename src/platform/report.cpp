@@ -1,19 +1,17 @@
-// base/report.cpp - see report.hpp. ANNEX_LOG is read once, at the first line.
+// platform/report.cpp - see report.hpp. ANNEX_LOG is read once, at the first line.
 #include "base/report.hpp"
 
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cstdlib>
+#include <iterator>
+
+#include "platform/output.hpp"
 
 namespace annex {
 namespace {
 
 struct log_settings {
   log_level level = log_level::warn;
-  int fd = STDERR_FILENO;
+  int fd = os::error_output;
 };
 
 log_settings read_settings() noexcept {
@@ -33,15 +31,7 @@ log_settings read_settings() noexcept {
     } else if (key == "output" && value != "stderr" && value.size() < 4096) {
       char path[4096] = {};
       value.copy(path, value.size());
-      // Not for a program with rights that who started it has not; never waits for who reads a
-      // pipe.
-      const bool is_trusted = ::secure_getenv("ANNEX_LOG") != nullptr;
-      const int fd =
-          is_trusted
-              ? ::open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-                       0600)
-              : -1;
-      if (fd >= 0) settings.fd = fd;
+      if (const int fd = os::open_output(path); fd >= 0) settings.fd = fd;
     }
   }
   return settings;
@@ -50,25 +40,6 @@ log_settings read_settings() noexcept {
 const log_settings& settings() noexcept {
   static const log_settings once = read_settings();
   return once;
-}
-
-// Beyond the process's file size limit a write kills (SIGXFSZ): rather no line.
-bool is_too_long(int fd, size_t more) noexcept {
-  ::rlimit limit{};
-  struct stat file {};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
-      ::fstat(fd, &file) != 0)
-    return false;
-  return S_ISREG(file.st_mode) && static_cast<u64>(file.st_size) + more > limit.rlim_cur;
-}
-
-void write_all(int fd, std::string_view text) noexcept {
-  if (is_too_long(fd, text.size())) return;
-  while (!text.empty()) {
-    const ssize_t n = ::write(fd, text.data(), text.size());
-    if (n <= 0) return;
-    text.remove_prefix(static_cast<size_t>(n));
-  }
 }
 
 }  // namespace
@@ -80,18 +51,18 @@ bool is_logged(log_level level) noexcept {
 void log_line(log_level level, std::string_view line) noexcept {
   constexpr std::string_view names[] = {"", "error", "warning", "info", "debug"};
   char text[600];
-  write_all(settings().fd,
-            write_sentence(text, "annex: {}: {}\n", names[static_cast<u8>(level)], line));
+  os::write_output(settings().fd,
+                   write_sentence(text, "annex: {}: {}\n", names[static_cast<u8>(level)], line));
 }
 
 void report_line(std::string_view line) noexcept {
-  write_all(settings().fd, "annex: ");
-  write_all(settings().fd, line);
-  write_all(settings().fd, "\n");
+  os::write_output(settings().fd, "annex: ");
+  os::write_output(settings().fd, line);
+  os::write_output(settings().fd, "\n");
 }
 
 void stop_program(std::string_view report) noexcept {
-  write_all(STDERR_FILENO, report);
+  os::write_output(os::error_output, report);
   std::abort();
 }
 

@@ -1,0 +1,62 @@
+// platform/simulated/memory.cpp - no memory, no address space, and mappings that can't be seen.
+#include "platform/memory.hpp"
+
+#include <cerrno>
+
+#include "platform/simulated/ask.hpp"
+#include "platform/simulated/beneath.hpp"
+
+namespace annex::os {
+
+u64 page_bytes() {
+  return simulated::pass(beneath::page_bytes);
+}
+
+map_result map_file(int fd, u64 offset, u64 bytes, bool writable, u64 alignment) {
+  return simulated::ask(__func__, {{nullptr, ENOMEM}, {nullptr, EAGAIN}, {nullptr, ENFILE}},
+                        beneath::map_file, fd, offset, bytes, writable, alignment);
+}
+
+int map_file_again(void* address, int fd, u64 bytes, bool as_a_copy) {
+  return simulated::ask(__func__, {ENOMEM, EAGAIN}, beneath::map_file_again, address, fd, bytes,
+                        as_a_copy);
+}
+
+int forbid_writing(void* address, u64 bytes) {
+  return simulated::ask(__func__, {ENOMEM}, beneath::forbid_writing, address, bytes);
+}
+
+map_result map_anonymous(u64 bytes, u64 huge_page_bytes, bool shared, u64 alignment) {
+  return simulated::ask(__func__, {{nullptr, ENOMEM}, {nullptr, EAGAIN}}, beneath::map_anonymous,
+                        bytes, huge_page_bytes, shared, alignment);
+}
+
+map_result reserve(u64 bytes, bool accessible) {
+  return simulated::ask(__func__, {{nullptr, ENOMEM}, {nullptr, EAGAIN}}, beneath::reserve, bytes,
+                        accessible);
+}
+
+void unmap(void* address, u64 bytes) {
+  simulated::pass(beneath::unmap, address, bytes);
+}
+
+void hide_from_leak_search(void* address, u64 bytes) {
+  simulated::pass(beneath::hide_from_leak_search, address, bytes);
+}
+
+int populate(void* address, u64 bytes) {
+  return simulated::ask(__func__, {ENOMEM, EFAULT}, beneath::populate, address, bytes);
+}
+
+mapping_check check_mapping(const void* address, u64 bytes) {
+  return simulated::ask(__func__, {{.error = EMFILE}, {.error = ENFILE}, {.error = ENOENT}},
+                        beneath::check_mapping, address, bytes);
+}
+
+int for_each_mapped(const void* address, u64 bytes,
+                    const std::function<bool(const mapped_stretch&)>& visit) {
+  return simulated::ask(__func__, {EMFILE, ENFILE, ENOENT}, beneath::for_each_mapped, address,
+                        bytes, visit);
+}
+
+}  // namespace annex::os
