@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "bare_segment.hpp"
-#include "platform/os.hpp"
+#include "platform/files.hpp"
 
 namespace annex {
 namespace {

@@ -111,7 +111,7 @@ TEST_F(attaching, a_segment_cut_within_its_spare_bytes_is_whole_after_a_repair) 
   {
     heap h = heap_with(1 << 20, {}, "a");
     must(h.reserve_zone("z", {.size_bytes = 5000}));
-    top = h.internal()->seg().header().arena.top;
+    top = h.internal()->here.seg.header().arena.top;
   }
   const std::string file = path() + "/a.annex";
   ASSERT_GT(std::filesystem::file_size(file), top + 4096);

@@ -275,7 +275,7 @@ std::string damage_and_audit(const damage& d) {
   fill(h, m);
   std::string said;
   if (!must(h.audit()).holds()) said = "the heap was broken before";
-  d.apply(h.internal()->seg());
+  d.apply(h.internal()->here.seg);
   const audit_report report = must(h.audit());
   bool named = false;
   for (const std::string& sentence : report.broken)
@@ -301,7 +301,7 @@ TEST_F(audits, are_followed_by_a_repair_that_leaves_no_index_broken) {
       mapped_memory m(1 << 20);
       fill(h, m);
       must(h.bring_memory({.length_bytes = 1 << 20}));
-      d.apply(h.internal()->seg());
+      d.apply(h.internal()->here.seg);
       ::_exit(0);
       return 0;
     });

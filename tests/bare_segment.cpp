@@ -8,7 +8,9 @@
 #include <cstring>
 #include <iterator>
 
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/memory.hpp"
+#include "platform/processes.hpp"
 
 namespace annex {
 
@@ -61,7 +63,7 @@ bare_segment::~bare_segment() {
 }
 
 lock_identity bare_segment::join() {
-  const membership claim = claim_membership(segment_, false);
+  const member_claim claim = claim_membership(segment_, false);
   if (claim.member == 0) std::abort();
   segment_.member(claim.member).state.store(member_live, std::memory_order_release);
   return {claim.slot, claim.member};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "extent/extents.hpp"
+#include "platform/kept_file.hpp"
 #include "region/region_views.hpp"
 #include "support.hpp"
 

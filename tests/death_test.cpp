@@ -224,7 +224,7 @@ TEST_F(deaths, whoever_is_stopped_keeps_what_is_his_and_others_go_on) {
     ::usleep(static_cast<useconds_t>(100 + round * 37));
     child.kill_now(SIGSTOP);
     ::waitpid(child.id(), nullptr, WUNTRACED);
-    if (h.internal()->seg().header().lock.load(std::memory_order_relaxed) != 0) {
+    if (h.internal()->here.seg.header().lock.load(std::memory_order_relaxed) != 0) {
       // Stopped with the lock in its hands: what needs no lock goes on, the rest waits for it.
       ++held;
       heap::free(h.allocate(64));
@@ -265,7 +265,7 @@ TEST_F(deaths, the_holder_of_the_lock_is_named_when_it_is_stopped_and_replaced_w
   heap h = heap_with(8 << 20, {}, "a");
   child_process child([w] {
     heap mine = must(attach_as_another("a"));
-    detail::local_heap::locked t(*mine.internal());
+    detail::locked t(mine.internal()->here);
     w->ready = 1;
     ::raise(SIGSTOP);
     return 0;

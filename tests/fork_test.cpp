@@ -235,7 +235,7 @@ TEST_F(forks, other_programs_started_while_the_lock_is_held_keep_nothing_alive) 
     heap mine = must(attach_as_another("a"));
     for (int i = 0; i < 10; ++i)
       mine.allocate(100);
-    detail::local_heap::locked held(*mine.internal());
+    detail::locked held(mine.internal()->here);
     static char name[] = "sleep", time[] = "60";
     char* const arguments[] = {name, time, nullptr};
     pid_t spawned = 0;
@@ -286,7 +286,7 @@ TEST_F(forks, while_another_thread_has_the_lock_leave_it_to_the_parent) {
   for (int i = 0; i < 20; ++i) {
     std::atomic<bool> has{false}, leave{false};
     std::thread holder([&] {
-      detail::local_heap::locked held(*another.internal());
+      detail::locked held(another.internal()->here);
       has = true;
       while (!leave)
         std::this_thread::yield();

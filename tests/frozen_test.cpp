@@ -11,7 +11,7 @@ namespace {
 class frozen_caches : public in_own_directory {};
 
 thread_cache& only_cache(const heap& h) {
-  const segment& s = h.internal()->seg();
+  const segment& s = h.internal()->here.seg;
   for (u32 i = 0; i < s.header().thread_slots_used.value; ++i)
     if (s.slot(i).cache != 0) return *s.chunk<thread_cache>(s.slot(i).cache);
   ADD_FAILURE() << "no thread has a cache";

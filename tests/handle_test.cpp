@@ -35,7 +35,7 @@ void* allocate_at(heap& h, void* place, std::size_t bytes, int tries = 20'000) {
 }
 
 region_record& region_in(const heap& h, u32 slot) {
-  const segment& s = h.internal()->seg();
+  const segment& s = h.internal()->here.seg;
   return s.at<region_record>(s.header().regions_at)[slot];
 }
 

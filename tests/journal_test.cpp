@@ -8,7 +8,6 @@
 
 #include "bare_segment.hpp"
 #include "inside.hpp"
-#include "platform/os.hpp"
 
 namespace annex {
 namespace {

@@ -20,11 +20,11 @@ struct words {
 };
 
 segment_header& header_of(const heap& h) {
-  return h.internal()->seg().header();
+  return h.internal()->here.seg.header();
 }
 
 u32 a_slot_of(const heap& h, u32 member) {
-  const segment& s = h.internal()->seg();
+  const segment& s = h.internal()->here.seg;
   for (u32 i = 0; i < s.header().thread_slots_used.load(std::memory_order_relaxed); ++i)
     if (member_of_state(s.slot(i).state.load(std::memory_order_relaxed)) == member) return i;
   return no_owner;

@@ -13,7 +13,7 @@
 
 #include "another_member.hpp"
 #include "heap/local_heap.hpp"
-#include "platform/os.hpp"
+#include "platform/processes.hpp"
 #include "support.hpp"
 
 namespace annex {

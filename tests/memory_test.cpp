@@ -503,8 +503,8 @@ TEST_F(adding, ephemeral_heaps_end_with_their_members) {
     heap h = must(heap::create("a", {.ephemeral = true}));
     must(h.bring_memory({.length_bytes = 1 << 20}));
     (void)h.allocate(100);
-    detail::local_heap::locked half_done(*h.internal());
-    half_done->put(h.internal()->seg().header().zone_count, 7u);
+    detail::locked half_done(h.internal()->here);
+    half_done->put(h.internal()->here.seg.header().zone_count, 7u);
     ::_exit(0);  // without closing anything, in the middle of a transaction
     return 0;
   });

@@ -154,7 +154,7 @@ int damage_and_check(const damage& d) {
   must(raw_pool::create(h, "p", {.object_bytes = 64, .object_count = 100}));
   ring r = must(ring::create(h, "r", 8));
   EXPECT_TRUE(r.put(handle{1}));
-  const segment& s = h.internal()->seg();
+  const segment& s = h.internal()->here.seg;
   std::string said = check_line_by_line(s, nullptr);
   d.apply(s);
   said += check_line_by_line(s, &d);

@@ -228,10 +228,10 @@ TEST_F(snapshots, take_no_lock_and_change_nothing) {
   must(h.bring_memory({.length_bytes = 16 << 20}));
   std::vector<void*> kept;
   fill(h, &kept);
-  const u64 before = h.internal()->seg().header().lock_sequence.load(std::memory_order_relaxed);
+  const u64 before = h.internal()->here.seg.header().lock_sequence.load(std::memory_order_relaxed);
   for (int i = 0; i < 100; ++i)
     EXPECT_FALSE(h.snapshot().changed);
-  EXPECT_EQ(h.internal()->seg().header().lock_sequence.load(std::memory_order_relaxed), before)
+  EXPECT_EQ(h.internal()->here.seg.header().lock_sequence.load(std::memory_order_relaxed), before)
       << "the lock was taken";
 }
 
@@ -245,7 +245,7 @@ TEST_F(snapshots, do_not_wait_for_a_member_that_is_stopped_with_the_heap_lock_in
   child_process holder([] {
     heap mine = must(attach_as_another("a"));
     {
-      detail::local_heap::locked t(*mine.internal());
+      detail::locked t(mine.internal()->here);
       ::raise(SIGSTOP);
     }
     ::_exit(0);

@@ -16,7 +16,7 @@
 #include "heap/local_heap.hpp"
 #include "inside.hpp"
 #include "named/ring_table.hpp"
-#include "platform/os.hpp"
+#include "platform/waiting.hpp"
 #include "support.hpp"
 
 namespace annex {

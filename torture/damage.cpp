@@ -271,7 +271,7 @@ void note_what_is_live(heap& h, image& i) {
   std::sort(i.live.begin(), i.live.end(),
             [](const live_range& a, const live_range& b) { return a.where < b.where; });
   for (const member_summary& m : h.members())
-    for (const block_summary& b : h.internal()->held_by(static_cast<u32>(m.id)))
+    for (const block_summary& b : h.internal()->care.held_by(static_cast<u32>(m.id)))
       if (b.kind == block_kind::pool_object) i.pool_held.insert(i.place_of(b.where));
 }
 

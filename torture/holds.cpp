@@ -560,8 +560,8 @@ class director {
   // In the middle of a transaction: what would be damage if it were not undone.
   template <class What>
   static void half_a_change(heap& h, What what) {
-    detail::local_heap::locked t(*h.internal());
-    const segment& s = h.internal()->seg();
+    detail::locked t(h.internal()->here);
+    const segment& s = h.internal()->here.seg;
     segment_header& header = s.header();
     region_record& r = s.at<region_record>(header.regions_at)[0];
     t->put(header.zone_count, header.zone_count + 3);

@@ -199,7 +199,7 @@ void damage_second(survivor&) {
         auto p = must(raw_pool::create(
             h, "pool", {.object_bytes = 64, .object_count = 20, .cache_objects = 8}));
         p.give(p.take());
-        const segment& s = h.internal()->seg();
+        const segment& s = h.internal()->here.seg;
         region_record& r = s.at<region_record>(s.header().regions_at)[0];
         --r.free_granules;
         ++r.live_extents;

@@ -102,7 +102,7 @@ class honest_process {
     if (!heap_.add_memory({.base = memory, .length_bytes = 4 * MiB, .page_iovas = pages}) ||
         !heap_.bring_memory({.length_bytes = 4 * MiB}))
       return false;
-    watch_beside(heap_.internal()->seg().base(), metadata_bytes);
+    watch_beside(heap_.internal()->here.seg.base(), metadata_bytes);
     heap_.for_each_region([&](const region_summary& r) {
       regions_.push_back({static_cast<char*>(r.base), r.length_bytes});
       watch_beside(r.base, r.length_bytes);

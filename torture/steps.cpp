@@ -77,7 +77,7 @@ class torturer {
   /// Kills it everywhere. Returns the path, and where a death leaves most to do.
   std::pair<path, weak_points> torture(const operation& what, const std::string& name) {
     where_we_are = name + ", recording";
-    const segment& seg = s_.own().internal()->seg();
+    const segment& seg = s_.own().internal()->here.seg;
     std::map<u32, std::size_t> by_depth;
     std::size_t held_still = 0;
     auto victim = begin(what);

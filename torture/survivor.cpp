@@ -264,19 +264,19 @@ void survivor::check_after_death(std::uint64_t held_in_hand) {
 
 std::uint64_t place_of(heap& h, const block_summary& b) {
   const u32 slot = slot_of(b.where);
-  return is_place | remote_address(b.where, h.internal()->views().record(slot).length_bytes);
+  return is_place | remote_address(b.where, h.internal()->here.views.record(slot).length_bytes);
 }
 
 std::uint64_t place_of(heap& h, const void* block) {
   const auto where = heap::locate(block);
   if (!where) fail("a block lies in no region");
-  return place_in(h.internal()->views().slot_of(static_cast<u32>(where->region)),
+  return place_in(h.internal()->here.views.slot_of(static_cast<u32>(where->region)),
                   where->offset_bytes);
 }
 
 void* at_place(heap& h, std::uint64_t place) {
-  const local_region& region =
-      *must(h.internal()->ensure_attached(static_cast<u32>((place & ~is_place) >> place_shift)));
+  const local_region& region = *must(
+      h.internal()->memory.ensure_attached(static_cast<u32>((place & ~is_place) >> place_shift)));
   return region.base + (place & low_bits(place_shift));
 }
 

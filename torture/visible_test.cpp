@@ -93,7 +93,7 @@ TEST(visibility, misses_no_store_of_an_allocation) {
                                 .zone_limit = 8})
                  .value();
     (void)h.bring_memory({.length_bytes = 1 << 20}).value();
-    const segment& s = h.internal()->seg();
+    const segment& s = h.internal()->here.seg;
     const sight seen = look_at(
         [&] {
           heap mine = heap::attach("s").value();

@@ -63,7 +63,7 @@ class observer {
 };
 
 namespace detail {
-class local_heap;
+class observing;
 }
 
 /// Keeps an observer subscribed; destroying it unsubscribes after telling the observer to remove
@@ -80,7 +80,7 @@ class ANNEX_PUBLIC observation {
   ~observation();
 
  private:
-  friend class detail::local_heap;
+  friend class detail::observing;
   struct state;
   explicit observation(state* s) noexcept : state_(s) {}
   void end() noexcept;
@@ -103,7 +103,7 @@ class ANNEX_PUBLIC lease {
   explicit operator bool() const noexcept { return heap_ != nullptr; }
 
  private:
-  friend class detail::local_heap;
+  friend class detail::observing;
   void give_back() noexcept;
   void* heap_ = nullptr;
   std::uint32_t region_slot_ = 0;

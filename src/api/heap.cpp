@@ -8,22 +8,29 @@
 #include <annex/version.hpp>
 
 #include "base/size_class.hpp"
-#include "heap/registry.hpp"
+#include "heap/closing.hpp"
+#include "heap/creating.hpp"
+#include "heap/destroying.hpp"
+#include "heap/fast_path.hpp"
+#include "heap/listing.hpp"
+#include "heap/opening.hpp"
+#include "heap/repairing.hpp"
 
 namespace annex {
 
 using detail::local_heap;
+using detail::requests;
 
 heap::heap(heap&& other) noexcept : impl_(std::exchange(other.impl_, nullptr)) {}
 heap& heap::operator=(heap&& other) noexcept {
   if (this != &other) {
-    if (impl_ != nullptr) impl_->close();
+    if (impl_ != nullptr) detail::close_heap(impl_);
     impl_ = std::exchange(other.impl_, nullptr);
   }
   return *this;
 }
 heap::~heap() {
-  if (impl_ != nullptr) impl_->close();
+  if (impl_ != nullptr) detail::close_heap(impl_);
 }
 
 namespace {
@@ -37,10 +44,10 @@ result<heap> made(Make make, result<local_heap*> opened) {
 }  // namespace
 
 result<heap> heap::create(std::string_view name, const heap_options& o) {
-  return made([](local_heap* h) { return heap(h); }, local_heap::create(name, o, false));
+  return made([](local_heap* h) { return heap(h); }, detail::create_heap(name, o, false));
 }
 result<heap> heap::create_private(const heap_options& o) {
-  auto opened = local_heap::create({}, o, true);
+  auto opened = detail::create_heap({}, o, true);
   // Nobody else has to map it, so where address space is short (valgrind, ulimit -v) less will do,
   // unless a size was asked for.
   heap_options smaller = o;
@@ -50,122 +57,113 @@ result<heap> heap::create_private(const heap_options& o) {
         !opened && (opened.error().os_errno == ENOMEM || opened.error().os_errno == EINVAL);
     if (!is_short || o.metadata_limit_bytes != heap_options{}.metadata_limit_bytes) break;
     smaller.metadata_limit_bytes = limit;
-    if (auto again = local_heap::create({}, smaller, true)) opened = again;
+    if (auto again = detail::create_heap({}, smaller, true)) opened = again;
   }
   return made([](local_heap* h) { return heap(h); }, opened);
 }
 result<heap> heap::open(std::string_view name, const heap_options& o, bool* is_new) {
-  return made([](local_heap* h) { return heap(h); }, local_heap::open(name, o, is_new));
+  return made([](local_heap* h) { return heap(h); }, detail::open_heap(name, o, is_new));
 }
 result<heap> heap::attach(std::string_view name, const attach_options& o) {
-  return made([](local_heap* h) { return heap(h); }, local_heap::attach(name, o));
+  return made([](local_heap* h) { return heap(h); }, detail::attach_heap(name, o));
 }
 result<void> heap::destroy(std::string_view name) {
-  return local_heap::destroy(name);
+  return detail::destroy_heap(name);
 }
 result<repair_report> heap::repair(std::string_view name) {
-  return detail::local_heap::repair(name);
+  return detail::repair_heap(name);
 }
 result<std::vector<heap_summary>> heap::list() {
-  return local_heap::list();
+  return detail::list_heaps();
 }
 
 std::string_view heap::name() const noexcept {
-  return impl_->name();
+  return impl_->here.name;
 }
 heap_id heap::id() const noexcept {
-  return impl_->id();
+  return impl_->here.id();
 }
 member_id heap::self() const noexcept {
-  return member_id{impl_->self()};
+  return member_id{impl_->here.self.member};
 }
 
 result<region_id> heap::add_memory(const memory_range& m) {
-  return impl_->add_memory(m, false, {});
+  return impl_->memory.add_memory(m);
 }
 result<region_id> heap::bring_memory(const memory_source& m) {
-  return impl_->bring_memory(m);
+  return impl_->memory.bring_memory(m);
 }
 result<void> heap::remove_memory(region_id r) {
-  return impl_->remove_memory(r, {}, false);
+  return impl_->memory.remove_memory(r, {}, false);
 }
 result<void> heap::drain_memory(region_id r, std::chrono::nanoseconds deadline) {
-  return impl_->remove_memory(r, deadline, true);
+  return impl_->memory.remove_memory(r, deadline, true);
 }
 result<void> heap::cancel_drain(region_id r) {
-  return impl_->cancel_drain(r);
+  return impl_->memory.cancel_drain(r);
 }
 result<void> heap::attach_memory(region_id r, void* base) {
   if (base == nullptr)
     return std::unexpected(
         error{errc::invalid_argument, 0,
               "the base is null; attach_memory(region) maps the region by itself"});
-  return impl_->attach_memory(r, base);
+  return impl_->memory.attach_memory(r, base);
 }
 result<void> heap::attach_memory(region_id r) {
-  return impl_->attach_memory(r, nullptr);
+  return impl_->memory.attach_memory(r, nullptr);
 }
 result<void> heap::detach_memory(region_id r) {
-  return impl_->detach_memory(r);
+  return impl_->memory.detach_memory(r);
 }
 result<void> heap::prefault(region_id r, unsigned threads,
                             const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
-  return impl_->prefault(r, threads, progress);
+  return impl_->memory.prefault(r, threads, progress);
 }
 void heap::synchronize() {
-  impl_->synchronize();
+  impl_->memory.synchronize();
 }
 
-// Everything but a hit in the cache this thread used last: kept out of the way so that the hit
-// needs no stack.
+// Kept out of the way so that the hit needs no stack.
 [[gnu::noinline]] static void* allocate_elsewhere(local_heap& h, std::size_t size_bytes) noexcept {
-  if (this_thread.heap_number != h.number() && size_bytes - 1 < limits::largest_slab_block_bytes)
-    if (thread_cache* c = turn_to(h.index(), h.number()))
-      if (void* block = nullptr; take_cached(c, h.views().bases(), size_bytes, &block))
-        return block;
-  return h.allocate(size_bytes);
+  return detail::allocate_past_hit(h, size_bytes);
 }
 
 void* heap::allocate(std::size_t size_bytes) noexcept {
-  local_heap& h = *impl_;
-  if (size_bytes - 1 >= limits::largest_slab_block_bytes || this_thread.heap_number != h.number())
-      [[unlikely]]
-    return allocate_elsewhere(h, size_bytes);
   void* block = nullptr;
-  if (!take_cached(this_thread.cache, h.views().bases(), size_bytes, &block)) [[unlikely]]
-    return allocate_elsewhere(h, size_bytes);
+  if (!detail::allocate_hit(*impl_, size_bytes, &block)) [[unlikely]]
+    return allocate_elsewhere(*impl_, size_bytes);
   return block;
 }
 void* heap::allocate(const placement& p) noexcept {
-  return impl_->allocate(p);
+  return impl_->blocks.allocate(p);
 }
 std::size_t heap::allocate_bulk(std::size_t size_bytes, std::span<void*> blocks) noexcept {
-  return impl_->allocate_bulk(size_bytes, blocks);
+  return impl_->blocks.allocate_bulk(size_bytes, blocks);
 }
 void* heap::reallocate(void* block, std::size_t size_bytes) noexcept {
-  return impl_->reallocate(block, size_bytes);
+  return impl_->blocks.reallocate(block, size_bytes);
 }
 void* heap::reallocate(void* block, const placement& p) noexcept {
-  return impl_->reallocate(block, p);
+  return impl_->blocks.reallocate(block, p);
 }
 void heap::free(void* block) noexcept {
-  local_heap::free(block);
+  requests::free(block);
 }
 void heap::free_bulk(std::span<void* const> blocks) noexcept {
   for (void* block : blocks)
-    local_heap::free(block);
+    requests::free(block);
 }
 std::size_t heap::usable_size(const void* block) noexcept {
-  return local_heap::usable_size(block);
+  return requests::usable_size(block);
 }
 explanation heap::last_failure() noexcept {
-  return local_heap::last_failure();
+  return requests::last_failure();
 }
 void heap::on_shortage(std::function<bool(std::size_t)> grow) {
-  impl_->on_shortage(std::move(grow));
+  impl_->blocks.on_shortage(std::move(grow));
 }
 void heap::trim() noexcept {
-  impl_->trim_own();
+  impl_->care.trim_own();
 }
 
 // Results are made where the caller wants them: a copy would wait for the stores of its halves.
@@ -195,69 +193,69 @@ std::optional<location> heap::locate(const void* p) noexcept {
   return r != nullptr ? locate_in(r, p) : locate_far(p);
 }
 void* heap::address_of(iova address) const noexcept {
-  return impl_->address_of(address);
+  return impl_->bytes.address_of(address);
 }
 handle heap::handle_of(const void* p) const noexcept {
-  return impl_->handle_of(p);
+  return impl_->bytes.handle_of(p);
 }
 result<void*> heap::resolve(handle h) const {
-  return impl_->resolve(h);
+  return impl_->bytes.resolve(h);
 }
 
 result<zone> heap::reserve_zone(std::string_view name, const placement& p, visibility seen) {
-  return impl_->reserve_zone(name, p, {.seen = seen}, nullptr, {});
+  return impl_->zones.reserve_zone(name, p, {.seen = seen}, {});
 }
 result<void> heap::commit_zone(std::string_view name, const zone& filled) {
-  return impl_->commit_zone(name, filled.generation);
+  return impl_->zones.commit_zone(name, filled.generation);
 }
 result<zone> heap::wait_zone(std::string_view name, std::chrono::nanoseconds deadline,
                              std::uint64_t after_generation) const {
-  return impl_->wait_zone(name, deadline, after_generation);
+  return impl_->zones.wait_zone(name, deadline, after_generation);
 }
 result<zone> heap::find_zone(std::string_view name) const {
-  return impl_->find_zone(name, zone_type::plain);
+  return impl_->zones.find_zone(name, zone_type::plain);
 }
 result<void> heap::release_zone(std::string_view name) {
-  return impl_->release_zone(name, zone_type::plain);
+  return impl_->zones.release_zone(name, zone_type::plain);
 }
 
 result<observation> heap::observe(observer& who) {
-  return impl_->observe(who);
+  return impl_->observing.observe(who);
 }
 result<lease> heap::hold(region_id r) {
-  return impl_->hold(r);
+  return impl_->observing.hold(r);
 }
 
 heap_stats heap::stats() const {
-  return impl_->stats();
+  return impl_->care.stats();
 }
 heap_snapshot heap::snapshot(const snapshot_options& o) const {
-  return impl_->snapshot(o);
+  return impl_->care.snapshot(o);
 }
 result<audit_report> heap::audit() const {
-  return impl_->audit();
+  return impl_->care.audit();
 }
 void heap::for_each_region(const std::function<void(const region_summary&)>& visit) const {
-  impl_->for_each_region(visit);
+  impl_->care.for_each_region(visit);
 }
 void heap::for_each_zone(const std::function<void(const zone_summary&)>& visit) const {
-  impl_->for_each_zone(visit);
+  impl_->care.for_each_zone(visit);
 }
 result<void> heap::for_each_block(const std::function<void(const block_summary&)>& visit) const {
-  return impl_->for_each_block(visit);
+  return impl_->care.for_each_block(visit);
 }
 void heap::for_each_map_piece(const std::function<void(const map_piece&)>& visit) const {
-  impl_->for_each_map_piece(visit);
+  impl_->care.for_each_map_piece(visit);
 }
 std::vector<member_summary> heap::members() const {
-  return impl_->members();
+  return impl_->care.members();
 }
 std::size_t heap::recover() noexcept {
-  return impl_->recover();
+  return impl_->care.recover();
 }
 result<std::size_t> heap::reap(member_id m,
                                const std::function<reap_choice(const block_summary&)>& look) {
-  return impl_->reap(static_cast<u32>(m), look);
+  return impl_->care.reap(static_cast<u32>(m), look);
 }
 
 version library_version() noexcept {

@@ -4,11 +4,11 @@
 // rebuilt when the region table's epoch has changed.
 #include <algorithm>
 
-#include "heap/local_heap.hpp"
+#include "heap/addressing.hpp"
 
 namespace annex::detail {
 
-void* local_heap::address_of(iova address) noexcept {
+void* addressing::address_of(iova address) noexcept {
   const u64 wanted = static_cast<u64>(address);
   std::lock_guard guard(bus_mutex_);
   if (const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire);

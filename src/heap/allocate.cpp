@@ -13,45 +13,13 @@
 #include <cstring>
 #include <utility>
 
+#include "attached/misuse.hpp"
+#include "heap/local_heap.hpp"
+#include "heap/placing.hpp"
 #include "heap/registry.hpp"
-#include "platform/os.hpp"
 
 namespace annex::detail {
 namespace {
-
-// Whether the block lies as asked. Slabs know addresses only: what a placement says of IOVAs is
-// looked at here.
-bool is_as_asked(const placement& p, const local_region& region, const void* block) noexcept {
-  const u64 at = reinterpret_cast<u64>(block);
-  if (at % p.align_bytes != 0) return false;
-  if (!p.iova_contiguous)
-    return p.boundary_bytes == 0 || !crosses(at, p.size_bytes, p.boundary_bytes);
-  const auto bus = region.iovas.at(at - reinterpret_cast<u64>(region.base));
-  return bus && bus->contiguous_bytes >= p.size_bytes && bus->address % p.align_bytes == 0 &&
-         (p.boundary_bytes == 0 || !crosses(bus->address, p.size_bytes, p.boundary_bytes));
-}
-
-// The slabs that can serve a placement; 0: an extent of its own.
-u32 class_for(const placement& p) noexcept {
-  u64 slab_bytes = p.size_bytes;
-  bool from_slab = p.align_bytes <= limits::smallest_page_bytes;
-  if (p.boundary_bytes != 0 || p.iova_contiguous) {
-    // A power-of-two block up to a page lies at a multiple of its size: it crosses no boundary and
-    // no page.
-    slab_bytes = std::bit_ceil(std::max<u64>(p.size_bytes, p.align_bytes));
-    from_slab &= slab_bytes <= limits::smallest_page_bytes;
-  }
-  return from_slab && slab_bytes <= limits::largest_slab_block_bytes
-             ? class_of_aligned(slab_bytes, p.align_bytes)
-             : 0;
-}
-
-// A block's start in a slab of this class; nothing is known of whether it is live.
-bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcept {
-  const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
-  return g.kind == granule_slab && g.size_class == size_class &&
-         begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
-}
 
 // A shortage inside on_shortage()'s function is not one to grow for.
 thread_local bool is_growing = false;
@@ -60,67 +28,24 @@ struct growing_scope {
   ~growing_scope() { is_growing = false; }
 };
 
-bool is_size(u64 bytes) noexcept {
-  return bytes != 0 && bytes <= limits::largest_region_bytes;
-}
-
-// The one place where a placement's numbers are looked at: afterwards no sum of them wraps.
-bool is_possible(const placement& p) noexcept {
-  return is_size(p.size_bytes) && is_power_of_two(p.align_bytes) &&
-         p.align_bytes <= limits::largest_align_bytes &&
-         (p.boundary_bytes == 0 ||
-          (is_power_of_two(p.boundary_bytes) && p.boundary_bytes >= p.size_bytes));
-}
-
 }  // namespace
 
-lock_identity local_heap::identity(std::unique_lock<std::mutex>& service) noexcept {
-  if (const thread_cache* c = cache_of(index_)) return {c->slot, member_};
-  service = std::unique_lock(service_mutex_);
-  return {service_slot_, member_};
-}
-
-local_heap::locked::locked(local_heap& h) noexcept : heap_(h) {
-  h.ensure_member();
-  transaction_.emplace(h.segment_, h.identity(service_));
-  if (transaction_->stole() && !h.segment_.is_damaged()) h.repair_frozen(*transaction_);
-  thread_cache* const c = cache_of(h.index_);
-  if (c == nullptr) return;
-  // Whoever holds a cache still has the heap lock, so nobody holds ours: what else its word says
-  // was written by somebody who does not follow the rules, or left in a damaged heap. Without this
-  // its thread would wait for the lock for ever.
-  if (frozen_of(*c) != frozen_no) h.take_back(*c);
-  if ((c->frozen.load(std::memory_order_relaxed) & frozen_look) != 0) {
-    this_thread.pool_number = 0;
-    // Others write it under the lock.
-    c->frozen.store(c->frozen.load(std::memory_order_relaxed) & ~u32{frozen_look},
-                    std::memory_order_relaxed);
-  }
-}
-
-local_heap::locked::~locked() {
-  const double_frees found = std::exchange(heap_.found_, {});
-  transaction_.reset();
-  if (service_) service_.unlock();
-  heap_.say_doubles(found);
-}
-
-thread_cache* local_heap::make_cache() noexcept {
-  if (!ensure_member() || is_mender()) return nullptr;
+thread_cache* requests::make_cache() noexcept {
+  if (!member_.ensure_member() || is_mender()) return nullptr;
   registry::give_back_late_caches();
-  const u16 slot = claim_thread_slot(segment_, member_);
+  const u16 slot = claim_thread_slot(segment_, self());
   if (slot == no_owner) return nullptr;
   thread_slot& mine = segment_.slot(slot);
   {
-    locked t(*this);
+    locked t(heap_);
     if (mine.cache == 0) {
       const chunk_ref ref = allocate_chunk(*t, sizeof(thread_cache));
       if (ref != 0) t->put(mine.cache, ref);
     }
     if (mine.cache != 0) {
-      start_cache(*segment_.chunk<thread_cache>(mine.cache), slot, member_,
+      start_cache(*segment_.chunk<thread_cache>(mine.cache), slot, self(),
                   has_option(option_checked));
-      t->put(segment_.member(member_).threads, segment_.member(member_).threads + 1);
+      t->put(segment_.member(self()).threads, segment_.member(self()).threads + 1);
     }
   }
   if (mine.cache == 0) {
@@ -130,18 +55,18 @@ thread_cache* local_heap::make_cache() noexcept {
     return nullptr;
   }
   auto* c = segment_.chunk<thread_cache>(mine.cache);
-  registry::remember_cache(index_, c);
+  registry::remember_cache(heap_.index, c);
   return c;
 }
 
-void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean) noexcept {
+void* requests::take_block(thread_cache& c, u32 size_class, bool* clean) noexcept {
   u32 doubles = 0;  // of blocks that others freed
   void* const block = take_block(c, size_class, clean, &doubles);
-  if (doubles != 0) say_doubles({0, doubles});
+  if (doubles != 0) say_doubles(heap_, {0, doubles});
   return block;
 }
 
-void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean, u32* doubles) noexcept {
+void* requests::take_block(thread_cache& c, u32 size_class, bool* clean, u32* doubles) noexcept {
   for (;;) {
     {
       busy_scope busy(c);
@@ -169,12 +94,12 @@ void* local_heap::take_block(thread_cache& c, u32 size_class, bool* clean, u32* 
         return block_of(views_.bases(), entry);
       }
     }
-    locked wait_for_the_freezer(*this);
+    locked wait_for_the_freezer(heap_);
   }
 }
 
-bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexcept {
-  locked t(*this);
+bool requests::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexcept {
+  locked t(heap_);
   segment_header& h = segment_.header();
   slab_record* slab = adopt(*t, size_class, c, only_slot);
   for (u32 word = 0, words = region_words(h), first = h.region_hint / 64;
@@ -189,7 +114,7 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexce
       magazine& m = c.magazines[size_class];
       slab = make_slab(*t, view, size_class,
                        slab_bytes_of(size_class, view.granule_mask + 1, view.length_bytes, m.made),
-                       c.slot, member_);
+                       c.slot, self());
       if (slab != nullptr) {
         ++m.made;
         slab->lane = static_cast<u16>(c.next_lane % limits::lanes);
@@ -209,13 +134,13 @@ bool local_heap::add_slab(thread_cache& c, u32 size_class, u32 only_slot) noexce
 
 // One step further each time it is called for a request, beginning with stage 0. False: nothing is
 // left to try.
-bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexcept {
+bool requests::make_room(u32& stage, const placement& p, u64 size_bytes) noexcept {
   // What was grown may go to others: again, not for ever.
   constexpr u32 growing = 1, recalling = growing + 8, given_up = recalling + 1;
   if (is_inside_callback()) stage = std::max(stage, recalling);
   if (stage == 0) {
     stage = growing;
-    if (attach_more() || recover() != 0) return true;
+    if (memory_.attach_more() || care_.recover() != 0) return true;
   }
   if (stage < recalling) {
     ++stage;
@@ -233,21 +158,36 @@ bool local_heap::make_room(u32& stage, const placement& p, u64 size_bytes) noexc
     if (r.state.load(std::memory_order_relaxed) != region_active || r.length_bytes < size_bytes)
       continue;
     if (p.iova_contiguous && r.longest_run_bytes < size_bytes) continue;
-    trim_all(true);
+    care_.trim_all(true);
     return true;
   }
   return false;
 }
 
-void* local_heap::allocate_class(u32 size_class, const placement& p, bool* clean) noexcept {
-  thread_cache* c = cache_of(index_);
+// The same for a request that has to be met in one region: it is not grown, and others are not
+// attached.
+bool requests::make_room_in(u32& stage, u32 slot, u64 size_bytes) noexcept {
+  if (is_inside_callback()) return false;
+  if (stage == 0) {
+    stage = 1;
+    if (care_.recover() != 0) return true;
+  }
+  if (stage == 2) return false;
+  stage = 2;
+  if (views_.record(slot).length_bytes < size_bytes) return false;
+  care_.trim_all(true);
+  return true;
+}
+
+void* requests::allocate_class(u32 size_class, const placement& p, bool* clean) noexcept {
+  thread_cache* c = cache_of(heap_.index);
   if (c == nullptr) c = make_cache();
   if (c == nullptr)
     return explain(is_read_only() ? explanation::cause::read_only
-                   : forked_      ? explanation::cause::forked_away
+                   : heap_.forked ? explanation::cause::forked_away
                                   : explanation::cause::limit,
                    p);
-  if (has_news()) synchronize();
+  if (memory_.has_news()) memory_.synchronize();
   for (u32 stage = 0;;) {
     if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     do {
@@ -268,9 +208,8 @@ void* local_heap::allocate_class(u32 size_class, const placement& p, bool* clean
   return explain(explanation::cause::no_fit, p);
 }
 
-std::optional<extent_place> local_heap::find_extent(transaction& t, const placement& p,
-                                                    extent_request& q, local_region** where,
-                                                    u32 only_slot) noexcept {
+std::optional<extent_place> requests::find_extent(tenure& t, const placement& p, extent_request& q,
+                                                  local_region** where, u32 only_slot) noexcept {
   segment_header& h = segment_.header();
   for (const bool on_node : {true, false}) {
     if (on_node && p.numa_node == any_node) continue;
@@ -294,24 +233,24 @@ std::optional<extent_place> local_heap::find_extent(transaction& t, const placem
   return {};
 }
 
-void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes,
-                                  u32 only_slot) noexcept {
-  thread_cache* c = cache_of(index_);
+void* requests::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes,
+                                u32 only_slot) noexcept {
+  thread_cache* c = cache_of(heap_.index);
   if (c == nullptr) c = make_cache();
-  if (!ensure_member() || is_read_only())
+  if (!member_.ensure_member() || is_read_only())
     return explain(is_read_only() ? explanation::cause::read_only : explanation::cause::forked_away,
                    p);
   if (is_mender()) return explain(explanation::cause::limit, p);
-  if (has_news()) synchronize();
+  if (memory_.has_news()) memory_.synchronize();
   for (u32 stage = 0;;) {
     if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     {
-      locked t(*this);
+      locked t(heap_);
       extent_request q{size_bytes,        p.align_bytes, p.boundary_bytes,
-                       p.iova_contiguous, granule_large, static_cast<u16>(member_)};
+                       p.iova_contiguous, granule_large, static_cast<u16>(self())};
       local_region* view = nullptr;
       if (const auto place = find_extent(*t, p, q, &view, only_slot)) {
-        t->put(segment_.member(member_).extents_held, segment_.member(member_).extents_held + 1);
+        t->put(segment_.member(self()).extents_held, segment_.member(self()).extents_held + 1);
         if (c != nullptr) {  // until the caller has it, it is nobody's: recovery frees it
           t->put(segment_.slot(c->slot).inflight_granule, place->granule);
           t->put(segment_.slot(c->slot).inflight_region_1, view->slot + 1);
@@ -340,15 +279,15 @@ void* local_heap::allocate_extent(const placement& p, u64 size_bytes, u64* dirty
 }
 
 // Before annex itself writes: an entry of a cache may have been changed into one near the end.
-bool local_heap::has_room_for(const local_region& region, const void* block,
-                              u64 bytes) const noexcept {
+bool requests::has_room_for(const local_region& region, const void* block,
+                            u64 bytes) const noexcept {
   const u64 offset = static_cast<u64>(static_cast<const char*>(block) - region.base);
   if (bytes <= region.length_bytes && offset <= region.length_bytes - bytes) return true;
   segment_.mark_damaged("a block reaches beyond its region");
   return false;
 }
 
-bool local_heap::zero_if_asked(void* block, const placement& p, bool clean) noexcept {
+bool requests::zero_if_asked(void* block, const placement& p, bool clean) noexcept {
   if (!p.zeroed || clean) return true;  // what is known to be zero is memory the CPU may touch
   const local_region* region = region_of(block);
   if (region == nullptr || region->access == touch::none ||
@@ -358,7 +297,7 @@ bool local_heap::zero_if_asked(void* block, const placement& p, bool clean) noex
   return true;
 }
 
-void* local_heap::allocate_large(const placement& p) noexcept {
+void* requests::allocate_large(const placement& p) noexcept {
   u64 dirty_bytes = 0;
   void* const block = allocate_extent(p, p.size_bytes, &dirty_bytes);
   // Asked for zeroed memory, only regions the CPU may touch were looked at.
@@ -366,11 +305,11 @@ void* local_heap::allocate_large(const placement& p) noexcept {
   return block;
 }
 
-void* local_heap::allocate_cleared(u64 size_bytes) noexcept {
+void* requests::allocate_cleared(u64 size_bytes) noexcept {
   return allocate(placement{.size_bytes = size_bytes, .align_bytes = 16, .zeroed = true});
 }
 
-void* local_heap::allocate(u64 size_bytes) noexcept {
+void* requests::allocate(u64 size_bytes) noexcept {
   placement p;
   p.size_bytes = size_bytes;
   p.align_bytes = 16;
@@ -380,7 +319,7 @@ void* local_heap::allocate(u64 size_bytes) noexcept {
   return allocate_class(class_of(size_bytes), p, &clean);
 }
 
-void* local_heap::allocate(const placement& asked) noexcept {
+void* requests::allocate(const placement& asked) noexcept {
   placement p = asked;
   if (p.align_bytes == 0) p.align_bytes = 64;
   if (!is_possible(p)) return explain(explanation::cause::bad_request, p);
@@ -403,12 +342,12 @@ void* local_heap::allocate(const placement& asked) noexcept {
   return block;
 }
 
-size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept {
+size_t requests::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept {
   const bool small = size_bytes != 0 && size_bytes <= limits::largest_slab_block_bytes;
   const u32 size_class = small ? class_of(size_bytes) : 0;
   size_t filled = 0;
   while (filled < blocks.size()) {
-    if (thread_cache* c = small ? cache_of(index_) : nullptr) {
+    if (thread_cache* c = small ? cache_of(heap_.index) : nullptr) {
       busy_scope busy(*c);
       if (busy.entered()) {
         magazine& m = c->magazines[size_class];
@@ -431,113 +370,6 @@ size_t local_heap::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexce
     blocks[filled++] = block;
   }
   return filled;
-}
-
-bool local_heap::resize_in_place(void* block, u64 size_bytes) noexcept {
-  local_region* const region = region_of(block);
-  if (region == nullptr || region->heap != this || !is_size(size_bytes) || !ensure_member())
-    return false;
-  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  locked t(*this);
-  const auto live = find_block(*region, offset, false);
-  return live && live->kind == block_kind::large &&
-         extents(*region).resize(*t, live->granule, offset + size_bytes, true);
-}
-
-// The live block that is to be reallocated; none: it was reported.
-std::optional<local_heap::live_block> local_heap::find_for_reallocate(void* block) noexcept {
-  local_region* const region = region_of(block);
-  if (region == nullptr || region->heap == nullptr) {
-    report_misuse("reallocate of an address in no heap", block, nullptr);
-    return {};
-  }
-  auto live = region->heap->find_block(
-      *region, static_cast<u64>(static_cast<char*>(block) - region->base), false);
-  if (live && live->kind != block_kind::zone) return live;
-  report_misuse("reallocate of what is no live block", block, region);
-  return {};
-}
-
-// Copies the old block's bytes as far as both have them, and frees it.
-void* local_heap::move_to(void* moved, void* block, u64 bytes, const placement& p) noexcept {
-  if (const local_region* to = region_of(moved); to == nullptr || to->access == touch::none) {
-    free(moved);
-    return explain(explanation::cause::no_cpu_access, p);
-  }
-  if (!has_room_for(*region_of(moved), moved, bytes))
-    return explain(explanation::cause::damaged, p);
-  std::memcpy(moved, block, bytes);
-  free(block);
-  return moved;
-}
-
-void* local_heap::reallocate(void* block, u64 size_bytes) noexcept {
-  if (block == nullptr) return allocate(size_bytes);
-  if (size_bytes == 0) {
-    free(block);
-    return nullptr;
-  }
-  placement p;
-  p.size_bytes = size_bytes;
-  // A checked heap wants to know first whether the block is live.
-  if (const local_region* region = region_of(block);
-      region != nullptr && region->heap != nullptr &&
-      size_bytes <= limits::largest_slab_block_bytes && !region->heap->has_option(option_checked) &&
-      is_in_class(*region, static_cast<u64>(static_cast<char*>(block) - region->base),
-                  class_of(size_bytes)))
-    return block;
-  const auto live = find_for_reallocate(block);
-  if (!live || !is_size(size_bytes)) return explain(explanation::cause::bad_request, p);
-  local_heap& home = *live->region->heap;  // the block stays in its heap
-  const u64 room = live->size_bytes;
-  if (size_bytes <= room &&
-      (size_bytes > room / 2 ||
-       (live->kind == block_kind::slab_block && class_of(size_bytes) == live->slab->size_class)))
-    return block;
-  if (live->kind == block_kind::large && size_bytes > limits::largest_slab_block_bytes &&
-      home.resize_in_place(block, size_bytes))
-    return block;
-  if (live->region->access == touch::none) {
-    if (size_bytes <= room) return block;
-    return explain(explanation::cause::no_cpu_access, p);
-  }
-  void* moved = nullptr;
-  if (size_bytes > limits::largest_slab_block_bytes || this_thread.heap_number != home.number_ ||
-      !take_cached(this_thread.cache, home.views_.bases(), size_bytes, &moved))
-    moved = home.allocate(size_bytes);
-  if (moved == nullptr) return size_bytes <= room ? block : nullptr;
-  return move_to(moved, block, std::min(room, size_bytes), p);
-}
-
-void* local_heap::reallocate(void* block, const placement& asked) noexcept {
-  if (block == nullptr) return allocate(asked);
-  if (asked.size_bytes == 0) {
-    free(block);
-    return nullptr;
-  }
-  placement p = asked;
-  if (p.align_bytes == 0) p.align_bytes = 64;
-  const auto live = find_for_reallocate(block);
-  // Which of the block's bytes are new nobody knows but the caller: it zeroes them.
-  if (!live || !is_possible(p) || p.zeroed) return explain(explanation::cause::bad_request, p);
-  local_heap& home = *live->region->heap;
-  const u64 room = live->size_bytes;
-  const bool is_right = is_as_asked(p, *live->region, block);
-  if (is_right) {
-    const bool is_large = live->kind == block_kind::large;
-    const bool would_be_no_smaller = is_large ? room <= u64{live->region->granule_mask} + 1
-                                              : class_for(p) == live->slab->size_class;
-    if (p.size_bytes <= room &&
-        (p.size_bytes > room / 2 || would_be_no_smaller || live->region->access == touch::none))
-      return block;
-    if (is_large && p.size_bytes > limits::largest_slab_block_bytes &&
-        home.resize_in_place(block, p.size_bytes))
-      return block;
-  }
-  if (live->region->access == touch::none) return explain(explanation::cause::no_cpu_access, p);
-  void* const moved = home.allocate(p);
-  if (moved == nullptr) return is_right && p.size_bytes <= room ? block : nullptr;
-  return move_to(moved, block, std::min(room, p.size_bytes), p);
 }
 
 }  // namespace annex::detail

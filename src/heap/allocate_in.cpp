@@ -11,35 +11,13 @@
 // block comes straight from a slab of the right one. Large blocks are extents of the region. Memory
 // is not grown and other regions are not attached: neither would help.
 // If the process dies: as in allocate.cpp.
-#include "heap/local_heap.hpp"
+#include "attached/misuse.hpp"
+#include "heap/requests.hpp"
 
 namespace annex::detail {
 
-region_id local_heap::only_region() noexcept {
-  u32 only = 0;
-  for (const u32 slot : used_region_slots(segment_)) {
-    const region_record& r = views_.record(slot);
-    if (only != 0 || r.state.load(std::memory_order_acquire) != region_active) return region_id{0};
-    only = r.id.load(std::memory_order_relaxed);
-  }
-  return region_id{only};
-}
-
-bool local_heap::make_room_in(u32& stage, u32 slot, u64 size_bytes) noexcept {
-  if (is_inside_callback()) return false;
-  if (stage == 0) {
-    stage = 1;
-    if (recover() != 0) return true;
-  }
-  if (stage == 2) return false;
-  stage = 2;
-  if (views_.record(slot).length_bytes < size_bytes) return false;
-  trim_all(true);
-  return true;
-}
-
-void* local_heap::allocate_class_in(thread_cache& c, u32 slot, u32 size_class,
-                                    const placement& p) noexcept {
+void* requests::allocate_class_in(thread_cache& c, u32 slot, u32 size_class,
+                                  const placement& p) noexcept {
   auto take = [&](u32 of_class) -> void* {
     for (;;) {
       u64 entry = ~u64{0};
@@ -50,10 +28,10 @@ void* local_heap::allocate_class_in(thread_cache& c, u32 slot, u32 size_class,
         entered = busy.entered();
         if (entered) entry = take_in_region(segment_, views_, c, of_class, slot, &doubles);
       }
-      if (doubles != 0) say_doubles({0, doubles});
+      if (doubles != 0) say_doubles(heap_, {0, doubles});
       if (entered && (entry == ~u64{0} || !leads_somewhere(views_.bases(), entry))) return nullptr;
       if (entered) return block_of(views_.bases(), entry);
-      locked wait_for_the_freezer(*this);
+      locked wait_for_the_freezer(heap_);
     }
   };
   for (u32 stage = 0;;) {
@@ -71,17 +49,17 @@ void* local_heap::allocate_class_in(thread_cache& c, u32 slot, u32 size_class,
   return nullptr;
 }
 
-void* local_heap::allocate_in(region_id region, const placement& p) noexcept {
+void* requests::allocate_in(region_id region, const placement& p) noexcept {
   char why[256];
   const bool sane = p.size_bytes != 0 && p.size_bytes <= limits::largest_region_bytes &&
                     is_power_of_two(p.align_bytes) && p.align_bytes <= limits::largest_align_bytes;
   if (!sane) return explain(explanation::cause::bad_request, p);
-  thread_cache* c = cache_of(index_);
+  thread_cache* c = cache_of(heap_.index);
   if (c == nullptr) c = make_cache();
   using cause = explanation::cause;
   if (c == nullptr)
     return explain(is_read_only() ? cause::read_only
-                   : forked_      ? cause::forked_away
+                   : heap_.forked ? cause::forked_away
                                   : cause::limit,
                    p);
   const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
@@ -96,11 +74,11 @@ void* local_heap::allocate_in(region_id region, const placement& p) noexcept {
                                                 "region {}, where the container's blocks lie, is "
                                                 "being drained; make the container in another one",
                                                 id));
-  if (auto attached = ensure_attached(slot); !attached)
+  if (auto attached = memory_.ensure_attached(slot); !attached)
     return explain_one_region(
         p, write_sentence(why, "region {}, where the container's blocks lie, is not attached: {}",
                           id, attached.error().message()));
-  if (has_news()) synchronize();
+  if (memory_.has_news()) memory_.synchronize();
   u64 dirty_bytes = 0;
   const bool from_slab = p.size_bytes <= limits::largest_slab_block_bytes &&
                          p.align_bytes <= limits::smallest_page_bytes;

@@ -23,9 +23,18 @@
 #include <optional>
 #include <utility>
 
-#include "heap/local_heap.hpp"
-#include "heap/room.hpp"
-#include "platform/os.hpp"
+#include <annex/heap.hpp>
+
+#include "heap/memory_range.hpp"
+#include "heap/regions.hpp"
+#include "platform/directories.hpp"
+#include "platform/files.hpp"
+#include "platform/memory.hpp"
+#include "platform/numa.hpp"
+#include "platform/open_result.hpp"
+#include "platform/pinning.hpp"
+#include "platform/report.hpp"
+#include "region/room.hpp"
 
 namespace annex::detail {
 namespace {
@@ -39,6 +48,7 @@ constexpr u64 table_bytes_of(u64 length) noexcept {
              (sizeof(granule_entry) + sizeof(extent_entry)) +
          256 * KiB;
 }
+
 // And a region may be as large as the file system: the last part of it is then taken only when
 // blocks are cut from it.
 constexpr u64 spare_bytes_of(u64 length) noexcept {
@@ -97,11 +107,11 @@ void remove_at(const std::string& path, const os::file_identity& made) {
 
 }  // namespace
 
-result<region_id> local_heap::bring_memory(const memory_source& m) {
+result<region_id> regions::bring_memory(const memory_source& m) {
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to bring memory", name_);
-  if (!ensure_member())
+  if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   ANNEX_TRY(check_source(m));
@@ -355,8 +365,11 @@ result<region_id> local_heap::bring_memory(const memory_source& m) {
                            .contents = is_fresh ? fill::is_zero : fill::keep,
                            .pin = m.pin};
   const bool has_tables_there = !m.overcommit && wanted.table_bytes != 0;
-  auto added = add_memory(range, true, owned_path, pins, m.physical_iovas,
-                          has_tables_there ? sure_bytes : ~u64{0});
+  auto added = add_memory(range, {.mapped_by_annex = true,
+                                  .owned_path = owned_path,
+                                  .pins = pins,
+                                  .physical = m.physical_iovas,
+                                  .sure_bytes = has_tables_there ? sure_bytes : ~u64{0}});
   if (!added) return fail(std::unexpected(added.error()));
   is_longer = is_made_here = false;
   pins = nullptr;                              // the region's

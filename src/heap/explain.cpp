@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "heap/local_heap.hpp"
-#include "heap/room.hpp"
+#include "heap/requests.hpp"
+#include "region/room.hpp"
 
 namespace annex::detail {
 namespace {
@@ -51,11 +51,11 @@ bool has_run_in_phase(const local_region& view, const placement& p) noexcept {
 
 }  // namespace
 
-explanation local_heap::last_failure() noexcept {
+explanation requests::last_failure() noexcept {
   return last;
 }
 
-void* local_heap::explain_one_region(const placement& p, std::string_view sentence) noexcept {
+void* requests::explain_one_region(const placement& p, std::string_view sentence) noexcept {
   last = {};
   last.requested_bytes = p.size_bytes;
   last.why = explanation::cause::one_region;
@@ -63,10 +63,10 @@ void* local_heap::explain_one_region(const placement& p, std::string_view senten
   return nullptr;
 }
 
-void* local_heap::explain(explanation::cause why, const placement& p) noexcept {
+void* requests::explain(explanation::cause why, const placement& p) noexcept {
   last = {};
   last.requested_bytes = p.size_bytes;
-  const heap_stats s = stats();
+  const heap_stats s = care_.stats();
   last.free_bytes = s.free_bytes;
   last.largest_free_bytes = s.largest_free_bytes;
   last.hole_count = s.hole_count;
@@ -102,7 +102,7 @@ void* local_heap::explain(explanation::cause why, const placement& p) noexcept {
   last.why = why;
 
   // Who holds most, by slab and extent; nobody is stopped for it.
-  for_each_map_piece([&](const map_piece& piece) {
+  care_.for_each_map_piece([&](const map_piece& piece) {
     if (piece.live_bytes == 0 || piece.use == map_use::free || piece.use == map_use::zone) return;
     auto* place = std::find_if(std::begin(last.top), std::end(last.top), [&](const auto& h) {
       return h.who == piece.holder || h.bytes == 0;
@@ -129,7 +129,7 @@ void* local_heap::explain(explanation::cause why, const placement& p) noexcept {
     case cause::not_attached:
       write(
           "{} bytes: none of the heap's {} regions can be attached here; map them and call "
-          "attach_memory()",
+          "memory_.attach_memory()",
           p.size_bytes, unreachable);
       break;
     case cause::read_only:

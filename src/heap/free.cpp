@@ -29,113 +29,33 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "attached/misuse.hpp"
 #include "base/race_checker.hpp"
-#include "heap/registry.hpp"
-#include "platform/os.hpp"
+#include "heap/fast_path.hpp"
+#include "platform/report.hpp"
 
 namespace annex::detail {
 
-void local_heap::report_misuse(std::string_view what, const void* block,
-                               const local_region* region) noexcept {
-  char report[512];
-  const std::string_view heap =
-      region != nullptr ? std::string_view(name_.empty() ? "(private)" : name_.c_str()) : "(none)";
-  const std::string_view text = write_sentence(
-      report, "annex: {}: {}\n  heap {}, region {}, offset {:#x}; member {} (process {})\n  {}\n",
-      what, block, heap, region != nullptr ? region->id : 0,
-      region != nullptr ? static_cast<u64>(static_cast<const char*>(block) - region->base) : 0,
-      member_, os::process_id(),
-      "the program freed or used a block that is not live; a checked heap (heap_options::checked) "
-      "finds the first such use");
-  if (!has_option(option_refuse_misuse)) stop_program(text);
-  if (!is_read_only()) segment_.header().misuse_count.fetch_add(1, std::memory_order_relaxed);
-  log_line(log_level::error, text);
-}
-
-void local_heap::say_doubles(const double_frees& found) noexcept {
-  const bool is_private = has_option(option_private);
-  const u32 ours = found.ours + (is_private ? found.anybodys : 0),
-            anybodys = is_private ? 0 : found.anybodys;
-  if (anybodys != 0) {  // said before the program may be stopped
-    segment_.header().misuse_count.fetch_add(anybodys, std::memory_order_relaxed);
-    log(log_level::error,
-        "{} blocks or pool objects of heap {} had been freed twice, by this process or another",
-        anybodys, name_);
-  }
-  if (ours == 0) return;
-  // One is counted with the report.
-  segment_.header().misuse_count.fetch_add(ours - 1, std::memory_order_relaxed);
-  char what[160];
-  report_misuse(write_sentence(what,
-                               "{} blocks or pool objects were freed twice (found when they left a "
-                               "cache of this process)",
-                               ours),
-                nullptr, nullptr);
-}
-
-std::optional<local_heap::live_block> local_heap::find_block(local_region& region, u64 offset,
-                                                             bool inside) noexcept {
-  const u32 granule = static_cast<u32>(offset >> region.granule_shift);
-  if (granule >= region.granule_count) return {};
-  const granule_entry g = load_granule(region.granule_base + granule);
-  live_block found{&region, {}, 0, 0, granule, nullptr, 0};
-  if (g.kind == granule_slab || g.kind == granule_slab_held) {
-    slab_record* slab = slab_at(segment_, region, offset);
-    if (slab == nullptr) return {};
-    const u64 slab_offset = u64{slab->granule} << region.granule_shift;
-    const u32 index = block_index_of(offset - slab_offset, class_reciprocal[slab->size_class]);
-    const u64 begin = slab_offset + u64{index} * class_bytes[slab->size_class];
-    if (index >= slab->capacity || (!inside && begin != offset)) return {};
-    const u64 bit = u64{1} << (index % 64);
-    const u64 gone =
-        std::atomic_ref(slab->free_words()[index / 64]).load(std::memory_order_relaxed) |
-        slab->remote_bits(index / 64);
-    if ((gone & bit) != 0) return {};
-    found = {
-        &region, block_kind::slab_block, begin, class_bytes[slab->size_class], slab->granule, slab,
-        index};
-    return found;
-  }
-  if (g.kind == granule_inside && inside) {
-    const u32 at = extents(region).first_of(granule);
-    if (at == no_extent) return {};
-    if (!is_read_only()) extents(region).remember_first(granule, at);
-    const u64 first = (u64{at} << region.granule_shift) + u64{region.extents[at].lead} * 64;
-    const bool is_large = load_granule(&region.granules[at]).kind == granule_large;
-    return live_block{&region, is_large ? block_kind::large : block_kind::zone,
-                      first,   extents(region).end_of(at) - first,
-                      at,      nullptr,
-                      0};
-  }
-  if (g.kind != granule_large && g.kind != granule_zone) return {};
-  const extent_entry& e = region.extents[granule];
-  const u64 begin = (u64{granule} << region.granule_shift) + u64{e.lead} * 64;
-  if (inside ? offset < begin : offset != begin) return {};
-  found.kind = g.kind == granule_large ? block_kind::large : block_kind::zone;
-  found.offset_bytes = begin;
-  found.size_bytes = extents(region).end_of(granule) - begin;
-  return found;
-}
-
-size_t local_heap::usable_size(const void* block) noexcept {
+size_t requests::usable_size(const void* block) noexcept {
   local_region* region = address_index::find(block);
   if (region == nullptr || region->heap == nullptr) return 0;
-  const auto live = region->heap->find_block(
-      *region, static_cast<u64>(static_cast<const char*>(block) - region->base), false);
+  const auto live =
+      find_block(region->heap->here.seg, *region,
+                 static_cast<u64>(static_cast<const char*>(block) - region->base), false);
   return live ? live->size_bytes : 0;
 }
 
 // Everything but a block of this thread's own slab in the region and heap of its last free: kept
 // out of the way so that the hit needs no stack. No heap, so no heap's policy: an address annex
 // never handed out is always a mistake of the program.
-void local_heap::free_elsewhere(void* block) noexcept {
+void requests::free_elsewhere(void* block) noexcept {
   if (block == nullptr || free_anywhere(block)) return;
   char report[256];
   stop_program(write_sentence(
       report, "annex: free of {}, which is in no region of any heap in this process\n", block));
 }
 
-bool local_heap::free_anywhere(void* block) noexcept {
+bool requests::free_anywhere(void* block) noexcept {
   local_region* const region = region_of(block);
   if (region == nullptr || region->heap == nullptr) return false;
   this_thread.last_region = region;
@@ -143,34 +63,26 @@ bool local_heap::free_anywhere(void* block) noexcept {
   thread_cache* c = this_thread.heap_number == region->heap_number
                         ? this_thread.cache
                         : turn_to(region->heap_index, region->heap_number);
-  if (c == nullptr || !put_cached(c, *region, offset)) region->heap->free_in(*region, block);
+  if (c == nullptr || !put_cached(c, *region, offset)) region->heap->blocks.free_in(*region, block);
   return true;
 }
 
-ANNEX_NO_JUMP_MARK void local_heap::free(void* block) noexcept {
-  const local_region* const region = this_thread.last_region;
-  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]]
-    return free_elsewhere(block);
-  if (!put_cached(this_thread.cache, *region, offset)) [[unlikely]]
+ANNEX_NO_JUMP_MARK void requests::free(void* block) noexcept {
+  if (!free_hit(block)) [[unlikely]]
     return free_elsewhere(block);
 }
 
-bool local_heap::free_if_known(void* block) noexcept {
-  const local_region* const region = this_thread.last_region;
-  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number) [[unlikely]]
-    return free_anywhere(block);
-  return put_cached(this_thread.cache, *region, offset) || free_anywhere(block);
+bool requests::free_if_known(void* block) noexcept {
+  return free_hit(block) || free_anywhere(block);
 }
 
 // Not a member: a reader, whose program is mistaken; a forked child of a private heap, whose blocks
 // are the parent's, so that what its destructors free means nothing; or one that found no member
 // record left.
-bool local_heap::may_free(const void* block, const local_region* region) noexcept {
-  if (ensure_member()) return true;
+bool requests::may_free(const void* block, const local_region* region) noexcept {
+  if (member_.ensure_member()) return true;
   if (is_read_only())
-    report_misuse("free in a process that has the heap attached read-only", block, region);
+    report_misuse(heap_, "free in a process that has the heap attached read-only", block, region);
   else if (!has_option(option_private))
     log(log_level::error,
         "{} of heap {} could not be freed: no member record is left for this forked child, so it "
@@ -179,12 +91,13 @@ bool local_heap::may_free(const void* block, const local_region* region) noexcep
   return false;
 }
 
-void local_heap::free_in(local_region& region, void* block) noexcept {
+void requests::free_in(local_region& region, void* block) noexcept {
   if (!may_free(block, &region)) return;
   if (const u32 state = region.record->state.load(std::memory_order_acquire);
       region.record->id.load(std::memory_order_relaxed) != region.id ||
       (state != region_active && state != region_draining))
-    return report_misuse("free of a block in a region that has been removed", block, &region);
+    return report_misuse(heap_, "free of a block in a region that has been removed", block,
+                         &region);
   // Said when it was found: the block stays, and repair sees to the rest.
   if (segment_.is_damaged()) return;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region.base);
@@ -193,8 +106,8 @@ void local_heap::free_in(local_region& region, void* block) noexcept {
     return free_slab_block(region, block, offset, g);
   std::string_view wrong;
   {
-    locked t(*this);
-    const auto live = find_block(region, offset, false);
+    locked t(heap_);
+    const auto live = find_block(segment_, region, offset, false);
     if (!live)
       wrong = "free of an address that is no live block";
     else if (live->kind == block_kind::zone)
@@ -202,19 +115,19 @@ void local_heap::free_in(local_region& region, void* block) noexcept {
     else
       free_extent(*t, region, live->granule);
   }
-  if (!wrong.empty()) report_misuse(wrong, block, &region);
+  if (!wrong.empty()) report_misuse(heap_, wrong, block, &region);
 }
 
-void local_heap::free_slab_block(local_region& region, void* block, u64 offset,
-                                 granule_entry g) noexcept {
+void requests::free_slab_block(local_region& region, void* block, u64 offset,
+                               granule_entry g) noexcept {
   slab_record* slab = slab_at(segment_, region, offset);
   if (slab == nullptr)
-    return report_misuse("free of an address that is no live block", block, &region);
+    return report_misuse(heap_, "free of an address that is no live block", block, &region);
   const u64 in_slab = offset - (u64{slab->granule} << region.granule_shift);
   const u32 index = block_index_of(in_slab, class_reciprocal[slab->size_class]);
   if (index >= slab->capacity || u64{index} * class_bytes[slab->size_class] != in_slab)
-    return report_misuse("free of an address inside a block", block, &region);
-  thread_cache* c = cache_of(index_);
+    return report_misuse(heap_, "free of an address inside a block", block, &region);
+  thread_cache* c = cache_of(heap_.index);
   if (c == nullptr || g.owner != c->slot) return free_to_other(region, slab, index, block);
 
   u32 doubles = 0;
@@ -267,12 +180,12 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset,
       }
     }
     if (freed) break;
-    locked wait_for_the_freezer(*this);
+    locked wait_for_the_freezer(heap_);
   }
   if (is_others) return free_to_other(region, slab, index, block);
-  if (freed_twice) return report_misuse("a block was freed twice", block, &region);
+  if (freed_twice) return report_misuse(heap_, "a block was freed twice", block, &region);
   if (c->magazines[size_class].empties > 1 || held_empty) {
-    locked t(*this);
+    locked t(heap_);
     // Since the block is free the slab may have been given back, and something else may lie there.
     const granule_entry now = load_granule(region.granule_base + (offset >> region.granule_shift));
     const bool is_still_ours = now.kind == granule_slab_held && now.owner == c->slot &&
@@ -282,21 +195,21 @@ void local_heap::free_slab_block(local_region& region, void* block, u64 offset,
     t->commit();
     release_empty_slabs(*t, *c, size_class, 1);
   }
-  if (doubles != 0) say_doubles({doubles, 0});
+  if (doubles != 0) say_doubles(heap_, {doubles, 0});
 }
 
-void local_heap::free_to_other(local_region& region, slab_record* slab, u32 block,
-                               const void* address) noexcept {
+void requests::free_to_other(local_region& region, slab_record* slab, u32 block,
+                             const void* address) noexcept {
   const u32 word = block / 64;
   const u64 bit = u64{1} << (block % 64);
   if (has_option(option_checked) &&
       (std::atomic_ref(slab->free_words()[word]).load(std::memory_order_relaxed) & bit) != 0)
-    return report_misuse("a block was freed twice", address, &region);
+    return report_misuse(heap_, "a block was freed twice", address, &region);
   forget_block(segment_, region, *slab, block);
   race_checker::passed_on(segment_.header().heap_id, segment_.ref_of(slab));
   const u32 before = free_remotely(*slab, block);  // commit
   if ((before >> (block % 32) & 1) != 0)
-    return report_misuse("a block was freed twice", address, &region);
+    return report_misuse(heap_, "a block was freed twice", address, &region);
   if (before != 0) return;  // whoever set the first bit of the word has left the hint
   u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
   for (int look = 0; look < 2 && owner != no_owner && owner < segment_.slots_used(); ++look) {
@@ -310,17 +223,6 @@ void local_heap::free_to_other(local_region& region, slab_record* slab, u32 bloc
     if (now == owner) break;
     owner = now;
   }
-}
-
-void local_heap::free_extent(transaction& t, local_region& region, u32 granule) noexcept {
-  const u32 holder = region.extents[granule].holder;
-  extents(region).free(t, granule);
-  if (holder != 0 && holder <= segment_.member_limit() &&
-      segment_.member(holder).extents_held > 0) {
-    t.put(segment_.member(holder).extents_held, segment_.member(holder).extents_held - 1);
-    release_member_if_done(t, holder);
-  }
-  t.commit();
 }
 
 }  // namespace annex::detail

@@ -15,7 +15,7 @@
 // that nobody named.
 #include <algorithm>
 
-#include "heap/sanity.hpp"
+#include "heap/local_heap.hpp"
 
 namespace annex::detail {
 namespace {
@@ -23,45 +23,15 @@ namespace {
 // Attempts: a word that changes meanwhile belongs to a block that is being freed.
 constexpr int most_names = 3;
 
-u32 generation_of(const generations_of_region& all, u32 first, const u32* word) noexcept {
-  if (word == nullptr) return first;
-  const u32 seen = std::atomic_ref(*const_cast<u32*>(word)).load(std::memory_order_acquire);
-  return all.behind(first, count_in(seen));
-}
-
 }  // namespace
-
-handle local_heap::handle_at(const local_region& region, u64 offset, u32 generation) noexcept {
-  return handle_from(region.slot, region.generations.number(offset, generation));
-}
-
-// Where the name of the byte at offset is written, and what the first one there was.
-local_heap::naming local_heap::naming_of(const live_block& b, u64 offset) const noexcept {
-  const local_region& region = *b.region;
-  // Not by the slab's record, which may be on its way back.
-  extent_entry& e = region.extents[b.granule];
-  if (b.kind == block_kind::slab_block)
-    return {generation_word(segment_, e, *b.slab, b.index), first_generation(e)};
-  naming own{&e.name, 0, word_is_name};
-  if (b.kind != block_kind::zone || offset < b.offset_bytes) return own;
-  const auto* z =
-      segment_.find_chunk<zone_record>(std::atomic_ref(e.record).load(std::memory_order_acquire));
-  if (z == nullptr || z->type != zone_type::pool) return own;
-  const known_pool pool = look_for_pool_table(segment_, z->table, z->table_bytes);
-  if (!pool) return own;
-  const u64 object = (offset - b.offset_bytes) / pool.object_bytes;
-  if (object >= pool.object_count) return own;
-  const u32 first = region.generations.behind(count_in(e.name), 1);
-  return {generation_word(segment_, pool, object), first, 0, pool, object, &e.name};
-}
 
 // Whether a block that nobody named is kept by a cache: its bits do not say so. everybody: of any
 // thread, else of this one.
-bool local_heap::is_kept(const live_block& b, const naming& n, bool everybody) noexcept {
+bool addressing::is_kept(const live_block& b, const naming& n, bool everybody) noexcept {
   if (n.pool) {
     const u64 bits = std::atomic_ref(n.pool.bits()[n.object / 64]).load(std::memory_order_relaxed);
     if ((bits >> (n.object % 64) & 1) != 0) return true;
-    const thread_cache* const own = cache_of(index_);
+    const thread_cache* const own = cache_of(heap_.index);
     if (!everybody && own == nullptr) return false;
     const u32 first = everybody ? 0 : own->slot;
     const u32 last = everybody ? segment_.slots_used() : own->slot + 1u;
@@ -78,7 +48,7 @@ bool local_heap::is_kept(const live_block& b, const naming& n, bool everybody) n
   }
   if (b.slab == nullptr) return false;
   const u16 owner = std::atomic_ref(b.slab->owner).load(std::memory_order_relaxed);
-  const thread_cache* c = cache_of(index_);
+  const thread_cache* c = cache_of(heap_.index);
   if (c == nullptr || c->slot != owner) {
     if (!everybody || owner == no_owner || owner >= segment_.thread_limit()) return false;
     c = segment_.find_chunk<thread_cache>(segment_.slot(owner).cache);
@@ -94,26 +64,27 @@ bool local_heap::is_kept(const live_block& b, const naming& n, bool everybody) n
 }
 
 // The table that the word lies in. False: no metadata left, or the block has gone.
-bool local_heap::make_words(local_region& region, u64 offset) noexcept {
-  if (!ensure_member()) return false;
-  locked t(*this);
-  const auto b = find_block(region, offset, true);
+bool addressing::make_words(local_region& region, u64 offset) noexcept {
+  if (!member_.ensure_member()) return false;
+  locked t(heap_);
+  const auto b = find_block(segment_, region, offset, true);
   if (!b) return false;
   if (b->slab != nullptr) return make_generations(*t, region, b->slab);
-  const naming n = naming_of(*b, offset);
+  const naming n = naming_of(segment_, *b, offset);
   return !n.pool || make_generations(*t, n.pool);
 }
 
-handle local_heap::handle_of(const void* p) noexcept {
+handle addressing::handle_of(const void* p) noexcept {
   local_region* const region = address_index::find(p);
   if (region == nullptr || region->heap == nullptr) return null_handle;
   // Or of another attachment of the same heap in this process: a handle means the same in both.
-  if (region->heap != this)
-    return region->heap_id == segment_.header().heap_id ? region->heap->handle_of(p) : null_handle;
+  if (&region->heap->here != &heap_)
+    return region->heap_id == segment_.header().heap_id ? region->heap->bytes.handle_of(p)
+                                                        : null_handle;
   const u64 offset = static_cast<u64>(static_cast<const char*>(p) - region->base);
-  const auto b = find_block(*region, offset, true);
+  const auto b = find_block(segment_, *region, offset, true);
   if (!b) return null_handle;
-  naming n = naming_of(*b, offset);
+  naming n = naming_of(segment_, *b, offset);
   for (int tries = 0; tries < most_names; ++tries) {
     const u32 seen =
         n.word != nullptr ? std::atomic_ref(*n.word).load(std::memory_order_acquire) : 0;
@@ -123,7 +94,7 @@ handle local_heap::handle_of(const void* p) noexcept {
     if ((seen & word_is_named) != 0 || is_read_only()) return name;
     if (n.word == nullptr) {
       if (!make_words(*region, offset)) return null_handle;
-      n = naming_of(*b, offset);
+      n = naming_of(segment_, *b, offset);
       continue;
     }
     if (is_kept(*b, n, false)) return null_handle;
@@ -135,22 +106,7 @@ handle local_heap::handle_of(const void* p) noexcept {
   return null_handle;
 }
 
-handle local_heap::where_is(const live_block& b) const noexcept {
-  const naming n = b.kind == block_kind::zone ? naming{&b.region->extents[b.granule].name}
-                                              : naming_of(b, b.offset_bytes);
-  return handle_at(*b.region, b.offset_bytes,
-                   generation_of(b.region->generations, n.first, n.word));
-}
-
-handle local_heap::where_is(const local_region& region, const zone_record& z,
-                            const known_pool& pool, u64 object) const noexcept {
-  const u32 first = region.generations.behind(count_in(region.extents[z.granule].name), 1);
-  return handle_at(
-      region, z.offset_bytes + object * pool.object_bytes,
-      generation_of(region.generations, first, generation_word(segment_, pool, object)));
-}
-
-result<void*> local_heap::resolve(handle h) {
+result<void*> addressing::resolve(handle h) {
   const u64 word = static_cast<u64>(h);
   const u32 slot = slot_of(h);
   if (h == null_handle || slot >= views_.slots())
@@ -171,9 +127,9 @@ result<void*> local_heap::resolve(handle h) {
   const auto stale = [&] {
     return refuse(errc::stale_handle, "the block of handle {:#x} has been freed", word);
   };
-  const auto b = find_block(region, offset, true);
+  const auto b = find_block(segment_, region, offset, true);
   if (!b) return stale();
-  const naming n = naming_of(*b, offset);
+  const naming n = naming_of(segment_, *b, offset);
   const u32 seen = n.word != nullptr ? std::atomic_ref(*n.word).load(std::memory_order_acquire) : 0;
   if ((seen & n.marks) != n.marks) return stale();
   if (all.behind(n.first, count_in(seen)) != generation) {
@@ -182,7 +138,7 @@ result<void*> local_heap::resolve(handle h) {
   } else if ((seen & word_is_named) == 0 && is_kept(*b, n, true)) {
     return stale();
   }
-  auto attached = ensure_attached(slot);
+  auto attached = memory_.ensure_attached(slot);
   if (!attached) return std::unexpected(attached.error());
   if ((*attached)->id != id) return stale();
   return (*attached)->base + offset;

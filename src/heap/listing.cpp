@@ -8,8 +8,13 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "heap/closing.hpp"
+#include "heap/listing.hpp"
 #include "heap/local_heap.hpp"
-#include "platform/os.hpp"
+#include "heap/opening.hpp"
+#include "platform/directories.hpp"
+#include "platform/files.hpp"
+#include "shared/names.hpp"
 
 namespace annex::detail {
 namespace {
@@ -30,7 +35,7 @@ std::string_view heap_of_memory(std::string_view file) noexcept {
 
 }  // namespace
 
-result<std::vector<heap_summary>> local_heap::list() {
+result<std::vector<heap_summary>> list_heaps() {
   std::vector<heap_summary> heaps;
   const auto where = open_annex_directory(false);
   if (!where && where.error().code == errc::no_such_heap) return heaps;
@@ -59,15 +64,16 @@ result<std::vector<heap_summary>> local_heap::list() {
           name, fmt::format("{} has no name of a heap; remove it", where->path_of(file))));
       continue;
     }
-    const auto opened = attach(name, {.read_only = true, .regions = attach_policy::manual}, true);
+    const auto opened =
+        attach_heap(name, {.read_only = true, .regions = attach_policy::manual}, true);
     if (!opened && !is_there(file)) continue;  // destroyed meanwhile
     if (!opened) {
       heaps.push_back(with_problem(name, opened.error().message()));
       continue;
     }
-    const heap_stats s = (*opened)->stats();
+    const heap_stats s = (*opened)->care.stats();
     heaps.push_back({name,
-                     (*opened)->id(),
+                     (*opened)->here.id(),
                      s.total_bytes,
                      s.used_bytes,
                      s.metadata_bytes,
@@ -75,10 +81,10 @@ result<std::vector<heap_summary>> local_heap::list() {
                      static_cast<u32>(s.zone_count),
                      static_cast<u32>(s.member_count),
                      {}});
-    if ((*opened)->seg().is_damaged())
+    if ((*opened)->here.seg.is_damaged())
       heaps.back().problem =
           "its tables lead out of it; close it everywhere, then `annex check --repair` it";
-    (*opened)->close();
+    close_heap(*opened);
   }
   std::sort(heaps.begin(), heaps.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });

@@ -1,21 +1,22 @@
 // heap/observing.cpp - who watches a heap's regions in this process: observers, the thread that
 // wakes for them, leases.
 //
-// Observers are called with memory_mutex_ held and no other lock. A lease is a count in the
+// Observers are called with memory_mutex held and no other lock. A lease is a count in the
 // member's claim on the region, which ends with the member.
 #include <atomic>
 #include <thread>
 #include <utility>
 
-#include "heap/local_heap.hpp"
-#include "platform/os.hpp"
+#include "heap/observing.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex {
 
 struct observation::state {
-  detail::local_heap* heap;
+  detail::observing* heap;
   observer* who;
 };
+
 observation::observation(observation&& other) noexcept
     : state_(std::exchange(other.state_, nullptr)) {}
 observation& observation::operator=(observation&& other) noexcept {
@@ -25,9 +26,11 @@ observation& observation::operator=(observation&& other) noexcept {
   }
   return *this;
 }
+
 observation::~observation() {
   end();
 }
+
 void observation::end() noexcept {
   if (state_ == nullptr) return;
   state_->heap->end_observation(state_->who);
@@ -44,12 +47,14 @@ lease& lease::operator=(lease&& other) noexcept {
   }
   return *this;
 }
+
 lease::~lease() {
   give_back();
 }
+
 void lease::give_back() noexcept {
   if (heap_ != nullptr)
-    static_cast<detail::local_heap*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
+    static_cast<detail::observing*>(std::exchange(heap_, nullptr))->give_back_lease(region_slot_);
 }
 
 namespace detail {
@@ -59,28 +64,16 @@ using clock = std::chrono::steady_clock;
 
 }  // namespace
 
-region_view local_heap::view_for_observers(const local_region& v) const {
-  const region_record& r = *v.record;
-  region_view view{id(),     region_id{v.id}, v.base,      r.length_bytes, r.page_bytes,
-                   fd_of(v), r.fd_offset,     r.numa_node, v.access,       {},
-                   0};
-  view.remote_base = remote_address(handle_at(v, 0, 0), r.length_bytes);
-  for (u32 i = 0; i < v.iovas.run_count; ++i)
-    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset,
-                         iova{v.iovas.runs[i].address}});
-  return view;
-}
-
 // Observers must be told even if this process never calls annex again: a thread waits for changes
 // of the region table.
-void local_heap::start_watcher() {
+void observing::start_watcher() {
   if (watcher_.joinable()) return;
   watcher_stop_ = false;
   watcher_ = std::thread([this] {
     const shared_word<u32>& epoch = segment_.header().region_epoch;
     while (!watcher_stop_.load()) {
       const u32 seen = epoch.load(std::memory_order_acquire);
-      synchronize();
+      memory_.synchronize();
       // While a region drains, its last block may go without a change of the epoch: look often.
       bool draining = false;
       for (const u32 slot : used_region_slots(segment_))
@@ -90,18 +83,18 @@ void local_heap::start_watcher() {
   });
 }
 
-void local_heap::stop_watcher() noexcept {
+void observing::stop_watcher() noexcept {
   if (!watcher_.joinable()) return;
   watcher_stop_ = true;
   os::wake_all(&segment_.header().region_epoch.value);
   watcher_.join();
 }
 
-void local_heap::note_observers() noexcept {
+void observing::note_observers() noexcept {
   if (is_read_only()) return;
-  region_claim* const mine = claims();
+  region_claim* const mine = member_.claims();
   if (mine == nullptr) return;
-  const u16 bits = attached_bits();
+  const u16 bits = memory_.attached_bits();
   for (u32 slot = 0; slot < views_.local_slots(); ++slot)
     if (const local_region* view = views_.existing(slot);
         view != nullptr && view->base != nullptr &&
@@ -109,13 +102,13 @@ void local_heap::note_observers() noexcept {
       mine[slot].attached.store(bits, std::memory_order_release);
 }
 
-result<observation> local_heap::observe(observer& who) {
-  if (!is_read_only() && !ensure_member())
+result<observation> observing::observe(observer& who) {
+  if (!is_read_only() && !member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
-  if (policy_ == attach_policy::automatic) attach_more();
+  if (memory_.policy() == attach_policy::automatic) memory_.attach_more();
   {
-    std::lock_guard guard(memory_mutex_);
+    std::lock_guard guard(heap_.memory_mutex);
     std::vector<region_view> told;
     for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
       const local_region* view = views_.existing(slot);
@@ -130,36 +123,36 @@ result<observation> local_heap::observe(observer& who) {
       }
       told.push_back(std::move(region));
     }
-    observers_.append(&who);
+    memory_.observers().append(&who);
     note_observers();
   }
   if (!has_option(option_private) && !is_read_only()) start_watcher();
   return observation(new observation::state{this, &who});
 }
 
-void local_heap::end_observation(observer* who) noexcept {
-  std::lock_guard guard(memory_mutex_);
-  observers_.erase(who);
+void observing::end_observation(observer* who) noexcept {
+  std::lock_guard guard(heap_.memory_mutex);
+  memory_.observers().erase(who);
   for (u32 slot = views_.local_slots(); slot-- > 0;) {
     const local_region* view = views_.existing(slot);
-    if (view != nullptr && view->base != nullptr && !forked_)
+    if (view != nullptr && view->base != nullptr && !heap_.forked)
       (void)observer_list::dismiss(*who, view_for_observers(*view), clock::now() + detach_time);
   }
   note_observers();
 }
 
-result<lease> local_heap::hold(region_id region) {
+result<lease> observing::hold(region_id region) {
   if (is_read_only())
     return refuse(errc::read_only, "\"{}\" is attached read-only; a lease needs a member", name_);
-  if (!ensure_member())
+  if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
   if (views_.find(id) == nullptr)
     return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  ANNEX_TRY(ensure_attached(slot));
-  region_claim* const mine = claims();
-  locked t(*this);
+  ANNEX_TRY(memory_.ensure_attached(slot));
+  region_claim* const mine = member_.claims();
+  locked t(heap_);
   if (views_.find(id) == nullptr || mine == nullptr ||
       mine[slot].region.load(std::memory_order_relaxed) != id)
     return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
@@ -172,10 +165,15 @@ result<lease> local_heap::hold(region_id region) {
   return held;
 }
 
-void local_heap::give_back_lease(u32 slot) noexcept {
-  if (forked_ || member_ == 0) return;
-  if (region_claim* const mine = claims_of(segment_, segment_.member(member_)); mine != nullptr)
+void observing::give_back_lease(u32 slot) noexcept {
+  if (heap_.forked || self() == 0) return;
+  if (region_claim* const mine = claims_of(segment_, segment_.member(self())); mine != nullptr)
     mine[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
+}
+
+void observing::become_child() noexcept {
+  watcher_stop_ = true;
+  new (&watcher_) std::thread;
 }
 
 }  // namespace detail

@@ -8,8 +8,9 @@
 
 #include <cstring>
 
-#include "heap/local_heap.hpp"
-#include "platform/os.hpp"
+#include "heap/regions.hpp"
+#include "platform/pinning.hpp"
+#include "platform/resource_limits.hpp"
 
 namespace annex::detail {
 
@@ -48,7 +49,7 @@ result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned thr
 
 // Pinned here now: are its pages still where its IOVAs say? Between the death of one who pinned
 // them and now they may have moved.
-result<void> local_heap::check_physical(const local_region& view, void* base) noexcept {
+result<void> regions::check_physical(const local_region& view, void* base) noexcept {
   const region_record& r = *view.record;
   std::vector<os::physical_run> runs;
   const int why = os::physical_runs(base, r.length_bytes, r.page_bytes, &runs);

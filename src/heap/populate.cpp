@@ -7,44 +7,16 @@
 #include <cstring>
 
 #include "base/in_parallel.hpp"
-#include "heap/local_heap.hpp"
-#include "heap/room.hpp"
-#include "platform/os.hpp"
+#include "heap/memory_range.hpp"
+#include "heap/regions.hpp"
+#include "platform/files.hpp"
+#include "platform/memory.hpp"
+#include "platform/numa.hpp"
+#include "region/room.hpp"
 
 namespace annex::detail {
-namespace {
-
-constexpr u64 piece_bytes = 16 * MiB;
-
-}  // namespace
-
-result<void> check_numa_node(int node) {
-  if (node >= any_node && node <= limits::largest_numa_node) return {};
-  return refuse(errc::invalid_argument, "{} is no NUMA node: use 0 to {}, or any_node (-1)", node,
-                limits::largest_numa_node);
-}
-
-result<void> check_node(const void* base, u64 bytes, u64 stride, int node) {
-  if (node == any_node) return {};
-  const os::misplaced_page page = os::find_off_node(base, bytes, stride, node);
-  if (page.node < 0) return {};
-  return refuse(errc::wrong_node,
-                "the page at offset {} lies on NUMA node {}, not {}; bind memory before it is "
-                "touched (bring_memory does)",
-                page.offset, page.node, node);
-}
-
-result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int fd, unsigned threads,
-                             const std::function<void(u64, u64)>& progress) {
-  const u64 piece = std::max(piece_bytes, page_bytes);
-  const int why = in_parallel(
-      bytes, piece, threads, [&](unsigned, u64 at, u64 n) { return os::populate(base + at, n); },
-      progress);
-  return why == 0 ? result<void>{} : refuse_pages(why, fd, bytes, page_bytes);
-}
-
-result<void> local_heap::prefault(region_id region, unsigned threads,
-                                  const std::function<void(u64, u64)>& progress) {
+result<void> regions::prefault(region_id region, unsigned threads,
+                               const std::function<void(u64, u64)>& progress) {
   const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
   if (views_.find(id) == nullptr)
     return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);

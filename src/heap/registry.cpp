@@ -4,15 +4,12 @@
 #include <algorithm>
 #include <atomic>
 
-#include "platform/os.hpp"
+#include "heap/forking.hpp"
+#include "platform/kept_file.hpp"
+#include "platform/processes.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex {
-
-// What the registry may know of a local heap.
-struct registry_access {
-  static u32& users(detail::local_heap& heap) noexcept { return heap.users_; }
-  static const os::kept_file& file(const detail::local_heap& heap) noexcept { return heap.file_; }
-};
 
 namespace registry {
 namespace {
@@ -78,7 +75,7 @@ std::vector<std::pair<detail::local_heap*, thread_cache*>> take_apart(thread_ent
 // What was taken apart goes back to its heaps, which wait for it before they close.
 void give_back(const std::vector<std::pair<detail::local_heap*, thread_cache*>>& caches) {
   for (auto [heap, cache] : caches) {
-    heap->leave_thread(cache);
+    heap->membership.leave_thread(cache);
     std::lock_guard guard(state().mutex);
     auto& left = state().being_left;
     left.erase(std::find(left.begin(), left.end(), heap));
@@ -116,14 +113,14 @@ thread_entry& entry_of_this_thread() {
 void before_fork() {
   state().mutex.lock();
   for (detail::local_heap* heap : state().heaps)
-    if (heap != nullptr) heap->before_fork();
+    if (heap != nullptr) detail::before_fork(*heap);
   address_index::before_fork();
 }
 
 void after_fork() {
   address_index::after_fork();
   for (detail::local_heap* heap : state().heaps)
-    if (heap != nullptr) heap->after_fork();
+    if (heap != nullptr) detail::after_fork(*heap);
   state().mutex.unlock();
 }
 
@@ -137,7 +134,7 @@ void in_child() {
   own_entry = nullptr;
   this_thread = {};
   for (detail::local_heap* heap : state().heaps)
-    if (heap != nullptr) heap->become_child();
+    if (heap != nullptr) detail::become_child(*heap);
 }
 
 }  // namespace
@@ -165,7 +162,7 @@ detail::local_heap* find(heap_id id) noexcept {
   std::lock_guard guard(state().mutex);
   detail::local_heap* found = nullptr;
   for (detail::local_heap* heap : state().heaps) {
-    if (heap == nullptr || heap->id() != id) continue;
+    if (heap == nullptr || heap->here.id() != id) continue;
     if (found != nullptr) return nullptr;
     found = heap;
   }
@@ -175,11 +172,11 @@ detail::local_heap* find(heap_id id) noexcept {
 detail::local_heap* share(u64 device, u64 inode, bool read_only) noexcept {
   std::lock_guard guard(state().mutex);
   for (detail::local_heap* heap : state().heaps) {
-    if (heap == nullptr || heap->is_read_only() != read_only) continue;
-    const os::kept_file& file = registry_access::file(*heap);
+    if (heap == nullptr || heap->here.is_read_only() != read_only) continue;
+    const os::kept_file& file = heap->here.file;
     if (!file.is_open() || file.device() != device || file.inode() != inode) continue;
-    if (!heap->can_be_shared() || registry_access::users(*heap) == 0) continue;
-    ++registry_access::users(*heap);
+    if (!heap->can_be_shared() || heap->users == 0) continue;
+    ++heap->users;
     return heap;
   }
   return nullptr;
@@ -187,7 +184,7 @@ detail::local_heap* share(u64 device, u64 inode, bool read_only) noexcept {
 
 bool unshare(detail::local_heap* heap) noexcept {
   std::lock_guard guard(state().mutex);
-  u32& users = registry_access::users(*heap);
+  u32& users = heap->users;
   if (users != 0) --users;
   return users == 0;
 }

@@ -25,9 +25,11 @@
 #include <cstring>
 #include <deque>
 
-#include "heap/local_heap.hpp"
+#include "heap/caretaker.hpp"
+#include "named/naming.hpp"
 #include "named/pool_table.hpp"
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex::detail {
 namespace {
@@ -106,6 +108,7 @@ const thread_cache* find_cache(const segment& s, u32 slot) noexcept {
   const thread_cache* const c = ref != 0 ? s.find_chunk<thread_cache>(ref) : nullptr;
   return c != nullptr && seen(c->slot) == slot && seen(c->key) != 0 ? c : nullptr;
 }
+
 u32 count_in(const thread_cache& c, u32 size_class) noexcept {
   return std::min(c.magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots);
 }
@@ -382,8 +385,7 @@ class look {
       is_torn_ = true;
       return;
     }
-    s.where = local_heap::handle_at(*region, offset,
-                                    annex::count_in(seen(region->extents[granule].name)));
+    s.where = handle_at(*region, offset, annex::count_in(seen(region->extents[granule].name)));
   }
 
   // What members have of a pool's objects: not what their caches keep. Its bytes are the pool's
@@ -496,7 +498,7 @@ u32 holder_of_lock(const segment& s) noexcept {
 
 }  // namespace
 
-heap_snapshot local_heap::snapshot(const snapshot_options& options) {
+heap_snapshot caretaker::snapshot(const snapshot_options& options) {
   const shared_word<u64>& sequence = segment_.header().lock_sequence;
   heap_snapshot out;
   for (u32 tries = 1;; ++tries) {
@@ -505,7 +507,7 @@ heap_snapshot local_heap::snapshot(const snapshot_options& options) {
     // sync(sequence): what was changed before is seen.
     const u64 before = sequence.load(std::memory_order_acquire);
     const u32 had_it = holder_of_lock(segment_);
-    look now(segment_, views_, member_, options, &out);
+    look now(segment_, views_, self(), options, &out);
     now.take();
     const bool moved = now.has_moved();
     // sync(sequence): if a change was seen, so is its odd number.

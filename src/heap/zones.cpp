@@ -8,11 +8,15 @@
 //
 // A zone may be reserved so that it is found only when it has been filled (docs/design/0016):
 //   reserve_zone(on_commit) ──▶ being filled ──commit_zone()──▶ committed      one transaction each
-//                                    └── its maker dies: it stays so; who reserves the name anew, or releases it, frees it
-// So a process that dies between any two stores leaves a zone that nobody finds, or one that is full. Waiting (wait_zone):
-//   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for waiter_looks_again_ns at most
-//   committer  commit; ++zones_signal; wake          a look that missed the commit came before the increment: no sleep is entered
-//                                                    or it is woken; who dies between the two is made up for by the next look
+//                                    └── its maker dies: it stays so; who reserves the name anew,
+//                                        or releases it, frees it
+// So a process that dies between any two stores leaves a zone that nobody finds, or one that is
+// full. Waiting (wait_zone):
+//   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for
+//              waiter_looks_again_ns at most
+//   committer  commit; ++zones_signal; wake. A look that missed the commit came before the
+//              increment: no sleep is entered, or it is woken. Who dies between the two is made up
+//              for by the next look
 //
 // A pool or ring may be released while others have it open (docs/design/0011). Each has a number no
 // other of the heap ever had (incarnation), which who has it open compares before it touches
@@ -28,68 +32,32 @@
 #include <algorithm>
 #include <cstring>
 
-#include "heap/room.hpp"
-#include "heap/sanity.hpp"
-#include "platform/os.hpp"
+#include "heap/zones.hpp"
+
+#include "care/recovery.hpp"
+#include "named/pool_caches.hpp"
+#include "named/ring_table.hpp"
+#include "platform/memory.hpp"
+#include "platform/waiting.hpp"
+#include "region/room.hpp"
+#include "shared/names.hpp"
 #include "shared/waiting.hpp"
 
 namespace annex::detail {
 namespace {
 
 constexpr int reader_looks = 1000;  // at a record that others are changing
-// For a ring's table: as many released rings of other capacities.
-constexpr u32 most_spare_looks = 10'000;
-
-std::string_view kind_name(zone_type type) noexcept {
-  return type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone";
-}
 
 }  // namespace
 
-zone local_heap::zone_of(const zone_record& z) noexcept {
-  zone found;
-  found.size_bytes = __atomic_load_n(&z.size_bytes, __ATOMIC_RELAXED);
-  const u32 slot = __atomic_load_n(&z.region_slot, __ATOMIC_RELAXED);
-  found.generation = z.generation;
-  if (slot == no_region) return found;
-  local_region& view = views_.at(slot);
-  const u64 offset = __atomic_load_n(&z.offset_bytes, __ATOMIC_RELAXED);
-  const u64 last = view.base != nullptr ? view.length_bytes : view.region_bytes;
-  const u32 granule = __atomic_load_n(&z.granule, __ATOMIC_RELAXED);
-  if (found.size_bytes > last || offset > last - found.size_bytes ||
-      granule >= view.granule_count) {
-    segment_.mark_damaged("a zone lies outside its region");
-    return found;
-  }
-  found.region = region_id{view.id};
-  found.where = handle_at(view, offset, count_in(view.extents[granule].name));
-  if (view.base != nullptr) found.address = view.base + offset;
-  if (const auto bus = view.iovas.at(offset)) found.bus_address = iova{bus->address};
-  return found;
-}
-
-result<zone_record*> local_heap::find_zone_record(std::string_view name, zone_type type) noexcept {
-  list_walk walk(segment_);
-  for (chunk_ref ref = zone_chain(segment_, zone_bucket_of(name)); ref != 0 && walk.goes_on();
-       ref = segment_.chunk<zone_record>(ref)->next) {
-    auto* z = segment_.chunk<zone_record>(ref);
-    if (name != std::string_view(z->name, ::strnlen(z->name, sizeof z->name))) continue;
-    if (z->type != type)
-      return refuse(errc::wrong_kind, "\"{}\" is a {}, not a {}", name, kind_name(z->type),
-                    kind_name(type));
-    return z;
-  }
-  return refuse(errc::no_such_zone, "\"{}\" has no {} \"{}\"", name_, kind_name(type), name);
-}
-
-result<zone> local_heap::reserve_zone(
-    std::string_view name, const placement& asked, zone_table table, chunk_ref* table_ref,
+result<zone> zones::reserve_zone(
+    std::string_view name, const placement& asked, zone_table table,
     const std::function<void(transaction&, zone_record&, void*)>& fill_table) {
   ANNEX_TRY(check_zone_name(name));
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to reserve zones", name_);
-  if (!ensure_member())
+  if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   placement p = asked;
@@ -107,15 +75,15 @@ result<zone> local_heap::reserve_zone(
                   p.size_bytes, limits::largest_region_bytes);
   const bool has_memory = table.type != zone_type::ring, largest = has_memory && p.size_bytes == 0;
   segment_header& h = segment_.header();
-  synchronize();
+  memory_.synchronize();
   if (largest) {  // of all that is free, what caches keep and others added included
-    (void)attach_more();
-    (void)recover();
-    trim_all(true);
+    (void)memory_.attach_more();
+    (void)care_.recover();
+    care_.trim_all(true);
   }
   for (u32 stage = 0;;) {
     {
-      locked t(*this);
+      locked t(heap_);
       u32& bucket = segment_.zone_buckets()[zone_bucket_of(name)];
       const u64 pages = h.zone_pages.load(std::memory_order_relaxed),
                 page = u64{1} << (zone_bucket_of(name) / (limits::zone_buckets / 64));
@@ -126,7 +94,7 @@ result<zone> local_heap::reserve_zone(
       }
       ANNEX_TRY(make_way_for(*t, name));
       for (const zone_type type : {zone_type::plain, zone_type::pool, zone_type::ring})
-        if (find_zone_record(name, type))
+        if (find_record(name, type))
           return refuse(errc::zone_exists, "\"{}\" has a {} \"{}\" already", name_, kind_name(type),
                         name);
       if (h.zone_count >= h.zone_limit)
@@ -146,11 +114,11 @@ result<zone> local_heap::reserve_zone(
           q.size_bytes = std::max(q.size_bytes, extents(candidate).largest_block(q));
         }
       }
-      if (has_memory && q.size_bytes != 0) place = find_extent(*t, p, q, &view);
+      if (has_memory && q.size_bytes != 0) place = blocks_.find_extent(*t, p, q, &view);
       if (place || !has_memory) {
-        const chunk_ref ref = take_record(*t, table.type);
+        const chunk_ref ref = take_zone_record(*t, table.type);
         const chunk_ref table_chunk =
-            table.bytes != 0 ? take_table(*t, table.type, table.bytes) : 0;
+            table.bytes != 0 ? take_zone_table(*t, table.type, table.bytes) : 0;
         if (ref == 0 || (table.bytes != 0 && table_chunk == 0)) {
           t->roll_back();
           return std::unexpected(no_metadata(
@@ -165,10 +133,10 @@ result<zone> local_heap::reserve_zone(
         z->size_bytes = q.size_bytes;
         z->table = table_chunk;
         z->table_bytes = table.bytes;
-        const member_record& me = segment_.member(member_);
+        const member_record& me = segment_.member(self());
         z->state.store(table.seen == visibility::on_commit ? zone_being_filled : zone_committed,
                        std::memory_order_relaxed);
-        z->maker = member_;
+        z->maker = self();
         z->maker_process = me.process_id;
         z->maker_start_time = me.start_time;
         t->put(h.zone_generations, std::max(h.zone_generations, h.zone_generations_again) + 1);
@@ -197,8 +165,7 @@ result<zone> local_heap::reserve_zone(
         t->put(bucket, ref);
         t->commit();
         ANNEX_TRY(refuse_if_damaged());
-        if (table_ref != nullptr) *table_ref = table_chunk;
-        zone made = zone_of(*z);
+        zone made = zone_of(segment_, views_, *z);
         if (place && p.zeroed && largest)
           std::memset(view->base + place->offset_bytes, 0,
                       std::min(place->dirty_bytes(), q.size_bytes));
@@ -206,32 +173,37 @@ result<zone> local_heap::reserve_zone(
         return made;
       }
     }
-    if (!make_room(stage, p, largest ? 1 : p.size_bytes)) break;
+    if (!blocks_.make_room(stage, p, largest ? 1 : p.size_bytes)) break;
   }
-  explain(explanation::cause::no_fit, p);
-  return std::unexpected(make_error(errc::out_of_memory, 0, "{}", last_failure().message()));
+  blocks_.explain(explanation::cause::no_fit, p);
+  return std::unexpected(
+      make_error(errc::out_of_memory, 0, "{}", blocks_.last_failure().message()));
 }
 
-result<zone> local_heap::find_zone(std::string_view name, zone_type type) {
+result<zone> zones::find_zone(std::string_view name, zone_type type) {
   ANNEX_TRY(check_zone_name(name));
   u32 slot = no_region;
   for (int tries = 0; tries < 2; ++tries) {
     std::optional<locked> t;
-    if (!is_read_only() && ensure_member()) t.emplace(*this);
+    if (!is_read_only() && member_.ensure_member()) t.emplace(heap_);
     auto found = find_as_reader(name, type, &slot);
     if (!found || slot == no_region || found->address != nullptr || tries == 1) return found;
     t.reset();
-    if (auto attached = ensure_attached(slot); !attached)
+    if (auto attached = memory_.ensure_attached(slot); !attached)
       return refuse(errc::cannot_attach, "zone \"{}\": {}", name, attached.error().message());
   }
   return refuse(errc::no_such_zone, "unreachable");
 }
 
+bool zones::is_maker_alive(const zone_record& z) const noexcept {
+  return annex::is_maker_alive(segment_, z, self());
+}
+
 // With the lock nobody changes the record. Without it (read-only) a copy counts if its seal fits:
 // it is of one moment.
-result<zone> local_heap::find_as_reader(std::string_view name, zone_type type, u32* slot) noexcept {
+result<zone> zones::find_as_reader(std::string_view name, zone_type type, u32* slot) noexcept {
   for (int looks = 0; looks < reader_looks; ++looks) {
-    auto found = find_zone_record(name, type);
+    auto found = find_record(name, type);
     if (!found) return std::unexpected(found.error());
     zone_record z;
     // sync(committed): what the maker wrote is seen.
@@ -251,23 +223,15 @@ result<zone> local_heap::find_as_reader(std::string_view name, zone_type type, u
                         ? "is filling it"
                         : "was filling it and is gone; reserve it anew, or release it");
     *slot = z.region_slot;
-    return zone_of(z);
+    return zone_of(segment_, views_, z);
   }
   return refuse(errc::no_such_zone,
                 "the record of zone \"{}\" is being changed, or damaged; look again", name);
 }
 
-bool local_heap::is_maker_alive(const zone_record& z) const noexcept {
-  if (z.maker == 0 || z.maker > segment_.member_limit()) return false;
-  const member_record& m = segment_.member(z.maker);
-  if (m.process_id != z.maker_process || m.start_time != z.maker_start_time) return false;
-  return z.maker == member_ || (is_claimed(m.state.load(std::memory_order_acquire)) &&
-                                is_member_alive(segment_, z.maker));
-}
-
 // What a dead process was filling under this name goes, in a transaction of its own.
-result<void> local_heap::make_way_for(transaction& t, std::string_view name) {
-  auto found = find_zone_record(name, zone_type::plain);
+result<void> zones::make_way_for(tenure& t, std::string_view name) {
+  auto found = find_record(name, zone_type::plain);
   if (!found || (*found)->state.load(std::memory_order_relaxed) == zone_committed) return {};
   zone_record& z = **found;
   if (is_maker_alive(z))
@@ -279,17 +243,17 @@ result<void> local_heap::make_way_for(transaction& t, std::string_view name) {
   return refuse_if_damaged();
 }
 
-result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
+result<void> zones::commit_zone(std::string_view name, u64 generation) {
   ANNEX_TRY(check_zone_name(name));
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to commit zones", name_);
-  if (!ensure_member())
+  if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
   {
-    locked t(*this);
-    auto found = find_zone_record(name, zone_type::plain);
+    locked t(heap_);
+    auto found = find_record(name, zone_type::plain);
     if (!found) return std::unexpected(found.error());
     zone_record& z = **found;
     if (z.generation != generation)
@@ -298,7 +262,7 @@ result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
           "zone \"{}\" is of generation {} by now, not {}: the one to commit was released", name,
           z.generation, generation);
     if (z.state.load(std::memory_order_relaxed) == zone_committed) return {};
-    const bool is_mine = z.maker == member_ && is_maker_alive(z);
+    const bool is_mine = z.maker == self() && is_maker_alive(z);
     if (!is_mine)
       return refuse(
           errc::heap_in_use, "process {} (member {}) {} zone \"{}\", and it alone may commit it",
@@ -314,14 +278,14 @@ result<void> local_heap::commit_zone(std::string_view name, u64 generation) {
 }
 
 // Something can be found that could not before.
-void local_heap::tell_of_zone() noexcept {
+void zones::tell_of_zone() noexcept {
   // sync(zones): after the commit.
   segment_.header().zones_signal.fetch_add(1, std::memory_order_release);
   os::wake_all(&segment_.header().zones_signal.value);
 }
 
-result<zone> local_heap::wait_zone(std::string_view name, std::chrono::nanoseconds deadline,
-                                   u64 after_generation) {
+result<zone> zones::wait_zone(std::string_view name, std::chrono::nanoseconds deadline,
+                              u64 after_generation) {
   const u64 begun_ns = os::now_ns(),
             longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
   for (;;) {
@@ -348,24 +312,23 @@ result<zone> local_heap::wait_zone(std::string_view name, std::chrono::nanosecon
   }
 }
 
-result<void> local_heap::release_zone(std::string_view name, zone_type type) {
+result<void> zones::release_zone(std::string_view name, zone_type type) {
   ANNEX_TRY(check_zone_name(name));
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to release zones", name_);
-  if (!ensure_member())
+  if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
-  locked t(*this);
+  locked t(heap_);
   struct still {  // until it has happened, or is refused
-    local_heap& heap;
     frozen_caches caches;
-    ~still() { heap.thaw(caches); }
-  } frozen{*this, type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{}};
-  auto found = find_zone_record(name, type);
+    ~still() { thaw(caches); }
+  } frozen{type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{}};
+  auto found = find_record(name, type);
   if (!found) return std::unexpected(found.error());
   zone_record* z = *found;
-  if (z->state.load(std::memory_order_relaxed) != zone_committed && z->maker != member_ &&
+  if (z->state.load(std::memory_order_relaxed) != zone_committed && z->maker != self() &&
       is_maker_alive(*z))
     return refuse(errc::heap_in_use,
                   "process {} (member {}) is filling zone \"{}\"; it commits or releases it, or "
@@ -375,7 +338,7 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
     const known_pool pool = find_pool_table(segment_, z->table, z->table_bytes);
     if (!pool) return refuse_if_damaged();
     flush_pool_caches(*t, pool, frozen.caches);
-    if (const u32 member = busy_member_of(pool, frozen.caches, t->slot()); member != 0)
+    if (const u32 member = busy_member_of(segment_, pool, frozen.caches, t->slot()); member != 0)
       return refuse(errc::heap_in_use,
                     "a thread of process {} (member {}) is in the middle of using pool \"{}\", and "
                     "may be stopped; continue or kill it",
@@ -386,7 +349,7 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
                     "{} of {} objects of pool \"{}\" are still out; give them back, or reap dead "
                     "members first",
                     out, pool.object_count, name);
-    make_all_look();
+    make_all_look(segment_);
     release_pool_caches(*t, *z);
   }
   if (type == zone_type::pool)
@@ -401,71 +364,6 @@ result<void> local_heap::release_zone(std::string_view name, zone_type type) {
     wake_waiters(ring->room_signal);
   }
   return {};
-}
-
-// Out of its chain, with its memory, record and table.
-void local_heap::give_back_zone(transaction& t, zone_record& z) noexcept {
-  segment_header& h = segment_.header();
-  const chunk_ref ref = segment_.ref_of(&z);
-  const std::string_view name(z.name, ::strnlen(z.name, sizeof z.name));
-  chunk_ref* link = &segment_.zone_buckets()[zone_bucket_of(name)];
-  list_walk walk(segment_);
-  while (*link != ref && walk.goes_on())
-    link = &segment_.chunk<zone_record>(*link)->next;
-  t.put(*link, z.next);
-  t.put(h.zone_count, h.zone_count - 1);
-  const u32 slot = z.region_slot, granule = z.granule;
-  if (slot != no_region) extents(views_.at(slot)).free(t, granule);
-  give_back_views(t, z);
-}
-
-// A fresh record, or one of a pool that was released.
-chunk_ref local_heap::take_record(transaction& t, zone_type type) noexcept {
-  const chunk_ref spare = type == zone_type::pool ? segment_.header().spare_pools : 0;
-  if (!is_sane_spare_pool(segment_, spare)) return allocate_chunk(t, sizeof(zone_record));
-  t.put(segment_.header().spare_pools, segment_.chunk<zone_record>(spare)->next);
-  return spare;
-}
-
-// A fresh table, or one of a ring of this capacity that was released. Its contents are the maker's
-// business.
-chunk_ref local_heap::take_table(transaction& t, zone_type type, u64 bytes) noexcept {
-  if (type == zone_type::ring)
-    for (chunk_ref *link = &segment_.header().spare_rings, left = most_spare_looks; left != 0;
-         --left) {
-      const chunk_ref spare = *link;
-      const u64 capacity = sane_spare_capacity(segment_, spare);
-      if (capacity == 0) break;
-      auto* ring = segment_.chunk<ring_table>(spare);
-      if (ring_table_bytes(capacity) != bytes || ring->has_no_positions_left()) {
-        link = &ring->next_spare;
-        continue;
-      }
-      t.put(*link, ring->next_spare);
-      return spare;
-    }
-  return allocate_chunk(t, bytes);
-}
-
-// The record and the table of a zone that is in no chain any more. What says that it is gone comes
-// last.
-void local_heap::give_back_views(transaction& t, zone_record& z) noexcept {
-  segment_header& h = segment_.header();
-  const chunk_ref ref = segment_.ref_of(&z);
-  t.put(z.seal, ~z.seal);  // a repair that looks for lost records finds none here
-  if (z.type == zone_type::ring) {
-    auto* ring = segment_.chunk<ring_table>(z.table);
-    t.put(ring->next_spare, h.spare_rings);
-    t.put(h.spare_rings, z.table);
-    free_chunk(t, ref, sizeof(zone_record));
-    t.put(ring->incarnation, 0);
-    return;
-  }
-  if (z.table != 0) free_chunk(t, z.table, z.table_bytes);
-  if (z.type != zone_type::pool) return free_chunk(t, ref, sizeof(zone_record));
-  t.put(z.next, h.spare_pools);
-  t.put(h.spare_pools, ref);
-  t.put(z.incarnation, 0);
 }
 
 }  // namespace annex::detail

@@ -1,8 +1,9 @@
-// named/zone_record.hpp - what the segment knows of a zone, pool or ring: name and place.
+// named/zone_record.hpp - what the segment knows of a zone, a pool or a ring: its name, and where
+// it lies.
 //
 //   buckets[hash of the name] ──next──▶ zone_record ──next──▶ …
 //                                         ├ region slot, granule: its memory; the extent leads back
-//                                         └ table: pool_table.hpp, or ring_table.hpp
+//                                         └ table: pool_table.hpp, ring_table.hpp
 //
 // Changed in transactions under the heap lock only, but for the state, which is changed once.
 #pragma once

@@ -86,4 +86,25 @@ result<void> observer_list::let_go(const region_view& region,
   return {};
 }
 
+region_view view_for_observers(const local_region& v) {
+  const region_record& r = *v.record;
+  region_view view{heap_id{v.heap_id},
+                   region_id{v.id},
+                   v.base,
+                   r.length_bytes,
+                   r.page_bytes,
+                   fd_of(v),
+                   r.fd_offset,
+                   r.numa_node,
+                   v.access,
+                   {},
+                   0};
+  view.remote_base =
+      remote_address(handle_from(v.slot, v.generations.number(0, 0)), r.length_bytes);
+  for (u32 i = 0; i < v.iovas.run_count; ++i)
+    view.runs.push_back({v.iovas.runs[i].offset, v.iovas.end_of(i) - v.iovas.runs[i].offset,
+                         iova{v.iovas.runs[i].address}});
+  return view;
+}
+
 }  // namespace annex

@@ -10,6 +10,7 @@
 #include <annex/observer.hpp>
 
 #include "base/failure.hpp"
+#include "region/local_region.hpp"
 
 namespace annex {
 
@@ -39,6 +40,9 @@ class observer_list {
   mutable std::mutex mutex_;
   std::vector<observer*> observers_;
 };
+
+/// What observers are shown of a region.
+region_view view_for_observers(const local_region& region);
 
 /// True while this thread is inside a callback of an observer.
 bool is_inside_callback() noexcept;

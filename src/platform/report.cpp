@@ -1,5 +1,5 @@
 // platform/report.cpp - see report.hpp. ANNEX_LOG is read once, at the first line.
-#include "base/report.hpp"
+#include "platform/report.hpp"
 
 #include <cstdlib>
 #include <iterator>

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <new>
 
-#include "platform/os.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex::address_index {
 

@@ -4,7 +4,8 @@
 #include <utility>
 
 #include "base/bounded.hpp"
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/pinning.hpp"
 #include "region/generation.hpp"
 #include "region/iova_map.hpp"
 #include "region/table_pages.hpp"

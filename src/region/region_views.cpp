@@ -5,7 +5,8 @@
 #include <cstring>
 #include <utility>
 
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/memory.hpp"
 
 namespace annex {
 

@@ -1,7 +1,7 @@
 // region/table_pages.cpp - see table_pages.hpp.
 #include "region/table_pages.hpp"
 
-#include "base/report.hpp"
+#include "platform/report.hpp"
 
 namespace annex {
 namespace {

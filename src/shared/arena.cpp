@@ -5,7 +5,7 @@
 #include <cstring>
 #include <iterator>
 
-#include "platform/os.hpp"
+#include "platform/files.hpp"
 
 namespace annex {
 namespace {

@@ -3,7 +3,8 @@
 
 #include <algorithm>
 
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/memory.hpp"
 
 namespace annex::detail {
 namespace {

@@ -9,7 +9,10 @@
 #include "base/bounded.hpp"
 #include "base/race_checker.hpp"
 #include "platform/cpu.hpp"
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/processes.hpp"
+#include "platform/report.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex {
 namespace {

@@ -39,7 +39,6 @@
 #pragma once
 #include <cstring>
 
-#include "base/report.hpp"
 #include "shared/liveness.hpp"
 
 namespace annex {

@@ -3,7 +3,8 @@
 
 #include <cerrno>
 
-#include "platform/os.hpp"
+#include "platform/byte_locks.hpp"
+#include "platform/processes.hpp"
 
 namespace annex {
 namespace {
@@ -49,8 +50,8 @@ int try_to_claim(const segment& s, u32 id, void** life) noexcept {
 }
 
 // The first free record of [first, end). Without a member and an error: none is free.
-membership claim_among(const segment& s, u32 first, u32 end) noexcept {
-  membership claim;
+member_claim claim_among(const segment& s, u32 first, u32 end) noexcept {
+  member_claim claim;
   for (u32 id = first; id < end; ++id) {
     const int why = try_to_claim(s, id, &claim.life);
     if (why == EAGAIN) continue;
@@ -101,8 +102,8 @@ u16 claim_slot_among(const segment& s, u32 member, u32 first, u64 end, u32 hint)
 
 }  // namespace
 
-membership claim_record(const segment& s, bool may_mend) noexcept {
-  membership claim = claim_among(s, 1, first_record_kept(s));
+member_claim claim_record(const segment& s, bool may_mend) noexcept {
+  member_claim claim = claim_among(s, 1, first_record_kept(s));
   if (claim.member == 0 && claim.error == 0 && may_mend && is_any_dead(s))
     claim = claim_among(s, first_record_kept(s), s.member_limit() + 1);
   return claim;
@@ -132,8 +133,8 @@ void note_free_slot(const segment& s, u32 index) noexcept {
        index < seen && !hint.compare_exchange(seen, index, std::memory_order_relaxed);) {}
 }
 
-membership claim_membership(const segment& s, bool may_mend) noexcept {
-  membership claim = claim_record(s, may_mend);
+member_claim claim_membership(const segment& s, bool may_mend) noexcept {
+  member_claim claim = claim_record(s, may_mend);
   if (claim.member == 0) return claim;
   claim.slot = claim_thread_slot(s, claim.member);
   if (claim.slot != no_owner) return claim;
@@ -149,7 +150,7 @@ membership claim_membership(const segment& s, bool may_mend) noexcept {
   return {};
 }
 
-void give_up_membership(const segment& s, const membership& claim) noexcept {
+void give_up_membership(const segment& s, const member_claim& claim) noexcept {
   if (claim.member == 0) return;
   if (claim.slot != no_owner) {
     shared_word<u64>& slot = s.slot(claim.slot).state;

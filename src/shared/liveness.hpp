@@ -46,7 +46,7 @@ inline bool is_record_of_mender(const segment& s, u32 member) noexcept {
   return member != 0 && member >= first_record_kept(s);
 }
 
-struct membership {
+struct member_claim {
   u32 member = 0;       // 0: none
   u16 slot = no_owner;  // that threads without a cache lock with
   // Of os::hold_byte(); null where nobody else can ever come (a private heap).
@@ -58,11 +58,11 @@ struct membership {
 
 /// Claims a record and a slot for this process, in state joining. may_mend: the kept ones, if the
 /// others are taken and one is dead.
-membership claim_membership(const segment& s, bool may_mend) noexcept;
+member_claim claim_membership(const segment& s, bool may_mend) noexcept;
 /// A record only.
-membership claim_record(const segment& s, bool may_mend = false) noexcept;
+member_claim claim_record(const segment& s, bool may_mend = false) noexcept;
 /// Gives up a claim that holds nothing. The byte last: until then the record is nobody else's.
-void give_up_membership(const segment& s, const membership& claim) noexcept;
+void give_up_membership(const segment& s, const member_claim& claim) noexcept;
 
 /// Whether the process behind this record lives, whatever the record's state. Where nothing can be
 /// asked (a reader who may not open the file of lives), the process table is, and who is not known

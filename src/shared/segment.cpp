@@ -6,8 +6,8 @@
 #include <cstring>
 #include <iterator>
 
-#include "base/report.hpp"
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/report.hpp"
 
 namespace annex {
 

@@ -1,7 +1,7 @@
 // shared/waiting.cpp - see waiting.hpp.
 #include "shared/waiting.hpp"
 
-#include "platform/os.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex {
 

@@ -8,6 +8,7 @@
 #include <annex/offset_allocator.hpp>
 
 #include "heap/registry.hpp"
+#include "platform/report.hpp"
 
 namespace annex {
 namespace {
@@ -91,7 +92,7 @@ void* offset_home::allocate(std::size_t size_bytes, std::size_t align_bytes) {
   const local_region* const here = address_index::find(this);
   detail::local_heap* const h =
       here != nullptr && heap_id{here->heap_id} == heap_ ? here->heap : registry::find(heap_);
-  if (region_ == unknown && h != nullptr) region_ = h->only_region();
+  if (region_ == unknown && h != nullptr) region_ = h->memory.only_region();
   is_hint_ = false;
   std::string_view wrong;
   if (region_ == elsewhere)
@@ -106,8 +107,8 @@ void* offset_home::allocate(std::size_t size_bytes, std::size_t align_bytes) {
     wrong =
         "the container lies outside the heap, which has no region or several; make its allocator "
         "with the region its blocks are to lie in";
-  void* const block =
-      wrong.empty() ? h->allocate_in(region_, p) : detail::local_heap::explain_one_region(p, wrong);
+  void* const block = wrong.empty() ? h->blocks.allocate_in(region_, p)
+                                    : detail::requests::explain_one_region(p, wrong);
   if (block == nullptr) throw_bad_alloc();
   return block;
 }

@@ -3,9 +3,12 @@
 
 #include <algorithm>
 
+#include "attached/misuse.hpp"
 #include "heap/local_heap.hpp"
+#include "named/pool_caches.hpp"
 #include "named/pool_table.hpp"
-#include "platform/os.hpp"
+#include "platform/processes.hpp"
+#include "platform/report.hpp"
 #include "views/waiting.hpp"
 
 namespace annex {
@@ -23,28 +26,28 @@ struct pool_access {
   [[gnu::noinline]] static pool_cache* find_slowly(const raw_pool& p) noexcept {
     if (p.heap_ == nullptr) return nullptr;
     detail::local_heap& heap = *p.heap_;
-    thread_cache* thread = cache_of(heap.index());
-    if (thread == nullptr) thread = heap.make_cache();
-    if (thread == nullptr || heap.seg().is_damaged()) return nullptr;
+    thread_cache* thread = cache_of(heap.here.index);
+    if (thread == nullptr) thread = heap.blocks.make_cache();
+    if (thread == nullptr || heap.here.seg.is_damaged()) return nullptr;
     // Without barrier nobody can tell that we are in here.
-    if (heap.seg().header().no_barrier.load(std::memory_order_relaxed) == 0)
+    if (heap.here.seg.header().no_barrier.load(std::memory_order_relaxed) == 0)
       if (busy_scope busy(*thread); busy.entered() && is_there(p))
         if (const chunk_ref mine = known(p).caches()[thread->slot]; mine != 0)
           return remember(p, mine, thread);
-    detail::local_heap::locked t(heap);
+    detail::locked t(heap.here);
     if (!is_current(p)) return nullptr;
     chunk_ref& mine = known(p).caches()[thread->slot];
     if (mine == 0) {
       const chunk_ref ref = allocate_chunk(*t, sizeof(pool_cache));
       if (ref == 0) return nullptr;
-      heap.seg().chunk<pool_cache>(ref)->capacity = pool_cache_slots;
+      heap.here.seg.chunk<pool_cache>(ref)->capacity = pool_cache_slots;
       t->put(mine, ref);
     }
     return remember(p, mine, thread);
   }
   static pool_cache* remember(const raw_pool& p, chunk_ref cache, thread_cache* thread) noexcept {
     this_thread.pool_number = p.number_;
-    this_thread.pool = p.heap_->seg().chunk<pool_cache>(cache);
+    this_thread.pool = p.heap_->here.seg.chunk<pool_cache>(cache);
     this_thread.pool_thread = thread;
     return this_thread.pool;
   }
@@ -61,8 +64,8 @@ struct pool_access {
     const pool_table& t = table(p);
     if (t.object_count == p.count_ && t.object_bytes == p.stride_ &&
         t.words == divide_up(p.count_, 64)) [[likely]]
-      return !p.heap_->seg().is_damaged();
-    p.heap_->seg().mark_damaged("the table of a pool has changed its size");
+      return !p.heap_->here.seg.is_damaged();
+    p.heap_->here.seg.mark_damaged("the table of a pool has changed its size");
     return false;
   }
   static pool_table& table(const raw_pool& p) noexcept {
@@ -70,7 +73,7 @@ struct pool_access {
   }
   static known_pool known(const raw_pool& p) noexcept { return {&table(p), p.stride_, p.count_}; }
   static u16* holders(const raw_pool& p) noexcept {
-    return known(p).holders(p.heap_->seg().thread_limit());
+    return known(p).holders(p.heap_->here.seg.thread_limit());
   }
   // Before they are given back: their handles are stale from now on. What is no object is left to
   // who finds that out.
@@ -83,7 +86,7 @@ struct pool_access {
       const u64 offset = static_cast<u64>(static_cast<const char*>(object) - p.base_),
                 index = offset / p.stride_;
       if (index < p.count_ && index * p.stride_ == offset)
-        forget_object(p.heap_->seg(), *region, known(p), zone_generation, index);
+        forget_object(p.heap_->here.seg, *region, known(p), zone_generation, index);
     }
   }
   // W1 under the heap lock: nobody releases the pool then, and its table is a pool's still. W2: a
@@ -97,8 +100,8 @@ struct pool_access {
             .begin = [p]() -> result<u32> {
               u32 word = 0;
               {
-                detail::local_heap::locked t(*p.heap_);
-                ANNEX_TRY(p.heap_->refuse_if_damaged());
+                detail::locked t(p.heap_->here);
+                ANNEX_TRY(p.heap_->here.refuse_if_damaged());
                 if (!is_current(p)) return refuse(errc::no_such_zone, "the pool has been released");
                 word = begin_waiting(table(p).object_signal);
               }
@@ -109,7 +112,7 @@ struct pool_access {
   }
   // Under the lock, since the table is a pool's only as long as this one is not released.
   [[gnu::noinline]] static void wake(const raw_pool& p) noexcept {
-    detail::local_heap::locked t(*p.heap_);
+    detail::locked t(p.heap_->here);
     if (is_current(p)) wake_waiters(table(p).object_signal);
   }
   static result<void> check_opened(const raw_pool& p) {
@@ -118,7 +121,7 @@ struct pool_access {
   }
   // While the caches are being recalled.
   [[gnu::noinline]] static void wait(const raw_pool& p) noexcept {
-    detail::local_heap::locked wait_for_the_freezer(*p.heap_);
+    detail::locked wait_for_the_freezer(p.heap_->here);
   }
 };
 
@@ -194,17 +197,16 @@ result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_opt
               .align_bytes = o.align_bytes,
               .iova_contiguous = o.iova_contiguous,
               .numa_node = o.numa_node};
-  const u64 table_bytes = pool_table_bytes(o.object_count, heap.seg().thread_limit());
-  auto made = heap.reserve_zone(
-      name, p, {zone_type::pool, table_bytes}, nullptr,
-      [&](transaction&, zone_record&, void* chunk) {
+  const u64 table_bytes = pool_table_bytes(o.object_count, heap.here.seg.thread_limit());
+  auto made = heap.zones.reserve_zone(
+      name, p, {zone_type::pool, table_bytes}, [&](transaction&, zone_record&, void* chunk) {
         // Fresh: nobody sees it before the transaction commits.
         auto* table = static_cast<pool_table*>(chunk);
         table->object_bytes = stride;
         table->object_count = o.object_count;
         table->words = static_cast<u32>(divide_up(o.object_count, 64));
         // Every object given is looked at in the bits.
-        table->cache_objects = heap.has_option(option_checked) ? 0 : o.cache_objects;
+        table->cache_objects = heap.here.has_option(option_checked) ? 0 : o.cache_objects;
         table->in_bits.value = o.object_count;
         table->seal = table->right_seal();
         const known_pool pool(table, stride, o.object_count);
@@ -217,29 +219,29 @@ result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_opt
 
 result<raw_pool> raw_pool::open(heap& h, std::string_view name) {
   detail::local_heap& heap = *h.internal();
-  if (heap.is_read_only())
+  if (heap.here.is_read_only())
     return refuse(errc::read_only, "\"{}\" is attached read-only; a pool needs a writable attach",
-                  heap.name());
-  if (!heap.ensure_member())
+                  heap.here.name);
+  if (!heap.membership.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  if (auto attached = heap.find_zone(name, zone_type::pool); !attached)
+  if (auto attached = heap.zones.find_zone(name, zone_type::pool); !attached)
     return std::unexpected(attached.error());
-  const bool has_living_others = heap.has_living_others();
-  detail::local_heap::locked t(heap);
-  auto record = heap.find_zone_record(name, zone_type::pool);
+  const bool has_living_others = heap.membership.has_living_others();
+  detail::locked t(heap.here);
+  auto record = heap.zones.find_record(name, zone_type::pool);
   if (!record) return std::unexpected(record.error());
   static std::atomic<u64> numbers{0};
   raw_pool p;
   p.number_ = numbers.fetch_add(1, std::memory_order_relaxed) + 1;
-  const zone memory = heap.zone_of(**record);
+  const zone memory = zone_of(heap.here.seg, heap.here.views, **record);
   if (memory.address == nullptr)
     return refuse(errc::cannot_attach,
                   "pool \"{}\" was released and made anew meanwhile; open it again", name);
   p.heap_ = &heap;
   p.record_ = *record;
   p.incarnation_ = (*record)->incarnation.load(std::memory_order_relaxed);
-  const known_pool pool = find_pool_table(heap.seg(), (*record)->table, (*record)->table_bytes);
-  if (!pool) return std::unexpected(heap.refuse_if_damaged().error());
+  const known_pool pool = find_pool_table(heap.here.seg, (*record)->table, (*record)->table_bytes);
+  if (!pool) return std::unexpected(heap.here.refuse_if_damaged().error());
   p.table_ = pool.table;
   p.base_ = static_cast<char*>(memory.address);
   p.stride_ = pool.object_bytes;
@@ -254,17 +256,17 @@ result<raw_pool> raw_pool::open(heap& h, std::string_view name) {
   p.capacity_ = std::min(pool_cache_slots, cached + cached / 2);
   p.bytes_ = u64{p.count_} * p.stride_;
   if (p.bytes_ > memory.size_bytes) {
-    heap.seg().mark_damaged("a pool is longer than its memory");
-    return std::unexpected(heap.refuse_if_damaged().error());
+    heap.here.seg.mark_damaged("a pool is longer than its memory");
+    return std::unexpected(heap.here.refuse_if_damaged().error());
   }
   p.has_single_bit_ = is_power_of_two(p.stride_);
-  p.had_others_ = pool.table->opened.enter(heap.self()) && has_living_others;
+  p.had_others_ = pool.table->opened.enter(heap.here.self.member) && has_living_others;
   p.changes_at_open_ = pool.table->opened.changes.load(std::memory_order_relaxed);
   return p;
 }
 
 result<void> raw_pool::release(heap& h, std::string_view name) {
-  return h.internal()->release_zone(name, zone_type::pool);
+  return h.internal()->zones.release_zone(name, zone_type::pool);
 }
 
 size_t raw_pool::take_bulk(std::span<void*> objects) noexcept {
@@ -292,7 +294,7 @@ size_t raw_pool::take_more(std::span<void*> objects) noexcept {
           take_from(cache, base_, bytes_, objects.data() + taken, objects.size() - taken);
       if (more == led_outside) {
         cache.count.store(0, std::memory_order_relaxed);
-        heap_->seg().mark_damaged("a thread's cache of a pool keeps what is no object of it");
+        heap_->here.seg.mark_damaged("a thread's cache of a pool keeps what is no object of it");
         break;
       }
       taken += more;
@@ -300,7 +302,7 @@ size_t raw_pool::take_more(std::span<void*> objects) noexcept {
     if (taken == objects.size()) break;
     u32 got = 0;
     {
-      detail::local_heap::locked t(*heap_);  // nobody freezes while we hold it
+      detail::locked t(heap_->here);  // nobody freezes while we hold it
       if (!pool_access::is_current(*this)) break;
       const u32 wanted = std::max<u32>(
           static_cast<u32>(std::min<size_t>(objects.size() - taken, pool_cache_slots / 2)),
@@ -311,7 +313,7 @@ size_t raw_pool::take_more(std::span<void*> objects) noexcept {
     if (got == 0) {
       if (attempt++ != 0) break;
       // Others' caches, the dead's too.
-      heap_->recall_pool(*static_cast<const zone_record*>(record_), incarnation_);
+      heap_->care.recall_pool(*static_cast<const zone_record*>(record_), incarnation_);
     }
   }
   return taken;
@@ -330,7 +332,7 @@ result<void*> raw_pool::take(std::chrono::nanoseconds deadline) {
     return refuse(errc::limit_reached,
                   "this thread can have no cache of the pool: every thread slot of heap \"{}\" is "
                   "taken, or no metadata is left",
-                  heap_->name());
+                  heap_->here.name);
   ANNEX_TRY(detail::wait_at(
       pool_access::waiting_at(*this, [this, &taken] { return (taken = take()) != nullptr; }),
       deadline, nullptr));
@@ -388,7 +390,7 @@ void raw_pool::give_each(std::span<void* const> objects) noexcept {
     return;
   }
   pool_cache& cache = *found;
-  const u64 me = heap_->self(), reciprocal = reciprocal_, count = count_;
+  const u64 me = heap_->here.self.member, reciprocal = reciprocal_, count = count_;
   const u16* const holders = pool_access::holders(*this);
   const char* const base = base_;
   while (!objects.empty()) {
@@ -429,9 +431,9 @@ void raw_pool::give_each(std::span<void* const> objects) noexcept {
       objects = objects.subspan(1);
     }
     if (is_full) {
-      detail::local_heap::locked t(*heap_);
+      detail::locked t(heap_->here);
       if (!pool_access::is_current(*this)) break;
-      *heap_->doubles_of(*this_thread.pool_thread) += flush_pool_cache(
+      *t->doubles_of(this_thread.pool_thread->member) += flush_pool_cache(
           *t, pool_access::known(*this), cache, this_thread.pool_thread->member, capacity_ / 3);
     }
   }
@@ -444,31 +446,30 @@ void raw_pool::give_each(std::span<void* const> objects) noexcept {
 void raw_pool::give_odd(const void* address, bool has_cache) noexcept {
   if (heap_ == nullptr)
     stop_program("annex: an object was given to a pool that was never opened\n");
-  if (!heap_->may_free(address, address_index::find(address))) return;
+  if (!heap_->blocks.may_free(address, address_index::find(address))) return;
   const u64 offset = static_cast<u64>(static_cast<const char*>(address) - base_),
             object = offset / stride_;
   std::string_view wrong = "given to a pool: no object of it, or one that is in it already";
   {
-    detail::local_heap::locked t(*heap_);
+    detail::locked t(heap_->here);
     if (!pool_access::is_current(*this)) {
       wrong = "given to a pool that has been released";
     } else if (object < count_ && object * stride_ == offset) {
       const u16 holder = pool_access::holders(*this)[object];
-      if (holder != 0 && (holder != heap_->self() || reciprocal_ == 0 || !has_cache)) {
+      if (holder != 0 && (holder != heap_->here.self.member || reciprocal_ == 0 || !has_cache)) {
         void* const given = base_ + offset;
         pool_access::forget(*this, {&given, 1});
-        return heap_->take_pool_object_back(*t, pool_access::known(*this),
-                                            static_cast<u32>(object));
+        return take_pool_object_back(*t, pool_access::known(*this), static_cast<u32>(object));
       }
     }
   }
-  heap_->report_misuse(wrong, address, address_index::find(address));
+  detail::report_misuse(heap_->here, wrong, address, address_index::find(address));
 }
 
 bool raw_pool::is_open() const noexcept {
   if (heap_ == nullptr) return false;
   if (pool_access::is_there(*this)) return true;
-  detail::local_heap::locked t(*heap_);  // whoever was releasing it may have died, and be undone
+  detail::locked t(heap_->here);  // whoever was releasing it may have died, and be undone
   return pool_access::is_current(*this);
 }
 
@@ -484,14 +485,14 @@ std::size_t raw_pool::object_bytes() const noexcept {
 }
 
 std::uint32_t raw_pool::free_count() const noexcept {
-  if (heap_ == nullptr || !heap_->ensure_member()) return 0;
-  detail::local_heap::locked t(*heap_);
+  if (heap_ == nullptr || !heap_->membership.ensure_member()) return 0;
+  detail::locked t(heap_->here);
   if (!pool_access::is_current(*this)) return 0;
   const known_pool pool = pool_access::known(*this);
   u32 free = pool.table->in_bits.load(std::memory_order_relaxed);
-  for (u32 i = 0; i < heap_->seg().slots_used(); ++i)
+  for (u32 i = 0; i < heap_->here.seg.slots_used(); ++i)
     if (const chunk_ref ref = pool.caches()[i]; ref != 0)
-      free += heap_->seg().chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
+      free += heap_->here.seg.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
   return std::min(free, count_);  // one that was given twice lies there twice
 }
 

@@ -7,6 +7,7 @@
 #include "heap/local_heap.hpp"
 #include "named/ring_table.hpp"
 #include "platform/cpu.hpp"
+#include "shared/names.hpp"
 #include "views/waiting.hpp"
 
 namespace annex {
@@ -75,8 +76,8 @@ result<ring> ring::create(heap& h, std::string_view name, std::uint64_t capacity
   if (!is_power_of_two(capacity) || capacity < 2 || capacity > largest_capacity)
     return refuse(errc::invalid_argument, "a ring of {}: use a power of two from 2 to {}", capacity,
                   largest_capacity);
-  auto made = h.internal()->reserve_zone(
-      name, {}, {zone_type::ring, ring_table_bytes(capacity)}, nullptr,
+  auto made = h.internal()->zones.reserve_zone(
+      name, {}, {zone_type::ring, ring_table_bytes(capacity)},
       [&](transaction& t, zone_record&, void* chunk) {
         auto& table = *static_cast<ring_table*>(chunk);
         segment_header& header = t.seg().header();
@@ -98,40 +99,40 @@ result<ring> ring::create(heap& h, std::string_view name, std::uint64_t capacity
 result<ring> ring::open(heap& h, std::string_view name) {
   detail::local_heap& heap = *h.internal();
   ANNEX_TRY(detail::check_zone_name(name));
-  if (heap.is_read_only())
+  if (heap.here.is_read_only())
     return refuse(errc::read_only, "\"{}\" is attached read-only; a ring needs a writable attach",
-                  heap.name());
-  if (!heap.ensure_member())
+                  heap.here.name);
+  if (!heap.membership.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  const bool has_living_others = heap.has_living_others();
-  detail::local_heap::locked t(heap);
-  auto record = heap.find_zone_record(name, zone_type::ring);
+  const bool has_living_others = heap.membership.has_living_others();
+  detail::locked t(heap.here);
+  auto record = heap.zones.find_record(name, zone_type::ring);
   if (!record) return std::unexpected(record.error());
   ring r;
   r.heap_ = &heap;
-  auto* table = heap.seg().chunk<ring_table>((*record)->table);
+  auto* table = heap.here.seg.chunk<ring_table>((*record)->table);
   const u64 capacity = table->capacity;
   if (!is_power_of_two(capacity) || capacity > largest_capacity ||
-      !heap.seg().has_chunk((*record)->table, ring_table_bytes(capacity))) {
-    heap.seg().mark_damaged("the table of a ring can't be");
-    return std::unexpected(heap.refuse_if_damaged().error());
+      !heap.here.seg.has_chunk((*record)->table, ring_table_bytes(capacity))) {
+    heap.here.seg.mark_damaged("the table of a ring can't be");
+    return std::unexpected(heap.here.refuse_if_damaged().error());
   }
   r.table_ = table;
   r.capacity_ = capacity;
   r.incarnation_ = table->incarnation.load(std::memory_order_relaxed);
-  r.had_others_ = table->opened.enter(heap.self()) && has_living_others;
+  r.had_others_ = table->opened.enter(heap.here.self.member) && has_living_others;
   r.changes_at_open_ = table->opened.changes.load(std::memory_order_relaxed);
   return r;
 }
 
 result<void> ring::release(heap& h, std::string_view name) {
-  return h.internal()->release_zone(name, zone_type::ring);
+  return h.internal()->zones.release_zone(name, zone_type::ring);
 }
 
 bool ring::is_open() const noexcept {
   if (table_ == nullptr) return false;
   if (!is_gone(table_of(table_), incarnation_)) return true;
-  detail::local_heap::locked t(*heap_);  // whoever was releasing it may have died, and be undone
+  detail::locked t(heap_->here);  // whoever was releasing it may have died, and be undone
   return !is_gone(table_of(table_), incarnation_);
 }
 
@@ -234,7 +235,7 @@ std::uint64_t ring::take_remembered() noexcept {
       return seen.value;
     }
     if (at < position) {
-      heap_->seg().mark_damaged("the head of a ring is ahead of its slots");
+      heap_->here.seg.mark_damaged("the head of a ring is ahead of its slots");
       return 0;
     }
     catch_up(table.head, position, walk_on(position, at, capacity_));
@@ -270,7 +271,7 @@ std::uint64_t ring::take_remembered() noexcept {
       catch_up(table.head, begun, position);
       position = begun = table.head.load(std::memory_order_acquire);
     } else {
-      heap_->seg().mark_damaged("the head of a ring is ahead of its slots");
+      heap_->here.seg.mark_damaged("the head of a ring is ahead of its slots");
       break;
     }
   }
@@ -388,8 +389,8 @@ bool ring::claim_taker() noexcept {
   ring_table& table = table_of(table_);
   for (u32 i = 0; i < ring_takers; ++i) {
     u64 nobody = of_ring(incarnation_);
-    if (!table.takers[i].claim.compare_exchange(nobody, of_ring(incarnation_) | heap_->self(),
-                                                std::memory_order_acq_rel))
+    if (!table.takers[i].claim.compare_exchange(
+            nobody, of_ring(incarnation_) | heap_->here.self.member, std::memory_order_acq_rel))
       continue;
     taker_ = i + 1;
     return true;
@@ -416,19 +417,19 @@ void ring::settle() noexcept {
 
 std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
   if (!claim_taker()) return 0;
-  heap_->recover();
+  heap_->care.recover();
   ring_table& table = table_of(table_);
   ring_taker& mine = table.takers[taker_ - 1];
-  detail::local_heap::locked t(*heap_);
+  detail::locked t(heap_->here);
   if (is_gone(table, incarnation_)) return 0;
   std::size_t n = 0;
   for (u32 i = 0; i < ring_takers; ++i) {
     ring_taker& other = table.takers[i];
     const u32 member = member_of_claim(other.claim.load(std::memory_order_acquire));
     if (member == 0 || i + 1 == taker_) continue;
-    const member_record& who = heap_->seg().member(member);
+    const member_record& who = heap_->here.seg.member(member);
     if (who.state.load(std::memory_order_acquire) == member_live &&
-        !is_member_gone(heap_->seg(), member, heap_->self()))
+        !is_member_gone(heap_->here.seg, member, heap_->here.self.member))
       continue;
     const u32 count = std::min(count_in_hand(other.hand.load(std::memory_order_relaxed)),
                                in_hand_limit),

@@ -7,7 +7,10 @@
 #include <thread>
 #include <utility>
 
-#include "platform/os.hpp"
+#include "platform/files.hpp"
+#include "platform/open_result.hpp"
+#include "platform/processes.hpp"
+#include "platform/waiting.hpp"
 
 namespace annex {
 namespace detail {
@@ -20,7 +23,7 @@ constexpr auto for_ever = std::chrono::nanoseconds::max();
 bool is_nobody_left(const waiting_place& p) noexcept {
   const bool had_others =
       p.had_others || p.changes->load(std::memory_order_relaxed) != p.changes_at_open;
-  return had_others && !p.heap->has_living_others();
+  return had_others && !p.heap->membership.has_living_others();
 }
 
 }  // namespace
@@ -29,15 +32,16 @@ result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline,
                      const std::atomic<bool>* stop) {
   const u64 begun_ns = os::now_ns(),
             longest_ns = deadline.count() > 0 ? static_cast<u64>(deadline.count()) : 0;
-  const bool has_barrier = p.heap->seg().header().no_barrier.load(std::memory_order_relaxed) == 0;
+  const bool has_barrier =
+      p.heap->here.seg.header().no_barrier.load(std::memory_order_relaxed) == 0;
   u64 looked_for_others_ns = begun_ns;
   for (;;) {
-    if (!p.heap->ensure_member())
+    if (!p.heap->membership.ensure_member())
       return refuse(errc::forked_away, "a private heap can't be used in a forked child");
     const auto signal = p.begin();
     if (!signal) return std::unexpected(signal.error());
     if (p.look()) return {};
-    ANNEX_TRY(p.heap->refuse_if_damaged());
+    ANNEX_TRY(p.heap->here.refuse_if_damaged());
     if (stop != nullptr && stop->load()) return refuse(errc::canceled, "the event was closed");
     const u64 now_ns = os::now_ns(), waited_ns = now_ns - begun_ns;
     const bool is_late = waited_ns >= longest_ns;
@@ -48,7 +52,7 @@ result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline,
         return refuse(errc::others_gone,
                       "no other living process has heap \"{}\" attached any more: nobody is left "
                       "who could end this wait; those who come later can",
-                      p.heap->name());
+                      p.heap->here.name);
       }
     }
     if (is_late)

@@ -45,7 +45,7 @@ struct fixed_buffers_options {
   unsigned slots = 1024;                           ///< pieces in the table, up to 16384
   std::size_t piece_bytes = std::size_t{1} << 30;  ///< power of two, one page to 1 GiB
   /// User_data of a tagged ring's completions that are ours begin like this; low 24 bits 0.
-  std::uint64_t tags = 0xa99e'0000'0000'0000;
+  std::uint64_t tags = 0xa99e000000000000;
 };
 
 /// Observes one heap, in one process. Threads: any; add_ring and remove_ring register on the ring,

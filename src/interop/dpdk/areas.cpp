@@ -30,10 +30,10 @@
 #include <cstring>
 #include <vector>
 
-#include "base/report.hpp"
 #include "heap/local_heap.hpp"
 #include "interop/dpdk/drop_in.hpp"
-#include "platform/os.hpp"
+#include "platform/memory.hpp"
+#include "platform/report.hpp"
 
 namespace annex::dpdk {
 namespace {
@@ -293,7 +293,7 @@ int remove_memory(const char* name, void* base, size_t length) {
   const bool sane = base != nullptr && length != 0;
   const int socket = is_serving() && sane ? socket_of(name) : -1;
   if (!find_area(socket, base, length, &a)) return forward();
-  if (a.heap->annex.internal()->is_attached_elsewhere(a.region)) return refuse_with(EBUSY);
+  if (a.heap->annex.internal()->memory.is_attached_elsewhere(a.region)) return refuse_with(EBUSY);
   if (!a.heap->annex.remove_memory(a.region)) return refuse_with(EBUSY);
   const memseg* const page = r.rte_mem_virt2memseg(base, nullptr);
   const u64 skip =

@@ -12,13 +12,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "heap/registry.hpp"
+#include "heap/fast_path.hpp"
 #include "interop/dpdk/drop_in.hpp"
 
 namespace annex::dpdk {
 namespace {
 
 using detail::local_heap;
+using detail::requests;
 
 // Where blocks come back for requests without a socket; null: looked for the long way.
 served_heap* near_heap() noexcept {
@@ -54,24 +55,21 @@ served_heap* near_heap() noexcept {
     return nullptr;
   local_heap& inside = h->inside();
   const u64 bytes = align_up(size, cache_line_bytes);
+  char* const* const bases = inside.here.views.bases();
   u64 entry = 0;
-  if (this_thread.heap_number != inside.number() ||
-      !take_entry(this_thread.cache, inside.views().bases(), bytes, &entry)) [[unlikely]]
+  if (!detail::entry_hit(inside, bases, bytes, &entry)) [[unlikely]]
     return nullptr;
-  char* const block = block_of(inside.views().bases(), entry);
+  char* const block = block_of(bases, entry);
   if ((zeroed || choices.clear) && (entry & entry_is_clean) == 0) clear_lines(block, bytes);
   return block;
 }
 
 // A block of this thread's own into the cache it used last. False: take the long way.
 [[gnu::always_inline]] inline bool put_near(void* block) noexcept {
-  const local_region* const region = this_thread.last_region;
-  const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
-  if (offset >= region->length_bytes || this_thread.heap_number != region->heap_number ||
-      current_phase.load(std::memory_order_acquire) != phase::serving || region->heap->has_news())
-      [[unlikely]]
-    return false;
-  return put_cached(this_thread.cache, *region, offset);
+  return detail::free_hit(block, [](const local_region& region) {
+    return current_phase.load(std::memory_order_acquire) == phase::serving &&
+           !region.heap->memory.has_news();
+  });
 }
 
 // Memory the CPU may not touch is handed out as it is.
@@ -85,7 +83,8 @@ bool can_be_touched(const served_heap& h, const void* block) noexcept {
 void* take(served_heap& h, u64 bytes, u64 alignment, bool zeroed) noexcept {
   if (bytes <= limits::largest_slab_block_bytes && alignment <= cache_line_bytes) [[likely]] {
     const bool cleared = zeroed || (choices.clear && !h.may_be_untouchable);
-    void* const block = cleared ? h.inside().allocate_cleared(bytes) : h.annex.allocate(bytes);
+    void* const block =
+        cleared ? h.inside().blocks.allocate_cleared(bytes) : h.annex.allocate(bytes);
     if (block != nullptr && !cleared && choices.clear && can_be_touched(h, block))
       std::memset(block, 0, bytes);
     return block;
@@ -137,7 +136,7 @@ void* real_allocate(const char* type, u64 bytes, unsigned alignment, int socket,
 
 // An address that is in no region known here: perhaps in one that came since.
 bool free_after_a_look(void* block) noexcept {
-  return follow_others() && local_heap::free_if_known(block);
+  return follow_others() && requests::free_if_known(block);
 }
 
 [[gnu::noinline]] void free_block(void* block, bool clear) noexcept {
@@ -149,21 +148,20 @@ bool free_after_a_look(void* block) noexcept {
   local_region* region = region_of(block);
   if (region != nullptr && region->heap != nullptr) [[likely]] {
     if (now == phase::forked) return;  // its memory is a copy, its heap the parent's
-    if (region->heap->has_news()) [[unlikely]] {
+    if (region->heap->memory.has_news()) [[unlikely]] {
       follow_changes(*region->heap);
       region = region_of(block);
     }
   }
   if (region != nullptr && region->heap != nullptr) [[likely]] {
-    if (clear && region->access != touch::none)
-      std::memset(block, 0, local_heap::usable_size(block));
+    if (clear && region->access != touch::none) std::memset(block, 0, requests::usable_size(block));
     const bool is_large =
         load_granule(
             region->granule_base +
             (static_cast<u64>(static_cast<char*>(block) - region->base) >> region->granule_shift))
             .kind == granule_large;
     region_record& record = *region->record;  // stays readable when the region goes
-    if (local_heap::free_if_known(block)) {
+    if (requests::free_if_known(block)) {
       if (now == phase::draining) [[unlikely]] {
         (void)give_back_everywhere();
       } else if (is_large && std::atomic_ref(record.live_extents).load(std::memory_order_relaxed) ==
@@ -202,7 +200,7 @@ void* reallocate(void* block, size_t size, unsigned alignment, int socket) noexc
     return nullptr;
   }
   if ((alignment & (alignment - 1)) != 0 || size > limits::largest_region_bytes) return nullptr;
-  const u64 bytes = align_up(size, cache_line_bytes), room = local_heap::usable_size(block);
+  const u64 bytes = align_up(size, cache_line_bytes), room = requests::usable_size(block);
   const bool stays = (socket == any_socket || socket == h->socket ||
                       (is_without_sockets() && socket < first_external_socket)) &&
                      (alignment == 0 || reinterpret_cast<u64>(block) % alignment == 0);
@@ -213,7 +211,7 @@ void* reallocate(void* block, size_t size, unsigned alignment, int socket) noexc
     return block;
   const bool touchable = can_be_touched(*h, block);
   if (stays && is_large && bytes > limits::largest_slab_block_bytes &&
-      h->annex.internal()->resize_in_place(block, bytes)) {
+      h->annex.internal()->blocks.resize_in_place(block, bytes)) {
     if (touchable && bytes > room) std::memset(static_cast<char*>(block) + room, 0, bytes - room);
     return block;
   }
@@ -279,7 +277,7 @@ void ANNEX_DPDK_NAME(rte_free_sensitive)(void* block) {
 int ANNEX_DPDK_NAME(rte_malloc_validate)(const void* block, size_t* size) {
   if (block != nullptr && current_phase.load(std::memory_order_acquire) == phase::serving &&
       owner_of(block) != nullptr) {
-    const size_t room = annex::detail::local_heap::usable_size(block);
+    const size_t room = requests::usable_size(block);
     if (room == 0) return -1;
     if (size != nullptr) *size = room;
     return 0;

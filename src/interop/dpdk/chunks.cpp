@@ -1,22 +1,23 @@
 // interop/dpdk/chunks.cpp - memory for the internal heaps: whole blocks of the real heap, as
 // regions.
 //
-//   native page(s)  │ header │ chunk: a region of the socket's annex heap, 64 KiB granules of IOVA contiguity │
+//   native page(s)  │ header │ chunk: a region of the socket's annex heap │
+//                              in granules of 64 KiB, each contiguous in IOVAs
 //
 // The first chunk is there when serving begins (ANNEX_DPDK_RESERVE). Then one is at least 31 × 64
 // KiB, so that it and the real heap's header fill one 2 MiB page, and an eighth of what the heap
 // has, up to 64 MiB; a larger request gets a chunk of its size. A chunk is zeros when it comes:
 // what was never handed out needs no clearing. Every byte lies in memory the real EAL knows: DMA
-// mapping, memory events and address queries go on as ever. An empty chunk goes back whole. If the
-// process dies between taking a chunk and adding it, the real heap has a live block nobody frees,
-// as when any DPDK process dies with memory in its hands.
+// mapping, memory events and address queries go on as ever. An empty chunk goes back whole.
+// If the process dies between taking a chunk and adding it, the real heap has a live block nobody
+// frees, as when any DPDK process dies with memory in its hands.
 #include <algorithm>
 #include <vector>
 
-#include "base/report.hpp"
 #include "heap/local_heap.hpp"
 #include "interop/dpdk/drop_in.hpp"
 #include "platform/numa.hpp"
+#include "platform/report.hpp"
 
 namespace annex::dpdk {
 namespace {
@@ -142,7 +143,7 @@ bool served_heap::give_back(u64 keep_bytes, u64 enough_bytes) noexcept {
   };
   std::vector<chunk> empty;
   u64 empty_bytes = 0, small_bytes = 0;
-  if (keep_bytes == 0) inside().trim_all(true);  // what caches hold looks busy
+  if (keep_bytes == 0) inside().care.trim_all(true);  // what caches hold looks busy
   annex.for_each_region([&](const region_summary& r) {
     if (r.base == nullptr || r.free_bytes != r.length_bytes ||
         (r.id == first_chunk && keep_bytes != 0))

@@ -11,12 +11,12 @@
 #include <mutex>
 #include <utility>
 
-#include "base/report.hpp"
 #include "base/sentence.hpp"
 #include "heap/registry.hpp"
 #include "platform/memory.hpp"
 #include "platform/numa.hpp"
 #include "platform/processes.hpp"
+#include "platform/report.hpp"
 
 namespace annex::dpdk {
 
@@ -130,10 +130,10 @@ served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
   std::copy_n(e->dpdk_name, heap_name_bytes - 1, served->dpdk_name.begin());
   served->annex = std::move(*opened);
   served_heap* const h = served.release();
-  if (h->inside().index() < most_heaps)
-    by_index[h->inside().index()].store(h, std::memory_order_release);
+  if (h->inside().here.index < most_heaps)
+    by_index[h->inside().here.index].store(h, std::memory_order_release);
   if (!h->is_external) h->annex.on_shortage([h](size_t bytes) { return h->grow(bytes); });
-  h->inside().attach_more();
+  h->inside().memory.attach_more();
   return h;
 }
 
@@ -330,7 +330,7 @@ void end_serving() noexcept {
   auto close = [](std::atomic<served_heap*>& place) {
     served_heap* const h = place.exchange(nullptr);
     if (h == nullptr) return;
-    if (h->inside().index() < most_heaps) by_index[h->inside().index()].store(nullptr);
+    if (h->inside().here.index < most_heaps) by_index[h->inside().here.index].store(nullptr);
     const std::string name(h->annex.name());
     delete h;
     if (is_primary) (void)heap::destroy(name);  // refused while a secondary is attached
@@ -445,7 +445,7 @@ void forget_external_heap(int socket) noexcept {
       slot.store(other, std::memory_order_release);
       break;
     }
-  by_index[h->inside().index()].store(nullptr);
+  by_index[h->inside().here.index].store(nullptr);
   const std::string name(h->annex.name());
   stamp_entry& e = group->entries[h->stamp_entry];
   delete h;
@@ -465,9 +465,9 @@ served_heap* owner_of(const void* address) noexcept {
 }
 
 void follow_changes(local_heap& h) noexcept {
-  if (h.has_news()) [[unlikely]] {
-    h.synchronize();
-    h.attach_more();
+  if (h.memory.has_news()) [[unlikely]] {
+    h.memory.synchronize();
+    h.memory.attach_more();
   }
 }
 
@@ -488,7 +488,7 @@ bool follow_others() noexcept {
     }
   for (auto& place : by_index)
     if (served_heap* const h = place.load(std::memory_order_acquire);
-        h != nullptr && h->inside().has_news()) {
+        h != nullptr && h->inside().memory.has_news()) {
       follow_changes(h->inside());
       any = true;
     }

@@ -1,0 +1,131 @@
+// cache/still.cpp - see still.hpp; the protocol is in thread_cache.hpp (rule C1).
+#include "cache/still.hpp"
+
+#include <algorithm>
+
+#include "base/race_checker.hpp"
+#include "platform/processes.hpp"
+#include "platform/waiting.hpp"
+
+namespace annex {
+
+namespace {
+
+// With a thread that is in the middle of an operation: it may be stopped.
+constexpr u64 patience_ns = 20'000'000;
+constexpr int spins_before_look = 1000;  // then it may be dead
+
+}  // namespace
+
+frozen_caches freeze_all(transaction& t, u32 only_member) noexcept {
+  frozen_caches frozen;
+  segment_header& h = t.seg().header();
+  const bool barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
+  for (u32 i = 0; i < t.seg().slots_used(); ++i) {
+    const thread_slot& slot = t.seg().slot(i);
+    const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
+    if (member == 0 || (only_member != 0 && member != only_member) || slot.cache == 0) continue;
+    auto* c = t.seg().chunk<thread_cache>(slot.cache);
+    if (c->key == 0) continue;  // not started, or being recovered
+    if (c->slot != i || (i != t.slot() && !barrier)) {
+      frozen.not_still += i != t.slot();
+      continue;
+    }
+    if (i != t.slot()) set_frozen(*c, frozen_asked);
+    frozen.caches.push_back(c);
+  }
+  if (frozen.caches.empty()) return frozen;
+  // Taken away since it was prepared: nobody can be held still any more.
+  if (barrier && !os::process_barrier()) {
+    h.no_barrier.store(1, std::memory_order_relaxed);
+    std::erase_if(frozen.caches, [&](thread_cache* c) {
+      if (c->slot == t.slot()) return false;
+      set_frozen(*c, frozen_no);
+      ++frozen.not_still;
+      return true;
+    });
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const u64 until = os::now_ns() + patience_ns;
+  std::erase_if(frozen.caches, [&](thread_cache* c) {
+    for (int spins = 0; c->busy.load(std::memory_order_acquire) != 0; ++spins) {  // sync(busy)
+      if (spins < spins_before_look) continue;
+      const bool dead = is_member_gone(t.seg(), c->member, t.member());
+      frozen.somebody_died |= dead;
+      if (dead || os::now_ns() > until) {
+        set_frozen(*c, frozen_no);
+        ++frozen.not_still;
+        return true;
+      }
+      os::yield();
+    }
+    if (c->slot != t.slot()) set_frozen(*c, frozen_held);
+    compiler_fence();  // whoever takes over from us must know before we touch anything
+    return false;
+  });
+  race_checker::all_taken_over();  // their last hits came before
+  return frozen;
+}
+
+void thaw(frozen_caches& frozen) noexcept {
+  for (thread_cache* c : frozen.caches)
+    set_frozen(*c, frozen_no);
+  frozen.caches.clear();
+}
+
+void make_all_look(const segment& s) noexcept {
+  for (u32 i = 0; i < s.slots_used(); ++i) {
+    const thread_slot& slot = s.slot(i);
+    if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0)
+      continue;
+    auto* c = s.chunk<thread_cache>(slot.cache);
+    // sync(frozen).
+    c->frozen.store(c->frozen.load(std::memory_order_relaxed) | frozen_look,
+                    std::memory_order_release);
+  }
+}
+
+void take_back(tenure& t, thread_cache& c) noexcept {
+  if (frozen_of(c) == frozen_held && !t.seg().is_damaged()) repair_cache(t, c);
+  set_frozen(c, frozen_no);
+}
+
+// The freezer died: whatever it did in a cache's name is completed by giving everything back. Slabs
+// without owner are counted anew.
+void repair_frozen(tenure& t) noexcept {
+  for (u32 i = 0; i < t.seg().slots_used(); ++i) {
+    const thread_slot& slot = t.seg().slot(i);
+    if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0)
+      continue;
+    take_back(t, *t.seg().chunk<thread_cache>(slot.cache));
+  }
+  for (const chunk_ref head :
+       t.seg().header().orphans)  // it may have been in the middle of one of these
+    for (auto [ref, walk] = std::pair{head, list_walk(t.seg())}; ref != 0 && walk.goes_on();
+         ref = t.seg().chunk<slab_record>(ref)->lane_next)
+      recount(t.seg(), t.seg().chunk<slab_record>(ref));
+  t.commit();
+}
+
+// From the truth (lanes, bitmaps, magazines) to the indexes (counts, partial lists), and every
+// magazine emptied.
+void repair_cache(tenure& t, thread_cache& c) noexcept {
+  for (u32 i = 1; i < class_count; ++i)
+    c.magazines[i].partial = c.magazines[i].empties = 0;
+  for_each_lane(c, [&](chunk_ref lane) {
+    list_walk walk(t.seg());
+    for (chunk_ref ref = lane; ref != 0 && walk.goes_on();) {
+      auto* slab = t.seg().chunk<slab_record>(ref);
+      ref = slab->lane_next;
+      slab->in_partial = 0;
+      recount(t.seg(), slab);
+      if (slab->free_count == 0) continue;
+      add_partial(t.seg(), c, slab);
+      if (slab->free_count == slab->capacity) ++c.magazines[slab->size_class].empties;
+    }
+  });
+  for (u32 i = 1; i < class_count; ++i)
+    flush(t.seg(), t.views(), c, i, 0, t.doubles_of(c.member));
+}
+
+}  // namespace annex

@@ -1,0 +1,50 @@
+// named/naming.cpp - see naming.hpp.
+#include "named/naming.hpp"
+
+namespace annex {
+
+namespace {
+
+u32 generation_of(const generations_of_region& all, u32 first, const u32* word) noexcept {
+  if (word == nullptr) return first;
+  const u32 seen = std::atomic_ref(*const_cast<u32*>(word)).load(std::memory_order_acquire);
+  return all.behind(first, count_in(seen));
+}
+
+}  // namespace
+
+// Where the name of the byte at offset is written, and what the first one there was.
+naming naming_of(const segment& s, const live_block& b, u64 offset) noexcept {
+  const local_region& region = *b.region;
+  // Not by the slab's record, which may be on its way back.
+  extent_entry& e = region.extents[b.granule];
+  if (b.kind == block_kind::slab_block)
+    return {generation_word(s, e, *b.slab, b.index), first_generation(e)};
+  naming own{&e.name, 0, word_is_name};
+  if (b.kind != block_kind::zone || offset < b.offset_bytes) return own;
+  const auto* z =
+      s.find_chunk<zone_record>(std::atomic_ref(e.record).load(std::memory_order_acquire));
+  if (z == nullptr || z->type != zone_type::pool) return own;
+  const known_pool pool = look_for_pool_table(s, z->table, z->table_bytes);
+  if (!pool) return own;
+  const u64 object = (offset - b.offset_bytes) / pool.object_bytes;
+  if (object >= pool.object_count) return own;
+  const u32 first = region.generations.behind(count_in(e.name), 1);
+  return {generation_word(s, pool, object), first, 0, pool, object, &e.name};
+}
+
+handle where_is(const segment& s, const live_block& b) noexcept {
+  const naming n = b.kind == block_kind::zone ? naming{&b.region->extents[b.granule].name}
+                                              : naming_of(s, b, b.offset_bytes);
+  return handle_at(*b.region, b.offset_bytes,
+                   generation_of(b.region->generations, n.first, n.word));
+}
+
+handle where_is(const segment& s, const local_region& region, const zone_record& z,
+                const known_pool& pool, u64 object) noexcept {
+  const u32 first = region.generations.behind(count_in(region.extents[z.granule].name), 1);
+  return handle_at(region, z.offset_bytes + object * pool.object_bytes,
+                   generation_of(region.generations, first, generation_word(s, pool, object)));
+}
+
+}  // namespace annex
