@@ -74,14 +74,4 @@ void walk_extents(const local_region& region,
   }
 }
 
-void free_extent(transaction& t, local_region& region, u32 granule) noexcept {
-  const u32 holder = region.extents[granule].holder;
-  extents(region).free(t, granule);
-  if (holder != 0 && holder <= t.seg().member_limit() && t.seg().member(holder).extents_held > 0) {
-    t.put(t.seg().member(holder).extents_held, t.seg().member(holder).extents_held - 1);
-    release_member_if_done(t, holder);
-  }
-  t.commit();
-}
-
 }  // namespace annex

@@ -10,7 +10,7 @@
 #include <annex/types.hpp>
 
 #include "cache/thread_cache.hpp"
-#include "extent/extents.hpp"
+#include "extent/large_blocks.hpp"
 
 namespace annex {
 
@@ -35,7 +35,5 @@ void walk_extents(const local_region& region,
 inline bool is_slab(u8 kind) noexcept {
   return kind == granule_slab || kind == granule_slab_held;
 }
-/// A large block goes back to its region; one transaction, under the heap lock.
-void free_extent(transaction& t, local_region& region, u32 granule) noexcept;
 
 }  // namespace annex

@@ -10,6 +10,7 @@
 #pragma once
 #include <functional>
 #include <vector>
+#include "region/departure.hpp"
 
 #include "cache/thread_cache.hpp"
 #include "slab/slab_rules.hpp"
@@ -36,5 +37,9 @@ void check_caches(inspection& in);
 void find_caches(rebuilding& rb);
 /// All threads are dead: their caches are empty, and their slabs are linked anew.
 void rebuild_caches(rebuilding& rb);
+
+/// The cache of a thread that is gone. Lets others have the lock in between; false: somebody else
+/// has finished it.
+bool recover_cache(tenure& t, const gone_thread& gone) noexcept;
 
 }  // namespace annex::detail

@@ -2,6 +2,7 @@
 #include "care/structures.hpp"
 
 #include "cache/cache_rules.hpp"
+#include "extent/large_blocks.hpp"
 #include "named/pool_rules.hpp"
 #include "named/ring_rules.hpp"
 #include "shared/arena_rules.hpp"
@@ -21,17 +22,32 @@ constexpr structure all[] = {
     {.name = "region",
      .check = check_regions,
      .check_whole = check_region_count,
+     .recover_member = recover_regions,
      .find = find_regions},
-    {.name = "extent", .check = check_extents, .rebuild = rebuild_extents},
+    {.name = "extent",
+     .check = check_extents,
+     .recover_thread = recover_large_block,
+     .rebuild = rebuild_extents},
     {.name = "slab",
      .check = check_slabs,
      .check_whole = check_slabs_are_linked,
      .find = find_slabs},
-    {.name = "cache", .check = check_caches, .find = find_caches, .rebuild = rebuild_caches},
+    {.name = "cache",
+     .check = check_caches,
+     .recover_thread = recover_cache,
+     .find = find_caches,
+     .rebuild = rebuild_caches},
     {.name = "zone", .check = check_zones, .find = find_zones, .rebuild = rebuild_zones},
-    {.name = "pool", .check = check_pools, .find = find_pools},
+    {.name = "pool",
+     .check = check_pools,
+     .recover_thread = recover_pool_caches,
+     .recover_member = recover_pool_objects,
+     .find = find_pools},
     {.name = "ring", .check = check_rings, .find = find_rings},
-    {.name = "member", .check = check_members, .rebuild = rebuild_members},
+    {.name = "member",
+     .check = check_members,
+     .recover_member = [](tenure& t, u32 member) { recover_claims(t, member); },
+     .rebuild = rebuild_members},
 };
 
 }  // namespace

@@ -8,6 +8,8 @@
 #pragma once
 #include <span>
 
+#include "region/departure.hpp"
+
 namespace annex::detail {
 
 class inspection;
@@ -20,6 +22,11 @@ struct structure {
   void (*check)(inspection&) = nullptr;
   /// Audit, then up the list: sums over what all of them have noted.
   void (*check_whole)(inspection&) = nullptr;
+  /// Recovery of a thread that is gone, up the list: who lies in something goes first. False:
+  /// somebody else has finished it.
+  bool (*recover_thread)(tenure&, const gone_thread&) = nullptr;
+  /// Recovery of a member that is gone, down the list; its threads have been recovered.
+  void (*recover_member)(tenure&, u32 member) = nullptr;
   /// Repair, down the list: which there are by their own seals, before anything is rebuilt, and
   /// whom others ask about them.
   void (*find)(rebuilding&) = nullptr;

@@ -12,6 +12,7 @@
 #pragma once
 #include "named/pool_table.hpp"
 #include "named/zone_rules.hpp"
+#include "region/departure.hpp"
 
 namespace annex::detail {
 
@@ -23,5 +24,10 @@ bool is_sane_spare_pool(const segment& s, chunk_ref ref) noexcept;
 void check_pools(inspection& in);
 /// Tells the zones whom to ask about pools.
 void find_pools(rebuilding& rb);
+
+/// Objects that a thread that is gone kept go back to their pools. True: done.
+bool recover_pool_caches(tenure& t, const gone_thread& gone) noexcept;
+/// How many objects a member that is gone has, in its record.
+void recover_pool_objects(tenure& t, u32 member) noexcept;
 
 }  // namespace annex::detail

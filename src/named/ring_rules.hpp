@@ -13,6 +13,10 @@
 // of the list (care/structures.cpp), and find_rings tells the zones whom to ask about rings. No
 // other file of an audit or a repair knows what a ring's table is.
 #pragma once
+#include <span>
+
+#include <annex/types.hpp>
+
 #include "named/ring_table.hpp"
 #include "named/zone_rules.hpp"
 
@@ -30,5 +34,15 @@ bool are_sane_slots(ring_table& ring, u64 capacity) noexcept;
 void check_rings(inspection& in);
 /// Tells the zones whom to ask about rings.
 void find_rings(rebuilding& rb);
+
+/// A ring's table, with its numbers as they were when it was opened.
+struct known_ring {
+  ring_table& table;
+  u64 capacity, incarnation;
+};
+/// What dead takers of a ring have in hand goes to another taker of it, a transaction for each of
+/// them; what they had is written to values, as far as both have room. Returns how many.
+size_t recover_takers(transaction& t, const known_ring& ring, u32 own_taker,
+                      std::span<handle> values) noexcept;
 
 }  // namespace annex::detail

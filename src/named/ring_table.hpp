@@ -46,6 +46,15 @@ constexpr u64 full_state(u64 position, u64 value) noexcept {
   return position << position_shift | (check & low_bits(check_bits)) << check_shift | is_full;
 }
 
+/// What a slot says, whoever changes it meanwhile.
+inline ring_slot look(const ring_slot& slot) noexcept {
+  ring_slot seen;
+  // sync(slot): the value belongs to this state, or change() fails.
+  seen.state = __atomic_load_n(&slot.state, __ATOMIC_ACQUIRE);
+  seen.value = __atomic_load_n(&slot.value, __ATOMIC_ACQUIRE);
+  return seen;
+}
+
 struct alignas(16) in_hand_item {
   u64 position, value;
 };

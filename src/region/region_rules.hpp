@@ -12,6 +12,7 @@
 #pragma once
 #include <map>
 #include <unordered_set>
+#include "region/tenure.hpp"
 
 #include "region/generation.hpp"
 #include "region/region_record.hpp"
@@ -73,5 +74,8 @@ void check_words(inspection& in, const known_region& region, const u32* words, u
 void find_regions(rebuilding& rb);
 /// Takes a table of generations. False: it can be none.
 bool take_words(rebuilding& rb, const known_region& region, chunk_ref ref, u32 count);
+
+/// Regions that a member that is gone was adding, draining or removing.
+void recover_regions(tenure& t, u32 member) noexcept;
 
 }  // namespace annex::detail

@@ -10,6 +10,7 @@
 // Who a member is is truth; its counts are an index.
 #pragma once
 #include <unordered_map>
+#include "shared/heap_lock.hpp"
 
 #include "shared/inspection.hpp"
 #include "shared/rebuilding.hpp"
@@ -44,5 +45,10 @@ u32 nobody_known(rebuilding& rb);
 void check_members(inspection& in);
 /// Records' states and counts, when all that is held has been counted.
 void rebuild_members(rebuilding& rb);
+
+/// What a member that is gone said of regions.
+void recover_claims(transaction& t, u32 member) noexcept;
+/// Its state, when every structure has been asked.
+void mark_member_dead(transaction& t, u32 member) noexcept;
 
 }  // namespace annex::detail

@@ -5,6 +5,7 @@
 
 #include "base/race_checker.hpp"
 #include "heap/local_heap.hpp"
+#include "named/ring_rules.hpp"
 #include "named/ring_table.hpp"
 #include "platform/cpu.hpp"
 #include "shared/names.hpp"
@@ -23,14 +24,6 @@ ring_table& table_of(void* table) noexcept {
 template <class T>
 bool change(T& words, T expected, T desired) noexcept {
   return cpu::compare_and_swap_pair(words, expected, desired);
-}
-
-ring_slot look(const ring_slot& slot) noexcept {
-  ring_slot seen;
-  // sync(slot): the value belongs to this state, or change() fails.
-  seen.state = __atomic_load_n(&slot.state, __ATOMIC_ACQUIRE);
-  seen.value = __atomic_load_n(&slot.value, __ATOMIC_ACQUIRE);
-  return seen;
 }
 
 // Whether the table is still, or again, another ring's than this incarnation, or nobody's. To be
@@ -419,43 +412,9 @@ std::size_t ring::recover_in_hand(std::span<handle> values) noexcept {
   if (!claim_taker()) return 0;
   heap_->care.recover();
   ring_table& table = table_of(table_);
-  ring_taker& mine = table.takers[taker_ - 1];
   detail::locked t(heap_->here);
   if (is_gone(table, incarnation_)) return 0;
-  std::size_t n = 0;
-  for (u32 i = 0; i < ring_takers; ++i) {
-    ring_taker& other = table.takers[i];
-    const u32 member = member_of_claim(other.claim.load(std::memory_order_acquire));
-    if (member == 0 || i + 1 == taker_) continue;
-    const member_record& who = heap_->here.seg.member(member);
-    if (who.state.load(std::memory_order_acquire) == member_live &&
-        !is_member_gone(heap_->here.seg, member, heap_->here.self.member))
-      continue;
-    const u32 count = std::min(count_in_hand(other.hand.load(std::memory_order_relaxed)),
-                               in_hand_limit),
-              sure = confirmed_in_hand(other.hand.load(std::memory_order_relaxed));
-    // One transaction moves all of it: no item is lost or given out twice if we die here.
-    u32 mine_count = confirmed_in_hand(mine.hand.load(std::memory_order_relaxed));
-    if (n + count > values.size() || mine_count + count > in_hand_limit) break;
-    for (u32 item = 0; item < count; ++item) {
-      const in_hand_item& it = other.items[item];
-      if (item >= sure) {  // only the slot knows whether the last one was taken
-        const ring_slot seen = look(table.slots()[it.position & (capacity_ - 1)]);
-        if (seen.state != ((it.position + capacity_) << position_shift | u64{i + 1} << taker_shift))
-          continue;
-      }
-      race_checker::taken_over(incarnation_, it.position);
-      t->put(mine.items[mine_count].position, it.position);
-      t->put(mine.items[mine_count].value, it.value);
-      ++mine_count;
-      values[n++] = handle{it.value};
-    }
-    t->put(mine.hand, hand_of(incarnation_, mine_count, mine_count));
-    t->put(other.hand, hand_of(incarnation_, 0, 0));
-    t->put(other.claim, of_ring(incarnation_));
-    t->commit();
-  }
-  return n;
+  return detail::recover_takers(*t, {table, capacity_, incarnation_}, taker_, values);
 }
 
 std::uint64_t ring::capacity() const noexcept {
