@@ -25,8 +25,8 @@ u16 regions::attached_bits() const noexcept {
   return static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
 }
 
-// One region on its way into this process. What was opened, mapped, pinned and entered is taken back
-// in reverse when a step refuses; after the last one blocks come from it. Under heap_.memory_mutex.
+// One region on its way into this process. What was opened, mapped, pinned and entered is taken
+// back in reverse when a step refuses; after the last one blocks come from it.
 class regions::arrival {
  public:
   arrival(regions& memory, u32 slot, void* by_hand) noexcept

@@ -1,5 +1,5 @@
-// heap/in_step.cpp - this process in step with the heap's regions: what is gone is let go of, what is
-// new is attached.
+// heap/in_step.cpp - this process in step with the regions of the heap: what is gone is let go of,
+// what is new is attached.
 //
 //   gone, or drained elsewhere and not in use here   → observers let go → detached
 //   active, not here, and observers watch            → attached
