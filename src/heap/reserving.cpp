@@ -4,8 +4,8 @@
 //   the lock → bucket backed → name free → extent → record, table → linked → commit
 //   no extent fits: the lock goes, room is made (a step further each time), and once more
 //
-// The transaction is the undo: a refusal before anything was taken leaves it to end, one after rolls
-// it back. zones.cpp says what a death leaves.
+// The transaction is the undo: a refusal before anything was taken lets it end, one after rolls it
+// back. zones.cpp says what a death leaves.
 #include <fmt/format.h>
 
 #include <algorithm>
