@@ -1,16 +1,16 @@
-// heap/attaching.cpp - regions in this process: mapped or checked by hand, kept in step, let go of.
+// heap/attaching.cpp - regions come into this process: mapped, or checked by hand.
 //
-//   attach   map by fd or path, or checked by hand → observers → base set: from here on blocks come
-//            from it
-//   detach   observers begin, finish → no thread of this process serves from it → unmapped
-#include "heap/memory_range.hpp"
+//   map by fd or path, or checked by hand → pinned, if it is anywhere → the address range, the base
+//   set → claim → observers → usable: from here on blocks come from it
+//
+// A death on the way leaves a claim at most, which ends with its member.
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <utility>
 
-#include "care/recovery.hpp"
+#include "heap/memory_range.hpp"
 #include "heap/regions.hpp"
 #include "platform/files.hpp"
 #include "platform/memory.hpp"
@@ -21,116 +21,173 @@
 
 namespace annex::detail {
 
-namespace {
-
-using clock = std::chrono::steady_clock;
-
-bool attaches_by_itself(const region_record& r) noexcept {
-  return r.backing != backing_none || r.same_address != 0;
-}
-
-}  // namespace
-
 u16 regions::attached_bits() const noexcept {
   return static_cast<u16>(claim_attached | (observers_.empty() ? 0 : claim_observed));
 }
 
-// Maps a region here, or takes the base the caller mapped it at. Under heap_.memory_mutex.
-result<local_region*> regions::attach_slot(u32 slot, void* by_hand) {
-  local_region& view = views_.at(slot);
-  const region_record r = copy_of(*view.record);
-  const u32 id = view.id;
-  if (view.base != nullptr)
-    return refuse(errc::already_attached, "region {} is attached at {} already", id,
-                  static_cast<void*>(view.base));
-  if (r.id.value != id || !is_sane_region(segment_, r, slot) ||
-      r.fd_offset > ~u64{0} - r.length_bytes)
+// One region on its way into this process. What was opened, mapped, pinned and entered is taken
+// back in reverse when a step refuses; after the last one blocks come from it.
+class regions::arrival {
+ public:
+  arrival(regions& memory, u32 slot, void* by_hand) noexcept
+      : memory_(memory),
+        slot_(slot),
+        by_hand_(by_hand),
+        view_(memory.views_.at(slot)),
+        r_(copy_of(*view_.record)),
+        id_(view_.id) {}
+  ~arrival();
+  arrival(const arrival&) = delete;
+  arrival& operator=(const arrival&) = delete;
+
+  result<void> check();
+  result<void> find_place();
+  result<void> map();
+  result<void> pin();
+  result<void> enter();
+  result<void> agree();
+  local_region* finish() noexcept;
+
+ private:
+  result<void> check_by_hand() const;
+
+  regions& memory_;
+  const u32 slot_;
+  void* by_hand_;  // where it is already; null: it is mapped
+  local_region& view_;
+  const region_record r_;
+  const u32 id_;
+  region_claim* claim_ = nullptr;  // null: read-only
+  int fd_ = -1;
+  void* base_ = nullptr;
+  os::pinned* pins_ = nullptr;
+  bool is_entered_ = false, is_done_ = false;
+};
+
+regions::arrival::~arrival() {
+  if (is_done_) return;
+  if (is_entered_) {
+    if (claim_ != nullptr) end_claim(*claim_);
+    address_index::leave(base_);
+    memory_.views_.set_base(view_, nullptr, 0);
+    view_.fd = -1;
+    view_.pins = nullptr;
+  }
+  os::unpin(pins_);
+  if (by_hand_ == nullptr && base_ != nullptr) os::unmap(base_, r_.length_bytes);
+  os::close_file(fd_);
+}
+
+// The record says what can be, and this process has a claim to write.
+result<void> regions::arrival::check() {
+  const segment& s = memory_.segment_;
+  if (view_.base != nullptr)
+    return refuse(errc::already_attached, "region {} is attached at {} already", id_,
+                  static_cast<void*>(view_.base));
+  if (r_.id.value != id_ || !is_sane_region(s, r_, slot_) ||
+      r_.fd_offset > ~u64{0} - r_.length_bytes)
     return refuse(errc::corrupt,
                   "the record of region {} says what can't be; close the heap everywhere, then "
                   "`annex check --repair`",
-                  id);
-  if (r.length_bytes != view.region_bytes || r.granule_shift != view.granule_shift) {
-    segment_.mark_damaged("the record of a region has changed");
-    return std::unexpected(refuse_if_damaged().error());
+                  id_);
+  if (r_.length_bytes != view_.region_bytes || r_.granule_shift != view_.granule_shift) {
+    s.mark_damaged("the record of a region has changed");
+    return std::unexpected(memory_.refuse_if_damaged().error());
   }
-  region_claim* const mine = is_read_only() ? nullptr : member_.claim_on(slot);
-  if (mine == nullptr && !is_read_only())
-    return std::unexpected(no_metadata(segment_, name_,
-                                       u64{segment_.region_limit()} * sizeof(region_claim),
-                                       fmt::format("this process's claim on region {}", id)));
-  if (by_hand == nullptr && r.same_address != 0) {
-    if (!files_.believes_record(segment_))
+  if (memory_.is_read_only()) return {};
+  claim_ = memory_.member_.claim_on(slot_);
+  if (claim_ != nullptr) return {};
+  return std::unexpected(no_metadata(s, memory_.name_, u64{s.region_limit()} * sizeof(region_claim),
+                                     fmt::format("this process's claim on region {}", id_)));
+}
+
+// Where the caller mapped it, or where it lies in every process.
+result<void> regions::arrival::find_place() {
+  if (by_hand_ == nullptr && r_.same_address != 0) {
+    if (!memory_.files_.believes_record(memory_.segment_))
       return refuse(errc::cannot_attach,
                     "region {} lies at {:#x} in every process, says its record, which others may "
                     "have written; call attach_memory with a base, or attach with foreign_memory "
                     "if you trust them",
-                    id, r.adder_base);
-    by_hand = reinterpret_cast<void*>(r.adder_base);
+                    id_, r_.adder_base);
+    by_hand_ = reinterpret_cast<void*>(r_.adder_base);
   }
-  void* base = by_hand;
-  int fd = -1;
-  if (by_hand != nullptr) {
-    if (reinterpret_cast<u64>(by_hand) % r.page_bytes != 0 ||
-        reinterpret_cast<u64>(by_hand) % limits::smallest_page_bytes != 0)
-      return refuse(errc::bad_alignment, "base {} is no multiple of the region's page size {}",
-                    by_hand, r.page_bytes);
-    ANNEX_TRY(check_mapped(by_hand, r.length_bytes, static_cast<touch>(r.access)));
-  } else {
-    if (r.backing == backing_none)
-      return refuse(errc::cannot_attach,
-                    "region {} was added as plain memory of process {}, without a descriptor; map "
-                    "it here and call attach_memory(region, base)",
-                    id, r.adder_process);
-    const auto opened = open_memory(r, slot);
-    if (!opened) return std::unexpected(opened.error());
-    fd = *opened;
-    const auto mapped =
-        os::map_file(fd, r.fd_offset, r.length_bytes, !is_read_only(),
-                     std::max(u64{1} << std::min<u8>(r.align_shift, 30), r.page_bytes));
-    if (mapped.address == nullptr) {
-      os::close_file(fd);
-      return refuse_os(errc::cannot_attach, mapped.error,
-                       "region {} ({} bytes) can't be mapped: {}{}", id, r.length_bytes,
-                       std::strerror(mapped.error), remedy_for(mapped.error));
-    }
-    base = mapped.address;
-  }
-  os::pinned* pins = nullptr;
-  auto undo = [&](std::unexpected<error> e) -> result<local_region*> {
-    os::unpin(pins);
-    if (by_hand == nullptr) os::unmap(base, r.length_bytes);
-    os::close_file(fd);
-    return e;
-  };
-  if (r.pinned != not_pinned && !is_read_only()) {  // whoever pinned it first may die
-    const auto pinned = pin_memory(base, r.length_bytes, static_cast<touch>(r.access), 0, {});
-    if (!pinned)
-      return undo(refuse_os(errc::cannot_attach, pinned.error().os_errno, "region {}: {}", id,
-                            pinned.error().message()));
-    pins = *pinned;
-    if (r.pinned == pinned_physical)
-      if (auto there = check_physical(view, base); !there)
-        return undo(std::unexpected(there.error()));
-  }
-  if (auto reserved = address_index::reserve(base, r.length_bytes); !reserved)
-    return undo(std::unexpected(reserved.error()));
-  keep_fd(view, fd);
-  view.pins = pins;
-  view.mapped_by_annex = by_hand == nullptr;
-  views_.set_base(view, base, r.length_bytes);
-  address_index::enter(&view);
-  // Before the observers are asked: who drains the region from now on waits for them.
-  if (mine != nullptr) begin_claim(*mine, id, fd, attached_bits());
-  if (auto agreed = observers_.agree(view_for_observers(view)); !agreed) {
-    if (mine != nullptr) end_claim(*mine);
-    address_index::leave(base);
-    views_.set_base(view, nullptr, 0);
-    view.fd = -1;
-    view.pins = nullptr;
-    return undo(std::unexpected(agreed.error()));
-  }
-  make_usable(view);
-  return &view;
+  return by_hand_ != nullptr ? check_by_hand() : result<void>{};
+}
+
+result<void> regions::arrival::check_by_hand() const {
+  const u64 address = reinterpret_cast<u64>(by_hand_);
+  if (address % r_.page_bytes != 0 || address % limits::smallest_page_bytes != 0)
+    return refuse(errc::bad_alignment, "base {} is no multiple of the region's page size {}",
+                  by_hand_, r_.page_bytes);
+  return check_mapped(by_hand_, r_.length_bytes, static_cast<touch>(r_.access));
+}
+
+result<void> regions::arrival::map() {
+  base_ = by_hand_;
+  if (by_hand_ != nullptr) return {};
+  if (r_.backing == backing_none)
+    return refuse(errc::cannot_attach,
+                  "region {} was added as plain memory of process {}, without a descriptor; map "
+                  "it here and call attach_memory(region, base)",
+                  id_, r_.adder_process);
+  const auto opened = memory_.open_memory(r_, slot_);
+  if (!opened) return std::unexpected(opened.error());
+  fd_ = *opened;
+  const u64 alignment = std::max(u64{1} << std::min<u8>(r_.align_shift, 30), r_.page_bytes);
+  const auto mapped =
+      os::map_file(fd_, r_.fd_offset, r_.length_bytes, !memory_.is_read_only(), alignment);
+  base_ = mapped.address;
+  if (base_ != nullptr) return {};
+  return refuse_os(errc::cannot_attach, mapped.error, "region {} ({} bytes) can't be mapped: {}{}",
+                   id_, r_.length_bytes, std::strerror(mapped.error), remedy_for(mapped.error));
+}
+
+// Here too: whoever pinned it first may die.
+result<void> regions::arrival::pin() {
+  if (r_.pinned == not_pinned || memory_.is_read_only()) return {};
+  const auto pinned = pin_memory(base_, r_.length_bytes, static_cast<touch>(r_.access), 0, {});
+  if (!pinned)
+    return refuse_os(errc::cannot_attach, pinned.error().os_errno, "region {}: {}", id_,
+                     pinned.error().message());
+  pins_ = *pinned;
+  if (r_.pinned != pinned_physical) return {};
+  return memory_.check_physical(view_, base_);
+}
+
+result<void> regions::arrival::enter() {
+  ANNEX_TRY(address_index::reserve(base_, r_.length_bytes));
+  is_entered_ = true;
+  keep_fd(view_, fd_);
+  view_.pins = pins_;
+  view_.mapped_by_annex = by_hand_ == nullptr;
+  memory_.views_.set_base(view_, base_, r_.length_bytes);
+  address_index::enter(&view_);
+  return {};
+}
+
+// The claim comes first: who drains the region from now on waits for the observers.
+result<void> regions::arrival::agree() {
+  if (claim_ != nullptr) begin_claim(*claim_, id_, fd_, memory_.attached_bits());
+  return memory_.observers_.agree(view_for_observers(view_));
+}
+
+local_region* regions::arrival::finish() noexcept {
+  is_done_ = true;
+  make_usable(view_);
+  return &view_;
+}
+
+// Maps a region here, or takes the base the caller mapped it at. Under heap_.memory_mutex.
+result<local_region*> regions::attach_slot(u32 slot, void* by_hand) {
+  arrival arriving(*this, slot, by_hand);
+  ANNEX_TRY(arriving.check());
+  ANNEX_TRY(arriving.find_place());
+  ANNEX_TRY(arriving.map());
+  ANNEX_TRY(arriving.pin());
+  ANNEX_TRY(arriving.enter());
+  ANNEX_TRY(arriving.agree());
+  return arriving.finish();
 }
 
 // A descriptor for the region's memory: by its path, or by whoever has it open.
@@ -225,18 +282,6 @@ result<local_region*> regions::ensure_attached(u32 slot) {
   return attach_slot(slot, nullptr);
 }
 
-bool regions::attach_more() noexcept {
-  if (policy_ == attach_policy::manual || is_inside_callback()) return false;
-  bool any = false;
-  for (const u32 slot : used_region_slots(segment_)) {
-    const region_record& r = views_.record(slot);
-    if (r.state.load(std::memory_order_acquire) != region_active || !attaches_by_itself(r))
-      continue;
-    if (!is_usable_here(views_.at(slot))) any |= ensure_attached(slot).has_value();
-  }
-  return any;
-}
-
 bool regions::is_attached_elsewhere(region_id region) noexcept {
   const u32 id = static_cast<u32>(region);
   const u32 slot = views_.slot_of(id);
@@ -253,150 +298,6 @@ bool regions::is_attached_elsewhere(region_id region) noexcept {
       return true;
   }
   return false;
-}
-
-// From now on no thread of this process gets a block of the region, from its cache or a slab.
-// False, and nothing has changed: one of them could not be held still.
-bool regions::stop_serving_here(local_region& view) noexcept {
-  locked t(heap_);
-  view.usable.store(0, std::memory_order_release);
-  frozen_caches frozen = freeze_all(*t, self());
-  // Else none can be.
-  const bool has_barrier = segment_.header().no_barrier.load(std::memory_order_relaxed) == 0;
-  const bool all_still = frozen.not_still == 0 || !has_barrier;
-  if (all_still)
-    take_region_out_of_caches(*t, view.slot, frozen);
-  else
-    make_usable(view);
-  thaw(frozen);
-  return all_still;
-}
-
-result<void> regions::detach_memory(region_id region) {
-  if (!is_read_only() && !member_.ensure_member())
-    return refuse(errc::forked_away, "this forked child is no member of the heap");
-  std::lock_guard guard(heap_.memory_mutex);
-  const u32 id = static_cast<u32>(region), slot = views_.slot_of(id);
-  if (views_.find(id) == nullptr)
-    return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  local_region& view = views_.at(slot);
-  if (view.base == nullptr)
-    return refuse(errc::not_attached, "region {} is not attached in this process", id);
-  if (const region_claim* const mine = member_.claim_here(view);
-      mine != nullptr && mine->leases.load(std::memory_order_relaxed) != 0)
-    return refuse(errc::leased, "region {} is held by a lease of this process; end it first", id);
-  if (auto done = observers_.let_go(view_for_observers(view), clock::now() + detach_time); !done)
-    return done;
-  if (!is_read_only() && !stop_serving_here(view)) {
-    (void)observers_.agree(view_for_observers(view));
-    return refuse(errc::heap_in_use,
-                  "a thread of this process is stopped in the middle of an allocation and may keep "
-                  "blocks of region {}; continue it, then detach again",
-                  id);
-  }
-  view.observed_removal = true;
-  detach_view(view);
-  views_.drop(view);
-  return {};
-}
-
-// Unmaps a region here and forgets it. Under heap_.memory_mutex.
-void regions::detach_view(local_region& view) noexcept {
-  char* const base = view.base;
-  const u64 length = view.length_bytes;
-  if (base == nullptr) return;
-  if (!view.observed_removal && !observers_.empty())
-    (void)observers_.let_go(view_for_observers(view), clock::now() + detach_time);
-  address_index::leave(base);
-  if (region_claim* const mine = member_.claim_here(view); mine != nullptr) end_claim(*mine);
-  views_.set_base(view, nullptr, 0);
-  os::unpin(std::exchange(view.pins, nullptr));
-  if (view.mapped_by_annex) os::unmap(base, length);
-  close_fd(view);
-}
-
-// Whether another process drains the region, and nothing of it is in use here.
-bool regions::may_leave_to_drainer(const local_region& view) noexcept {
-  const region_record& r = *view.record;
-  if (r.state.load(std::memory_order_acquire) != region_draining ||
-      r.id.load(std::memory_order_relaxed) != view.id)
-    return false;
-  if (std::atomic_ref(const_cast<u32&>(r.live_extents)).load(std::memory_order_relaxed) != 0)
-    return false;
-  if (view.draining_here.load(std::memory_order_relaxed) != 0) return false;
-  const region_claim* const mine = member_.claim_here(view);
-  return mine == nullptr || mine->leases.load(std::memory_order_relaxed) == 0;
-}
-
-// Allocation and leases ask for the heap lock too: from now on there are none here. False: there is
-// something.
-bool regions::leave_to_drainer(local_region& view) noexcept {
-  std::optional<locked> t;
-  if (!is_read_only()) t.emplace(heap_);
-  if (!may_leave_to_drainer(view)) return false;
-  view.usable.store(0, std::memory_order_release);
-  return true;
-}
-
-void regions::synchronize() noexcept {
-  const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire);
-  if (is_inside_callback()) return;
-  std::unique_lock guard(heap_.memory_mutex, std::try_to_lock);
-  if (!guard) return;  // somebody is at it
-  const bool watched = !observers_.empty();
-  u32 slots = views_.local_slots();
-  for (const u32 slot : used_region_slots(segment_))
-    slots = std::max(slots, slot + 1);
-  for (u32 slot = 0; slot < slots; ++slot) {
-    local_region* view = views_.existing(slot);
-    const region_record& r = views_.record(slot);
-    const u32 state = r.state.load(std::memory_order_acquire);
-    if (view != nullptr && is_usable_here(*view)) {
-      const bool gone = state == region_free || state == region_partial ||
-                        r.id.load(std::memory_order_relaxed) != view->id;
-      // A drainer in another process waits for our observers; it has made sure, or will, that
-      // nothing is live.
-      const bool leave = watched && may_leave_to_drainer(*view);
-      if (leave && !gone) {
-        // The callbacks take their time: the region may serve again when they are done.
-        if (!observers_.let_go(view_for_observers(*view), clock::now() + detach_time) ||
-            !leave_to_drainer(*view)) {
-          // In use again; the next look asks again.
-          (void)observers_.agree(view_for_observers(*view));
-          continue;
-        }
-        view->observed_removal = true;
-      }
-      if (gone || leave) {
-        detach_view(*view);
-        views_.drop(*view);
-      }
-    } else if (watched && state == region_active && policy_ == attach_policy::automatic &&
-               attaches_by_itself(r)) {
-      (void)attach_slot(slot, nullptr);  // so that devices know it before it is used here
-    }
-  }
-  discard_retired();
-  seen_epoch_.store(epoch, std::memory_order_relaxed);
-}
-
-// Views of regions whose slots have others by now.
-void regions::discard_retired() noexcept {
-  for (local_region* old : views_.take_retired()) {
-    detach_view(*old);
-    address_index::discard_region(old);
-  }
-}
-
-void regions::close_regions() noexcept {
-  discard_retired();
-  for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
-    local_region* view = views_.existing(slot);
-    if (view == nullptr) continue;
-    detach_view(*view);
-    if (this_thread.last_region == view) this_thread.last_region = &no_place;
-    views_.drop(*view);
-  }
 }
 
 region_id regions::only_region() noexcept {

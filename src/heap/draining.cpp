@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "care/recovery.hpp"
 #include "heap/caretaker.hpp"
@@ -73,6 +75,173 @@ result<void> regions::check_removable(u32 slot) {
   return {};
 }
 
+// One region on its way out. Until it is gone the destructor makes it serve again when a step
+// refuses: observers agree anew, then blocks are cut from it.
+class regions::removal {
+ public:
+  removal(regions& memory, region_id region, clock::time_point deadline, bool waits) noexcept
+      : memory_(memory), id_(static_cast<u32>(region)), deadline_(deadline), waits_(waits) {}
+  ~removal();
+  removal(const removal&) = delete;
+  removal& operator=(const removal&) = delete;
+
+  result<void> begin();
+  result<void> empty();
+  result<void> let_go();
+  result<void> commit();
+  void finish();
+
+ private:
+  bool is_ours() const noexcept { return memory_.views_.find(id_) == record_; }
+  void set_draining_here(u32 is_here) noexcept {
+    memory_.views_.at(slot_).draining_here.store(is_here, std::memory_order_relaxed);
+  }
+  std::unexpected<error> gone_meanwhile();
+  result<void> recall();
+  result<void> still_held() const;
+  void agree_again() noexcept;
+
+  regions& memory_;
+  const u32 id_;
+  const clock::time_point deadline_;
+  const bool waits_;
+  region_record* record_ = nullptr;
+  u32 slot_ = no_region;
+  u32 cancels_ = 0;
+  local_region* view_ = nullptr;  // since its observers let go
+  bool is_live_ = false;          // when it was last looked at
+  u32 not_still_ = 0;             // threads that could not be held still then
+  region_record gone_;
+  std::optional<heap_files::places> places_;
+  bool is_draining_ = false, is_let_go_ = false;
+};
+
+regions::removal::~removal() {
+  if (is_let_go_) agree_again();
+  if (!is_draining_) return;
+  locked t(memory_.heap_);
+  if (!is_ours()) return;
+  set_draining_here(0);
+  set_region_state(*t, slot_, region_active);
+}
+
+void regions::removal::agree_again() noexcept {
+  if (view_->base != nullptr) (void)memory_.observers_.agree(view_for_observers(*view_));
+}
+
+// Nothing is left to take back.
+std::unexpected<error> regions::removal::gone_meanwhile() {
+  is_draining_ = is_let_go_ = false;
+  return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id_);
+}
+
+// From here on no extent is cut from it.
+result<void> regions::removal::begin() {
+  record_ = memory_.views_.find(id_);
+  if (record_ == nullptr)
+    return refuse(errc::no_such_region, "\"{}\" has no region {}", memory_.name_, id_);
+  slot_ = memory_.views_.slot_of(id_);
+  {
+    locked t(memory_.heap_);
+    if (!is_ours())
+      return refuse(errc::no_such_region, "\"{}\" has no region {}", memory_.name_, id_);
+    set_draining_here(1);
+    cancels_ = record_->cancel_drain.load(std::memory_order_relaxed);
+    t->put(record_->worker, memory_.self());
+    set_region_state(*t, slot_, region_draining);
+    is_draining_ = true;
+  }
+  os::wake_all(&memory_.segment_.header().region_epoch.value);
+  return {};
+}
+
+// What caches keep of it goes back; then it is seen whether anything is live.
+result<void> regions::removal::recall() {
+  locked t(memory_.heap_);
+  if (!is_ours()) return gone_meanwhile();
+  frozen_caches frozen = recover_and_freeze(*t);
+  if (!is_ours()) {  // recovery lets others in
+    thaw(frozen);
+    return gone_meanwhile();
+  }
+  not_still_ = frozen.not_still;
+  take_region_out_of_caches(*t, slot_, frozen);
+  is_live_ = record_->live_extents != 0;
+  thaw(frozen);
+  return {};
+}
+
+result<void> regions::removal::still_held() const {
+  const std::string who = memory_.who_holds(slot_);
+  const char* const stopped = not_still_ != 0 ? " (a stopped thread keeps some)" : "";
+  if (!waits_)
+    return refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id_, who,
+                  stopped);
+  return refuse(errc::deadline_passed, "region {} still has {}{}; it serves again", id_, who,
+                stopped);
+}
+
+// Until nothing is live and nobody holds it.
+result<void> regions::removal::empty() {
+  for (u64 pause_ns = 100'000;; pause_ns = std::min<u64>(pause_ns * 2, 20'000'000)) {
+    ANNEX_TRY(recall());
+    const result<void> removable = is_live_ ? result<void>{} : memory_.check_removable(slot_);
+    if (!is_live_ && removable) return {};
+    if (record_->cancel_drain.load(std::memory_order_acquire) != cancels_)
+      return refuse(errc::canceled, "draining region {} was canceled; it serves again", id_);
+    if (!waits_ || clock::now() >= deadline_) return is_live_ ? still_held() : removable;
+    const i64 left_ns = std::chrono::nanoseconds(deadline_ - clock::now()).count();
+    os::sleep_ns(std::min<u64>(pause_ns, static_cast<u64>(std::max<i64>(1, left_ns))));
+  }
+}
+
+// Observers of this process let go, and the way to its file is found now: once the region is gone
+// its file must go. From here on under memory_mutex.
+result<void> regions::removal::let_go() {
+  view_ = &memory_.views_.at(slot_);
+  is_let_go_ = true;
+  if (view_->base != nullptr)
+    ANNEX_TRY(memory_.observers_.let_go(view_for_observers(*view_),
+                                        waits_ ? deadline_ : clock::now() + detach_time));
+  gone_ = copy_of(*record_);
+  auto places = memory_.files_.places_of(gone_);
+  if (!places) return std::unexpected(places.error());
+  places_.emplace(std::move(*places));
+  return {};
+}
+
+// The region is gone, unless somebody made it serve meanwhile.
+result<void> regions::removal::commit() {
+  {
+    locked t(memory_.heap_);
+    if (!is_ours()) return gone_meanwhile();
+    is_draining_ = false;
+    if (record_->live_extents != 0) {
+      view_->draining_here.store(0, std::memory_order_relaxed);
+    } else {
+      t->put(record_->worker, memory_.self());
+      set_region_state(*t, slot_, region_partial);  // commit: the region is gone
+      is_let_go_ = false;
+    }
+  }
+  if (is_let_go_) return refuse(errc::blocks_live, "region {} is in use again", id_);
+  os::wake_all(&memory_.segment_.header().region_epoch.value);
+  return {};
+}
+
+void regions::removal::finish() {
+  memory_.files_.remove_memory(*places_, memory_.segment_, gone_);
+  if (view_->base != nullptr) {
+    view_->observed_removal = true;
+    memory_.detach_view(*view_);
+  }
+  {
+    locked t(memory_.heap_);
+    free_region(*t, slot_);
+  }
+  memory_.views_.drop(*view_);
+}
+
 result<void> regions::remove_memory(region_id region, std::chrono::nanoseconds patience,
                                     bool wait) {
   if (is_read_only())
@@ -81,118 +250,17 @@ result<void> regions::remove_memory(region_id region, std::chrono::nanoseconds p
   if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
-  const u32 id = static_cast<u32>(region);
   const auto deadline =
       clock::now() + std::clamp(patience, std::chrono::nanoseconds(0),
                                 std::chrono::nanoseconds(limits::longest_wait_ns));
-  region_record* record = views_.find(id);
-  if (record == nullptr) return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-  const u32 slot = views_.slot_of(id);
-  segment_header& h = segment_.header();
-  u32 cancels = 0;
-  {
-    locked t(heap_);
-    if (views_.find(id) == record)
-      views_.at(slot).draining_here.store(1, std::memory_order_relaxed);
-    if (views_.find(id) != record)
-      return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, id);
-    cancels = record->cancel_drain.load(std::memory_order_relaxed);
-    t->put(record->worker, self());
-    set_region_state(*t, slot, region_draining);
-  }
-  os::wake_all(&h.region_epoch.value);
-  auto refuse_and_serve = [&](std::unexpected<error> e) -> result<void> {
-    locked t(heap_);
-    if (views_.find(id) == record) {
-      views_.at(slot).draining_here.store(0, std::memory_order_relaxed);
-      set_region_state(*t, slot, region_active);
-    }
-    return e;
-  };
-  for (u64 pause_ns = 100'000;; pause_ns = std::min<u64>(pause_ns * 2, 20'000'000)) {
-    bool live = false;
-    u32 not_still = 0;
-    {
-      locked t(heap_);
-      if (views_.find(id) != record)
-        return refuse(errc::no_such_region, "region {} was removed by another process meanwhile",
-                      id);
-      frozen_caches frozen = recover_and_freeze(*t);
-      if (views_.find(id) != record) {  // recovery lets others in
-        thaw(frozen);
-        return refuse(errc::no_such_region, "region {} was removed by another process meanwhile",
-                      id);
-      }
-      not_still = frozen.not_still;
-      take_region_out_of_caches(*t, slot, frozen);
-      live = record->live_extents != 0;
-      thaw(frozen);
-    }
-    result<void> removable = live ? result<void>{} : check_removable(slot);
-    if (!live && removable) break;
-    if (record->cancel_drain.load(std::memory_order_acquire) != cancels)
-      return refuse_and_serve(
-          refuse(errc::canceled, "draining region {} was canceled; it serves again", id));
-    if (!wait || clock::now() >= deadline) {
-      if (!live && !wait) return refuse_and_serve(std::unexpected(removable.error()));
-      if (!live) return refuse_and_serve(std::unexpected(removable.error()));
-      const std::string who = who_holds(slot);
-      if (!wait)
-        return refuse_and_serve(
-            refuse(errc::blocks_live, "region {} has {}{}; free them, or drain the region", id, who,
-                   not_still != 0 ? " (a stopped thread keeps some)" : ""));
-      return refuse_and_serve(refuse(errc::deadline_passed,
-                                     "region {} still has {}{}; it serves again", id, who,
-                                     not_still != 0 ? " (a stopped thread keeps some)" : ""));
-    }
-    os::sleep_ns(std::min<u64>(pause_ns,
-                               static_cast<u64>(std::max<i64>(
-                                   1, std::chrono::nanoseconds(deadline - clock::now()).count()))));
-  }
-
-  std::lock_guard guard(heap_.memory_mutex);
-  local_region& view = views_.at(slot);
-  if (view.base != nullptr)
-    if (auto done = observers_.let_go(view_for_observers(view),
-                                      wait ? deadline : clock::now() + detach_time);
-        !done) {
-      (void)observers_.agree(view_for_observers(view));
-      return refuse_and_serve(std::unexpected(done.error()));
-    }
-  const region_record gone = copy_of(*record);
-  const auto places = files_.places_of(gone);  // now: once the region is gone its file must go
-  if (!places) {
-    if (view.base != nullptr) (void)observers_.agree(view_for_observers(view));
-    return refuse_and_serve(std::unexpected(places.error()));
-  }
-  bool is_used_again = false;
-  {
-    locked t(heap_);
-    if (views_.find(id) != record)
-      return refuse(errc::no_such_region, "region {} was removed by another process meanwhile", id);
-    is_used_again = record->live_extents != 0;
-    if (is_used_again) {
-      view.draining_here.store(0, std::memory_order_relaxed);
-    } else {
-      t->put(record->worker, self());
-      set_region_state(*t, slot, region_partial);  // commit: the region is gone
-    }
-  }
-  if (is_used_again) {  // somebody made it serve meanwhile
-    if (view.base != nullptr) (void)observers_.agree(view_for_observers(view));
-    return refuse(errc::blocks_live, "region {} is in use again", id);
-  }
-  os::wake_all(&h.region_epoch.value);
-  files_.remove_memory(*places, segment_, gone);
-  if (view.base != nullptr) {
-    view.observed_removal = true;
-    detach_view(view);
-  }
-  {
-    locked t(heap_);
-    free_region(*t, slot);
-  }
-  views_.drop(view);
+  std::unique_lock guard(heap_.memory_mutex, std::defer_lock);  // held while a refusal is undone
+  removal leaving(*this, region, deadline, wait);
+  ANNEX_TRY(leaving.begin());
+  ANNEX_TRY(leaving.empty());
+  guard.lock();
+  ANNEX_TRY(leaving.let_go());
+  ANNEX_TRY(leaving.commit());
+  leaving.finish();
   return {};
 }
 

@@ -1,9 +1,13 @@
 // heap/regions.hpp - the life of regions: brought or added, attached by other processes, drained,
 // removed.
 //
-//   adding.cpp     a range the caller has, checked and published     bring.cpp   memory made for it
-//   attaching.cpp  in other processes: mapped, or checked by hand; detached; kept in step
-//   draining.cpp   until nothing is live, then removed               pinning.cpp, populate.cpp
+//   adding.cpp     a range the caller has, checked and published
+//   bring.cpp      memory made for it, from a file or not (source_file.cpp)
+//   attaching.cpp  in other processes: mapped, or checked by hand
+//   detaching.cpp  let go of in this process
+//   in_step.cpp    what came and went elsewhere, followed here
+//   draining.cpp   until nothing is live, then removed
+//   pinning.cpp, populate.cpp   pages that stay, pages that are there
 //
 // Threads: any. Changes are made under memory_mutex; observers are called with it held and no other
 // lock, so that a callback must not change the regions of the same heap.
@@ -74,6 +78,9 @@ class regions : public part {
 
  private:
   class addition;  // adding.cpp: one region on its way in
+  class bringing;  // bring.cpp: memory that is made for one
+  class arrival;   // attaching.cpp: one region on its way into this process
+  class removal;   // draining.cpp: one region on its way out
   u32 find_region_id(u64 length_bytes) noexcept;
   result<local_region*> attach_slot(u32 slot, void* base_by_hand);
   result<int> open_memory(const region_record& r, u32 slot) noexcept;

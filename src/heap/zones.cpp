@@ -1,4 +1,5 @@
-// heap/zones.cpp - blocks with a name.
+// heap/zones.cpp - blocks with a name: found, committed, waited for, released. reserving.cpp makes
+// them.
 //
 //   bucket[hash(name)] → zone_record → zone_record
 //       a reservation (extent, record, link, table) is one transaction: it has happened or it has
@@ -50,136 +51,6 @@ constexpr int reader_looks = 1000;  // at a record that others are changing
 
 }  // namespace
 
-result<zone> zones::reserve_zone(
-    std::string_view name, const placement& asked, zone_table table,
-    const std::function<void(transaction&, zone_record&, void*)>& fill_table) {
-  ANNEX_TRY(check_zone_name(name));
-  if (is_read_only())
-    return refuse(errc::read_only,
-                  "\"{}\" is attached read-only; attach it writable to reserve zones", name_);
-  if (!member_.ensure_member())
-    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
-  ANNEX_TRY(refuse_if_damaged());
-  placement p = asked;
-  if (p.align_bytes == 0) p.align_bytes = 64;
-  if (!is_power_of_two(p.align_bytes) || p.align_bytes > limits::largest_align_bytes)
-    return refuse(errc::invalid_argument, "alignment {} is no power of two up to {}", p.align_bytes,
-                  limits::largest_align_bytes);
-  if (p.boundary_bytes != 0 &&
-      (!is_power_of_two(p.boundary_bytes) || p.boundary_bytes < p.size_bytes))
-    return refuse(errc::invalid_argument,
-                  "boundary {} is no power of two that is at least the size {}", p.boundary_bytes,
-                  p.size_bytes);
-  if (p.size_bytes > limits::largest_region_bytes)
-    return refuse(errc::invalid_argument, "{} bytes are more than a region may have ({})",
-                  p.size_bytes, limits::largest_region_bytes);
-  const bool has_memory = table.type != zone_type::ring, largest = has_memory && p.size_bytes == 0;
-  segment_header& h = segment_.header();
-  memory_.synchronize();
-  if (largest) {  // of all that is free, what caches keep and others added included
-    (void)memory_.attach_more();
-    (void)care_.recover();
-    care_.trim_all(true);
-  }
-  for (u32 stage = 0;;) {
-    {
-      locked t(heap_);
-      u32& bucket = segment_.zone_buckets()[zone_bucket_of(name)];
-      const u64 pages = h.zone_pages.load(std::memory_order_relaxed),
-                page = u64{1} << (zone_bucket_of(name) / (limits::zone_buckets / 64));
-      if ((pages & page) == 0) {
-        if (!back_pages(segment_, segment_.offset_of(&bucket), sizeof bucket))
-          return std::unexpected(no_metadata(segment_, name_, os::page_bytes(), "another zone"));
-        t->put(h.zone_pages, pages | page);
-      }
-      ANNEX_TRY(make_way_for(*t, name));
-      for (const zone_type type : {zone_type::plain, zone_type::pool, zone_type::ring})
-        if (find_record(name, type))
-          return refuse(errc::zone_exists, "\"{}\" has a {} \"{}\" already", name_, kind_name(type),
-                        name);
-      if (h.zone_count >= h.zone_limit)
-        return refuse(
-            errc::limit_reached,
-            "\"{}\" has its limit of {} zones; release some, or create it with a higher zone_limit",
-            name_, h.zone_limit);
-      local_region* view = nullptr;
-      std::optional<extent_place> place;
-      extent_request q{p.size_bytes,      p.align_bytes, p.boundary_bytes,
-                       p.iova_contiguous, granule_zone,  0};
-      if (largest) {
-        for (const u32 slot : used_region_slots(segment_)) {
-          if (views_.record(slot).state.load(std::memory_order_relaxed) != region_active) continue;
-          local_region& candidate = views_.at(slot);
-          if (!is_usable_here(candidate) || (p.zeroed && candidate.access == touch::none)) continue;
-          q.size_bytes = std::max(q.size_bytes, extents(candidate).largest_block(q));
-        }
-      }
-      if (has_memory && q.size_bytes != 0) place = blocks_.find_extent(*t, p, q, &view);
-      if (place || !has_memory) {
-        const chunk_ref ref = take_zone_record(*t, table.type);
-        const chunk_ref table_chunk =
-            table.bytes != 0 ? take_zone_table(*t, table.type, table.bytes) : 0;
-        if (ref == 0 || (table.bytes != 0 && table_chunk == 0)) {
-          t->roll_back();
-          return std::unexpected(no_metadata(
-              segment_, name_, table.bytes,
-              fmt::format("a {} with a table of {} bytes", kind_name(table.type), table.bytes)));
-        }
-        auto* z = segment_.chunk<zone_record>(ref);
-        z->type = table.type;
-        z->region_slot = place ? view->slot : no_region;
-        z->granule = place ? place->granule : 0;
-        z->offset_bytes = place ? place->offset_bytes : 0;
-        z->size_bytes = q.size_bytes;
-        z->table = table_chunk;
-        z->table_bytes = table.bytes;
-        const member_record& me = segment_.member(self());
-        z->state.store(table.seen == visibility::on_commit ? zone_being_filled : zone_committed,
-                       std::memory_order_relaxed);
-        z->maker = self();
-        z->maker_process = me.process_id;
-        z->maker_start_time = me.start_time;
-        t->put(h.zone_generations, std::max(h.zone_generations, h.zone_generations_again) + 1);
-        t->put(h.zone_generations_again, h.zone_generations);
-        z->generation = h.zone_generations;
-        name.copy(z->name, sizeof z->name - 1);
-        // Of a record that was used before.
-        std::memset(z->name + name.size(), 0, sizeof z->name - name.size());
-        t->put(z->next, bucket);
-        if (table.type == zone_type::pool) {
-          t->put(h.incarnations, h.incarnations + 1);
-          t->put(z->incarnation, h.incarnations);
-        }
-        z->seal = seal_of_zone(*z);
-        if (place) {
-          extent_entry& e = view->extents[place->granule];
-          t->put(e.record, ref);
-          t->put(e.name, e.name | word_is_named);  // who finds the zone has its handle
-          extents(*view).seal(*t, place->granule);
-        }
-        if (fill_table) fill_table(*t, *z, segment_.base() + u64{table_chunk} * chunk_unit_bytes);
-        if (place && p.zeroed && !largest)
-          std::memset(view->base + place->offset_bytes, 0,
-                      std::min(place->dirty_bytes(), q.size_bytes));
-        t->put(h.zone_count, h.zone_count + 1);
-        t->put(bucket, ref);
-        t->commit();
-        ANNEX_TRY(refuse_if_damaged());
-        zone made = zone_of(segment_, views_, *z);
-        if (place && p.zeroed && largest)
-          std::memset(view->base + place->offset_bytes, 0,
-                      std::min(place->dirty_bytes(), q.size_bytes));
-        if (table.type == zone_type::plain && table.seen == visibility::at_once) tell_of_zone();
-        return made;
-      }
-    }
-    if (!blocks_.make_room(stage, p, largest ? 1 : p.size_bytes)) break;
-  }
-  blocks_.explain(explanation::cause::no_fit, p);
-  return std::unexpected(
-      make_error(errc::out_of_memory, 0, "{}", blocks_.last_failure().message()));
-}
-
 result<zone> zones::find_zone(std::string_view name, zone_type type) {
   ANNEX_TRY(check_zone_name(name));
   u32 slot = no_region;
@@ -227,20 +98,6 @@ result<zone> zones::find_as_reader(std::string_view name, zone_type type, u32* s
   }
   return refuse(errc::no_such_zone,
                 "the record of zone \"{}\" is being changed, or damaged; look again", name);
-}
-
-// What a dead process was filling under this name goes, in a transaction of its own.
-result<void> zones::make_way_for(tenure& t, std::string_view name) {
-  auto found = find_record(name, zone_type::plain);
-  if (!found || (*found)->state.load(std::memory_order_relaxed) == zone_committed) return {};
-  zone_record& z = **found;
-  if (is_maker_alive(z))
-    return refuse(errc::zone_exists,
-                  "\"{}\" has a zone \"{}\" already: process {} (member {}) is filling it", name_,
-                  name, z.maker_process, z.maker);
-  give_back_zone(t, z);
-  t.commit();
-  return refuse_if_damaged();
 }
 
 result<void> zones::commit_zone(std::string_view name, u64 generation) {

@@ -4,6 +4,7 @@
 // Threads and processes: any. zones.cpp says what a death leaves.
 #pragma once
 #include <functional>
+#include <optional>
 
 #include "heap/requests.hpp"
 #include "named/zone_chains.hpp"
@@ -36,6 +37,7 @@ class zones : public part {
   }
 
  private:
+  class reservation;  // reserving.cpp: one zone on its way in
   result<void> make_way_for(tenure& t, std::string_view name);
   result<zone> find_as_reader(std::string_view name, zone_type type, u32* slot) noexcept;
   void tell_of_zone() noexcept;
