@@ -1,5 +1,5 @@
-// care/look_members.cpp - members in one look, and what they made and hold: zones, objects of pools.
-// See look.hpp.
+// care/look_members.cpp - members in one look, and what they made and hold: zones, objects of
+// pools. See look.hpp.
 #include <algorithm>
 #include <cstring>
 
