@@ -3,7 +3,7 @@
 //
 //   caretaker.cpp   trim, recover, reap, audit: each takes the heap lock and calls src/care/
 //   seeing.cpp      figures, regions, zones, blocks, map, members
-//   snapshot.cpp    all of it at once, without any lock
+//   snapshot.cpp    all of it at once, without any lock (care/look.hpp)
 //
 // Threads and processes: any, any time. What only reads works from a process that may not write.
 #pragma once

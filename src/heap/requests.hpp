@@ -26,6 +26,8 @@
 
 namespace annex::detail {
 
+struct leaving_block;  // free.cpp
+
 class requests : public part {
  public:
   requests(attachment& heap, membership& member, regions& memory, caretaker& care) noexcept
@@ -62,7 +64,7 @@ class requests : public part {
   /// Called by name only, so it needs no mark for jumps by address.
   ANNEX_NO_JUMP_MARK static void free(void* block) noexcept;
   /// The same, for who knows that it is no hit.
-  [[gnu::noinline]] static void free_elsewhere(void* block) noexcept;
+  [[gnu::noinline]] static void free_past_hit(void* block) noexcept;
   /// False, and nothing done: the address is in no region of any heap here.
   static bool free_if_known(void* block) noexcept;
   static size_t usable_size(const void* block) noexcept;
@@ -90,11 +92,11 @@ class requests : public part {
   void* move_to(void* moved, void* block, u64 bytes, const placement& p) noexcept;
   bool has_room_for(const local_region& region, const void* block, u64 bytes) const noexcept;
   bool zero_if_asked(void* block, const placement& p, bool clean) noexcept;
-  static bool free_anywhere(void* block) noexcept;
-  void free_in(local_region& region, void* block) noexcept;
-  void free_slab_block(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
-  void free_to_other(local_region& region, slab_record* slab, u32 block,
-                     const void* address) noexcept;
+  static bool free_in_its_heap(void* block) noexcept;
+  void free_past_cache(local_region& region, void* block) noexcept;
+  void free_into_slab(local_region& region, void* block, u64 offset, granule_entry g) noexcept;
+  void free_own(thread_cache& c, const leaving_block& b) noexcept;
+  void free_others(const leaving_block& b) noexcept;
 
   membership& member_;
   regions& memory_;

@@ -18,61 +18,213 @@
 #include "platform/files.hpp"
 
 namespace annex::detail {
-namespace {}  // namespace
+namespace {
+
+u32 kept_in(const thread_cache& c, u32 size_class) noexcept {
+  return std::min(c.magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots);
+}
+
+// Of every thread, and whose thread it is.
+void for_each_cache(const segment& s, auto&& visit) {
+  for (u32 i = 0; i < s.slots_used(); ++i) {
+    const thread_slot& slot = s.slot(i);
+    const u32 member = member_of_state(slot.state.load(std::memory_order_relaxed));
+    if (member == 0 || slot.cache == 0) continue;
+    const auto* c = s.chunk<thread_cache>(slot.cache);
+    if (c->slot == i && c->key != 0) visit(member, *c);
+  }
+}
+
+// ---- figures ------------------------------------------------------------------------------------
+
+// What stats() counts on its way, and gives only in sums.
+struct block_sums {
+  u64 kept_blocks = 0, kept_bytes = 0;      // in magazines
+  u64 slab_bytes = 0, slab_live_bytes = 0;  // of slabs; of their blocks, kept ones included
+};
+
+void add_caches(const segment& s, heap_stats* out, block_sums* sums) {
+  for_each_cache(s, [&](u32, const thread_cache& c) {
+    ++out->thread_count;
+    for (u32 k = 1; k < class_count; ++k) {
+      const u32 kept = kept_in(c, k);
+      sums->kept_blocks += kept;
+      sums->kept_bytes += u64{kept} * class_bytes[k];
+    }
+  });
+}
+
+void add_region(const segment& s, const local_region& view, heap_stats* out, block_sums* sums) {
+  ++out->region_count;
+  out->total_bytes += view.region_bytes;
+  const u64 granule_bytes = u64{1} << view.granule_shift;
+  walk_extents(view, [&](u32 granule, u32 length, u8 kind) {
+    const u64 behind =
+        view.region_bytes - std::min(view.region_bytes, u64{granule} * granule_bytes);
+    const u64 bytes = std::min(u64{length} * granule_bytes, behind);
+    if (kind == granule_free) {
+      out->free_bytes += bytes;
+      ++out->hole_count;
+      out->largest_free_bytes = std::max(out->largest_free_bytes, bytes);
+    } else if (kind == granule_large || kind == granule_zone) {
+      out->used_bytes += bytes;
+      ++out->live_blocks;
+    } else if (slab_record* slab = is_slab(kind) ? slab_of(s, view, granule) : nullptr) {
+      ++out->slab_count;
+      const u64 live = annex::live_blocks(slab);
+      out->live_blocks += live;
+      sums->slab_live_bytes += live * class_bytes[slab->size_class];
+      sums->slab_bytes += bytes;
+    }
+  });
+}
+
+// ---- blocks -------------------------------------------------------------------------------------
+
+// Live blocks, while every cache is held still.
+class block_list {
+ public:
+  block_list(const segment& s, const frozen_caches& frozen) : segment_(s) {
+    for (const thread_cache* c : frozen.caches)
+      for (u32 k = 1; k < class_count; ++k)
+        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i)
+          kept_.push_back(c->entries_of(k)[i] & ~entry_is_clean);
+    std::sort(kept_.begin(), kept_.end());
+  }
+
+  void add_region(local_region& region) {
+    walk_extents(region, [&](u32 granule, u32, u8 kind) {
+      const extent_entry& e = region.extents[granule];
+      const u64 offset = (u64{granule} << region.granule_shift) + u64{e.lead} * 64;
+      if (kind == granule_large || kind == granule_zone) {
+        const block_kind of = kind == granule_large ? block_kind::large : block_kind::zone;
+        const u64 bytes = extents(region).end_of(granule) - offset;
+        add({&region, of, offset, bytes, granule, nullptr, 0}, e.holder);
+        return;
+      }
+      slab_record* slab = is_slab(kind) ? slab_of(segment_, region, granule) : nullptr;
+      if (slab != nullptr) add_slab(region, granule, slab);
+    });
+  }
+
+  std::vector<block_summary> found;
+
+ private:
+  void add_slab(local_region& region, u32 granule, slab_record* slab) {
+    const u64 begin = u64{granule} << region.granule_shift;
+    const u64 block_bytes = class_bytes[slab->size_class];
+    for (u32 w = 0; w < slab->words; ++w) {
+      u64 live = slab->valid_bits(w) & ~(slab->free_words()[w] | slab->remote_bits(w));
+      for (; live != 0; live &= live - 1) {
+        const u32 index = w * 64 + static_cast<u32>(std::countr_zero(live));
+        const u64 offset = begin + index * block_bytes;
+        const u64 entry = u64{region.slot} << region_shift | offset;
+        if (!std::binary_search(kept_.begin(), kept_.end(), entry))
+          add({&region, block_kind::slab_block, offset, block_bytes, granule, slab, index},
+              holder_of(slab, index));
+      }
+    }
+  }
+
+  u32 holder_of(slab_record* slab, u32 index) {
+    u32 holder = slab->member;
+    list_walk walk(segment_);
+    for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();
+         ref = segment_.chunk<holding_record>(ref)->next)
+      if ((segment_.chunk<holding_record>(ref)->held_bits(index / 64) >> (index % 64) & 1) != 0)
+        holder = segment_.chunk<holding_record>(ref)->member;
+    return holder;
+  }
+
+  void add(const live_block& b, u32 holder) {
+    char* const base = b.region->base;
+    found.push_back({b.kind, where_is(segment_, b),
+                     base != nullptr ? base + b.offset_bytes : nullptr, b.size_bytes,
+                     member_id{holder}});
+  }
+
+  const segment& segment_;
+  std::vector<u64> kept_;  // entries of magazines, sorted
+};
+
+// ---- members ------------------------------------------------------------------------------------
+
+class member_list {
+ public:
+  member_list(const segment& s, u32 self) : segment_(s), index_(s.member_limit() + 1, ~u32{0}) {
+    for (u32 id = 1; id <= s.members_used(); ++id) {
+      const member_record& m = s.member(id);
+      if (m.state.load(std::memory_order_acquire) == member_free) continue;
+      index_[id] = static_cast<u32>(found.size());
+      member_summary summary;
+      summary.id = member_id{id};
+      summary.process_id = static_cast<int>(m.process_id);
+      summary.program = std::string(m.program, ::strnlen(m.program, sizeof m.program));
+      summary.alive = !is_member_gone(s, id, self);
+      summary.self = id == self;
+      found.push_back(std::move(summary));
+    }
+  }
+
+  /// Null: none of this number is in the list.
+  member_summary* of(u32 id) {
+    return id < index_.size() && index_[id] < found.size() ? &found[index_[id]] : nullptr;
+  }
+
+  void count_caches() {
+    for_each_cache(segment_, [&](u32 member, const thread_cache& c) {
+      member_summary* const m = of(member);
+      if (m == nullptr) return;
+      ++m->threads;
+      for (u32 k = 1; k < class_count; ++k)
+        m->cached_bytes += u64{kept_in(c, k)} * class_bytes[k];
+    });
+  }
+
+  void count_block(const block_summary& b) {
+    member_summary* const m = b.holder != member_id{0} ? of(static_cast<u32>(b.holder)) : nullptr;
+    if (m == nullptr) return;
+    ++m->held_blocks;
+    m->held_bytes += b.size_bytes;
+  }
+
+  // Its objects; their bytes are the pool's zone.
+  void count_pool(const known_pool& pool) {
+    const u16* const holders = pool.holders(segment_.thread_limit());
+    for (u32 i = 0; i < pool.object_count; ++i)
+      if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;
+    for (u32 i = 0; i < segment_.slots_used(); ++i) {  // what its caches keep is not in its hands
+      const chunk_ref ref = pool.caches()[i];
+      if (ref == 0) continue;
+      member_summary* const m =
+          of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)));
+      if (m == nullptr) continue;
+      const u64 kept = segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
+      m->held_blocks -= std::min<u64>(m->held_blocks, kept);
+    }
+  }
+
+  std::vector<member_summary> found;
+
+ private:
+  const segment& segment_;
+  std::vector<u32> index_;  // of a member in found
+};
+
+}  // namespace
 
 heap_stats caretaker::stats() noexcept {
   heap_stats out;
-  const segment_header& h = segment_.header();
-  u64 cached_in_magazines = 0;
-  std::array<u64, class_count> cached_blocks{};
-  for (u32 i = 0; i < segment_.slots_used(); ++i) {
-    const thread_slot& slot = segment_.slot(i);
-    if (member_of_state(slot.state.load(std::memory_order_relaxed)) == 0 || slot.cache == 0)
-      continue;
-    const auto* c = segment_.chunk<thread_cache>(slot.cache);
-    if (c->slot != i || c->key == 0) continue;
-    ++out.thread_count;
-    for (u32 k = 1; k < class_count; ++k)
-      cached_blocks[k] +=
-          std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots);
-  }
-  for (u32 k = 1; k < class_count; ++k)
-    cached_in_magazines += cached_blocks[k] * class_bytes[k];
-  u64 in_slabs = 0, slab_live = 0;
-  for (const u32 slot : used_region_slots(segment_)) {
-    const region_record& r = views_.record(slot);
-    if (r.state.load(std::memory_order_acquire) < region_active) continue;
-    ++out.region_count;
-    const local_region& view = views_.at(slot);
-    out.total_bytes += view.region_bytes;
-    const u64 granule_bytes = u64{1} << view.granule_shift;
-    walk_extents(view, [&](u32 granule, u32 length, u8 kind) {
-      const u64 bytes =
-          std::min(u64{length} * granule_bytes,
-                   view.region_bytes - std::min(view.region_bytes, u64{granule} * granule_bytes));
-      if (kind == granule_free) {
-        out.free_bytes += bytes;
-        ++out.hole_count;
-        out.largest_free_bytes = std::max(out.largest_free_bytes, bytes);
-      } else if (kind == granule_large || kind == granule_zone) {
-        out.used_bytes += bytes;
-        ++out.live_blocks;
-      } else if (slab_record* slab = is_slab(kind) ? slab_of(segment_, view, granule) : nullptr) {
-        ++out.slab_count;
-        const u64 live = annex::live_blocks(slab);
-        out.live_blocks += live;
-        slab_live += live * class_bytes[slab->size_class];
-        in_slabs += bytes;
-      }
-    });
-  }
-  u64 blocks_cached = 0;
-  for (u64 n : cached_blocks)
-    blocks_cached += n;
-  out.live_blocks -= std::min(out.live_blocks, blocks_cached);
-  const u64 live_bytes = slab_live - std::min(slab_live, cached_in_magazines);
+  block_sums sums;
+  add_caches(segment_, &out, &sums);
+  for (const u32 slot : used_region_slots(segment_))
+    if (views_.record(slot).state.load(std::memory_order_acquire) >= region_active)
+      add_region(segment_, views_.at(slot), &out, &sums);
+  out.live_blocks -= std::min(out.live_blocks, sums.kept_blocks);
+  const u64 live_bytes = sums.slab_live_bytes - std::min(sums.slab_live_bytes, sums.kept_bytes);
   out.used_bytes += live_bytes;
-  out.cached_bytes = in_slabs - std::min(in_slabs, live_bytes);
+  out.cached_bytes = sums.slab_bytes - std::min(sums.slab_bytes, live_bytes);
+  const segment_header& h = segment_.header();
   out.zone_count = h.zone_count;
   for (u32 m = 1; m <= segment_.members_used(); ++m)
     out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
@@ -160,54 +312,12 @@ result<void> caretaker::for_each_block(const std::function<void(const block_summ
   {
     locked t(heap_);
     frozen_caches frozen = recover_and_freeze(*t);
-    std::vector<u64> cached;
-    for (const thread_cache* c : frozen.caches)
-      for (u32 k = 1; k < class_count; ++k)
-        for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i)
-          cached.push_back(c->entries_of(k)[i] & ~entry_is_clean);
-    std::sort(cached.begin(), cached.end());
-    for (const u32 slot : used_region_slots(segment_)) {
-      if (views_.record(slot).state.load(std::memory_order_relaxed) < region_active) continue;
-      const local_region& view = views_.at(slot);
-      auto add = [&](block_kind kind, u64 offset, u64 bytes, u32 holder, u32 granule,
-                     slab_record* slab, u32 index) {
-        const live_block block{&views_.at(slot), kind, offset, bytes, granule, slab, index};
-        found.push_back({kind, where_is(segment_, block),
-                         view.base != nullptr ? view.base + offset : nullptr, bytes,
-                         member_id{holder}});
-      };
-      walk_extents(view, [&](u32 granule, u32, u8 kind) {
-        const extent_entry& e = view.extents[granule];
-        const u64 begin = u64{granule} << view.granule_shift;
-        if (kind == granule_large || kind == granule_zone) {
-          const u64 offset = begin + u64{e.lead} * 64;
-          add(kind == granule_large ? block_kind::large : block_kind::zone, offset,
-              extents(view).end_of(granule) - offset, e.holder, granule, nullptr, 0);
-          return;
-        }
-        slab_record* slab = is_slab(kind) ? slab_of(segment_, view, granule) : nullptr;
-        if (slab == nullptr) return;
-        for (u32 w = 0; w < slab->words; ++w) {
-          u64 live = slab->valid_bits(w) & ~(slab->free_words()[w] | slab->remote_bits(w));
-          for (; live != 0; live &= live - 1) {
-            const u32 index = w * 64 + static_cast<u32>(std::countr_zero(live));
-            const u64 offset = begin + u64{index} * class_bytes[slab->size_class];
-            if (std::binary_search(cached.begin(), cached.end(),
-                                   u64{slot} << region_shift | offset))
-              continue;
-            u32 holder = slab->member;
-            list_walk walk(segment_);
-            for (chunk_ref ref = slab->holdings; ref != 0 && walk.goes_on();
-                 ref = segment_.chunk<holding_record>(ref)->next)
-              if ((segment_.chunk<holding_record>(ref)->held_bits(w) >> (index % 64) & 1) != 0)
-                holder = segment_.chunk<holding_record>(ref)->member;
-            add(block_kind::slab_block, offset, class_bytes[slab->size_class], holder, granule,
-                slab, index);
-          }
-        }
-      });
-    }
+    block_list blocks(segment_, frozen);
+    for (const u32 slot : used_region_slots(segment_))
+      if (views_.record(slot).state.load(std::memory_order_relaxed) >= region_active)
+        blocks.add_region(views_.at(slot));
     thaw(frozen);
+    found = std::move(blocks.found);
   }
   for (const block_summary& b : found)
     visit(b);
@@ -266,70 +376,22 @@ void caretaker::for_each_map_piece(const std::function<void(const map_piece&)>& 
 }
 
 std::vector<member_summary> caretaker::members() {
-  std::vector<member_summary> found;
-  std::vector<u32> index(segment_.member_limit() + 1, ~u32{0});
-  for (u32 id = 1; id <= segment_.members_used(); ++id) {
-    const member_record& m = segment_.member(id);
-    if (m.state.load(std::memory_order_acquire) == member_free) continue;
-    index[id] = static_cast<u32>(found.size());
-    member_summary s;
-    s.id = member_id{id};
-    s.process_id = static_cast<int>(m.process_id);
-    s.program = std::string(m.program, ::strnlen(m.program, sizeof m.program));
-    s.alive = !is_member_gone(segment_, id, self());
-    s.self = id == self();
-    found.push_back(std::move(s));
-  }
-  auto of = [&](u32 id) -> member_summary* {
-    return id <= segment_.member_limit() && index[id] < found.size() ? &found[index[id]] : nullptr;
-  };
-  for (u32 i = 0; i < segment_.slots_used(); ++i) {
-    const thread_slot& slot = segment_.slot(i);
-    member_summary* m = of(member_of_state(slot.state.load(std::memory_order_relaxed)));
-    if (m == nullptr || slot.cache == 0) continue;
-    const auto* c = segment_.chunk<thread_cache>(slot.cache);
-    if (c->slot != i || c->key == 0) continue;
-    ++m->threads;
-    for (u32 k = 1; k < class_count; ++k)
-      m->cached_bytes +=
-          u64{std::min(c->magazines[k].count.load(std::memory_order_relaxed), magazine_slots)} *
-          class_bytes[k];
-  }
-  auto count = [&](const block_summary& b) {
-    if (member_summary* m = of(static_cast<u32>(b.holder));
-        m != nullptr && b.holder != member_id{0}) {
-      ++m->held_blocks;
-      m->held_bytes += b.size_bytes;
-    }
-  };
+  member_list list(segment_, self());
+  list.count_caches();
   if (!is_read_only() && member_.ensure_member()) {
-    (void)for_each_block(count);
+    (void)for_each_block([&](const block_summary& b) { list.count_block(b); });
     locked t(heap_);
-    for_each_pool(segment_, [&](const zone_record&, const known_pool& pool) {
-      const u16* const holders = pool.holders(segment_.thread_limit());
-      for (u32 i = 0; i < pool.object_count; ++i)
-        // Its bytes are the pool's zone.
-        if (member_summary* m = holders[i] != 0 ? of(holders[i]) : nullptr) ++m->held_blocks;
-      for (u32 i = 0; i < segment_.slots_used(); ++i) {  // what its caches keep is not in its hands
-        const chunk_ref ref = pool.caches()[i];
-        member_summary* m =
-            ref != 0 ? of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)))
-                     : nullptr;
-        if (m != nullptr)
-          m->held_blocks -=
-              std::min<u64>(m->held_blocks,
-                            segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed));
-      }
-    });
+    for_each_pool(segment_,
+                  [&](const zone_record&, const known_pool& pool) { list.count_pool(pool); });
   } else {
     // Without stopping anyone, so blocks in the middle of a move may be missed.
     for (const member_summary& seen : snapshot({.map_pieces = false}).members)
-      if (member_summary* m = of(static_cast<u32>(seen.id)); m != nullptr) {
+      if (member_summary* m = list.of(static_cast<u32>(seen.id)); m != nullptr) {
         m->held_blocks = seen.held_blocks;
         m->held_bytes = seen.held_bytes;
       }
   }
-  return found;
+  return std::move(list.found);
 }
 
 }  // namespace annex::detail

@@ -1,5 +1,5 @@
-// region/files.hpp - the files of a heap: the annex directory, the segment in it, the memory of its
-// regions.
+// region/files.hpp - the files of a heap: the segment and its directory (region/directory.hpp), the
+// memory of its regions.
 //
 //   NAME.annex                    the segment                              in the annex directory
 //   .NAME.ID.alive                the file of lives (shared/liveness.hpp)  in the annex directory
@@ -38,49 +38,14 @@
 #include <string>
 
 #include "platform/files.hpp"
+#include "region/directory.hpp"
 #include "region/region_record.hpp"
 #include "shared/segment.hpp"
 
 namespace annex::detail {
 
-inline constexpr std::string_view segment_suffix = ".annex";
-
-/// A directory that has been looked at, open for names in it.
-class open_directory {
- public:
-  open_directory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
-  open_directory(open_directory&& other) noexcept : fd_(other.fd_), path_(std::move(other.path_)) {
-    other.fd_ = -1;
-  }
-  open_directory(const open_directory&) = delete;
-  open_directory& operator=(const open_directory&) = delete;
-  ~open_directory() { os::close_file(fd_); }
-  int fd() const noexcept { return fd_; }
-  const std::string& path() const noexcept { return path_; }
-  std::string path_of(std::string_view name) const { return path_ + "/" + std::string(name); }
-
- private:
-  int fd_;
-  std::string path_;
-};
-
-/// The annex directory of this process (F1). make: makes it when it is not there. Errors:
-/// no_such_heap (it is not there), permission, os_failure.
-result<open_directory> open_annex_directory(bool make);
-
-/// The segment of a heap. Errors: no_such_heap, corrupt (the name is that of something else),
-/// permission, os_failure.
-result<int> open_segment_file(const open_directory& where, std::string_view name, bool writable);
-inline std::string segment_path(std::string_view directory, std::string_view name) {
-  return std::string(directory) + "/" + std::string(name) + std::string(segment_suffix);
-}
-/// "a directory", "a pipe", for sentences.
-std::string_view words_for(os::file_kind kind) noexcept;
 /// Whether it is a name that annex gives to memory of this heap.
 bool is_own_name(std::string_view file, std::string_view heap) noexcept;
-/// A refusal of the system about a path.
-std::unexpected<error> refuse_path(int why, std::string_view doing, std::string_view path);
-
 /// Where a region's file lies, when annex made it and it does not lie in that directory; -1:
 /// nowhere else, or not to be had.
 open_directory open_other_place(const region_record& r, const std::string& directory);

@@ -117,6 +117,12 @@ bool put_back(const segment& s, u32 count) noexcept {
   return all;
 }
 
+// The member whose thread slot the lock names; 0: of no one, or of no slot.
+u32 member_of_holder(const segment& s, u32 holder) noexcept {
+  const bool known = holder - 1 < s.thread_limit();
+  return known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
+}
+
 }  // namespace
 
 bool undo_journal(const segment& s) noexcept {
@@ -170,79 +176,98 @@ bool transaction::take_from_nobody(u32 seen, u32 mine) noexcept {
                                                  std::memory_order_acquire);
 }
 
-void transaction::acquire() noexcept {
-  const segment& s = segment_;
-  shared_word<u32>& lock = s.header().lock;
-  const u32 mine = u32{who_.slot} + 1;
-  stole_ = false;
-  u32 seen = 0;
-  begin_asking(asking(s, who_.slot));
+// One who waits for the lock, and what it has seen.
+struct transaction::waiter {
+  u32 mine = 0;  // what the lock says when it is this one's
+  u32 seen = 0;  // in the lock, last
+  int spins = 0;
+  u32 others = 0;  // lock_waiters, once this thread has slept: more may sleep still
+  // Since when the same holding is in the way.
+  u64 first_look_ns = 0, holding = 0;
+  u32 last_holder = 0;
+  bool complained = false;
+
+  u32 holder() const noexcept { return seen & ~lock_waiters; }
   // sync(heap lock): acquire pairs with the release in the destructor, or with the kernel's exit
-  // path of a dead holder
-  if (!lock.compare_exchange(seen, mine, std::memory_order_acquire)) {
-    u64 first_look_ns = 0, holding = 0;
-    // Others: lock_waiters, once this thread has slept: more may sleep still.
-    u32 last_holder = 0, others = 0;
-    bool complained = false;
-    for (int spins = 0;;) {
-      const u32 holder = seen & ~lock_waiters;
-      if (holder == 0) {
-        if (lock.compare_exchange(seen, mine | (seen & lock_waiters) | others,
-                                  std::memory_order_acquire))
-          break;
-        continue;
-      }
-      if (++spins < spins_before_sleep) {
-        cpu::pause();
-        seen = lock.load(std::memory_order_relaxed);
-        continue;
-      }
-      const bool known = holder - 1 < s.thread_limit();
-      const u32 member =
-          known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
-      if (member == who_.member && take_from_nobody(seen, mine)) {
-        stole_ = true;
-        annex::log(log_level::error,
-                   "the lock of heap {} named thread slot {} of this process, which does not have "
-                   "it: its segment is being damaged",
-                   s.header().name, holder - 1);
-        break;
-      }
-      // By the byte alone: a member that is closing has given its record up, but not yet the lock.
-      const bool gone = member == 0 || member > s.member_limit() ||
-                        (member != who_.member && !is_member_alive(s, member));
-      if (gone) {
-        if (lock.compare_exchange(seen, mine | (seen & lock_waiters) | others,
-                                  std::memory_order_acquire)) {
-          stole_ = true;
-          break;
-        }
-        continue;
-      }
-      // The sequence tells one holding from the next, by the same thread too: a second is counted
-      // of one of them.
-      if (const u64 now = s.header().lock_sequence.load(std::memory_order_relaxed);
-          first_look_ns == 0 || holder != last_holder || now != holding) {
-        first_look_ns = os::now_ns();
-        last_holder = holder;
-        holding = now;
-      } else if (!complained && os::now_ns() - first_look_ns > complain_after_ns) {
-        complained = true;
-        annex::log(log_level::warn,
-                   "process {} (member {}) has held the lock of heap {} for a second: it is "
-                   "stopped, or starved; continue or kill it",
-                   s.member(member).process_id, member, s.header().name);
-      }
-      if ((seen & lock_waiters) == 0 &&
-          !lock.compare_exchange(seen, seen | lock_waiters, std::memory_order_relaxed))
-        continue;
-      waiting_here.fetch_add(1, std::memory_order_relaxed);
-      os::wait_on(&lock.value, holder | lock_waiters, wait_ns());
-      waiting_here.fetch_sub(1, std::memory_order_relaxed);
-      others = lock_waiters;
-      seen = lock.load(std::memory_order_relaxed);
-    }
+  // path of a dead holder.
+  bool take(shared_word<u32>& lock) noexcept {
+    return lock.compare_exchange(seen, mine | (seen & lock_waiters) | others,
+                                 std::memory_order_acquire);
   }
+};
+
+// What is not taken is looked at again, by spinning first, then asleep.
+void transaction::wait_and_take(u32 mine, u32 seen) noexcept {
+  shared_word<u32>& lock = segment_.header().lock;
+  waiter w{.mine = mine, .seen = seen};
+  for (;;) {
+    if (w.holder() == 0) {
+      if (w.take(lock)) return;
+      continue;
+    }
+    if (++w.spins < spins_before_sleep) {
+      cpu::pause();
+      w.seen = lock.load(std::memory_order_relaxed);
+      continue;
+    }
+    const u32 member = member_of_holder(segment_, w.holder());
+    stole_ = member == who_.member && take_from_nobody(w.seen, mine);
+    if (stole_) {
+      annex::log(log_level::error,
+                 "the lock of heap {} named thread slot {} of this process, which does not have "
+                 "it: its segment is being damaged",
+                 segment_.header().name, w.holder() - 1);
+      return;
+    }
+    if (is_gone(member)) {
+      stole_ = w.take(lock);
+      if (stole_) return;
+      continue;
+    }
+    complain_if_long(w, member);
+    sleep(w);
+  }
+}
+
+// By the byte alone: a member that is closing has given its record up, but not yet the lock.
+bool transaction::is_gone(u32 member) const noexcept {
+  return member == 0 || member > segment_.member_limit() ||
+         (member != who_.member && !is_member_alive(segment_, member));
+}
+
+// The sequence tells one holding from the next, by the same thread too: a second is counted of one
+// of them.
+void transaction::complain_if_long(waiter& w, u32 member) const noexcept {
+  const u64 now = segment_.header().lock_sequence.load(std::memory_order_relaxed);
+  if (w.first_look_ns == 0 || w.holder() != w.last_holder || now != w.holding) {
+    w.first_look_ns = os::now_ns();
+    w.last_holder = w.holder();
+    w.holding = now;
+  } else if (!w.complained && os::now_ns() - w.first_look_ns > complain_after_ns) {
+    w.complained = true;
+    annex::log(log_level::warn,
+               "process {} (member {}) has held the lock of heap {} for a second: it is "
+               "stopped, or starved; continue or kill it",
+               segment_.member(member).process_id, member, segment_.header().name);
+  }
+}
+
+// Says in the lock that somebody sleeps, and sleeps until it is woken or it is time to look again.
+void transaction::sleep(waiter& w) const noexcept {
+  shared_word<u32>& lock = segment_.header().lock;
+  if ((w.seen & lock_waiters) == 0 &&
+      !lock.compare_exchange(w.seen, w.seen | lock_waiters, std::memory_order_relaxed))
+    return;
+  waiting_here.fetch_add(1, std::memory_order_relaxed);
+  os::wait_on(&lock.value, w.holder() | lock_waiters, wait_ns());
+  waiting_here.fetch_sub(1, std::memory_order_relaxed);
+  w.others = lock_waiters;
+  w.seen = lock.load(std::memory_order_relaxed);
+}
+
+// The lock is this thread's: what a dead holder left open is undone.
+void transaction::begin() noexcept {
+  const segment& s = segment_;
   outer_ = innermost;
   innermost = this;
   race_checker::lock_taken(s.header().heap_id);
@@ -260,6 +285,17 @@ void transaction::acquire() noexcept {
     s.header().lock_steals.fetch_add(1, std::memory_order_relaxed);
     annex::log(log_level::info, "took the heap lock over from a dead member");
   }
+}
+
+void transaction::acquire() noexcept {
+  const u32 mine = u32{who_.slot} + 1;
+  stole_ = false;
+  u32 seen = 0;
+  begin_asking(asking(segment_, who_.slot));
+  // sync(heap lock): acquire, as in waiter::take.
+  if (!segment_.header().lock.compare_exchange(seen, mine, std::memory_order_acquire))
+    wait_and_take(mine, seen);
+  begin();
 }
 
 // This thread is in it no more.

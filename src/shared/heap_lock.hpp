@@ -92,7 +92,13 @@ class transaction {
   u32 member() const noexcept { return who_.member; }
 
  private:
+  struct waiter;
   void acquire() noexcept;
+  void wait_and_take(u32 mine, u32 seen) noexcept;
+  bool is_gone(u32 member) const noexcept;
+  void complain_if_long(waiter& w, u32 member) const noexcept;
+  void sleep(waiter& w) const noexcept;
+  void begin() noexcept;
   void release() noexcept;
   void forget() noexcept;
   template <class T>

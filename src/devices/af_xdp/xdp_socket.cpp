@@ -128,6 +128,70 @@ xdp_socket::xdp_socket(xdp_socket&&) noexcept = default;
 xdp_socket& xdp_socket::operator=(xdp_socket&&) noexcept = default;
 xdp_socket::~xdp_socket() = default;
 
+namespace {
+
+result<int> open_socket() {
+  const int fd = ::socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return refuse_os(
+        errno == EPERM ? errc::permission : errc::not_supported, errno,
+        "no AF_XDP socket: {}; it needs CAP_NET_RAW, and a kernel with CONFIG_XDP_SOCKETS",
+        std::strerror(errno));
+  return fd;
+}
+
+// The kernel pins the memory.
+result<void> give_memory(int fd, const umem& memory, u32 headroom_bytes) {
+  ::xdp_umem_reg block{};
+  block.addr = reinterpret_cast<u64>(memory.base());
+  block.len = memory.length_bytes();
+  block.chunk_size = memory.frame_bytes();
+  block.headroom = headroom_bytes;
+  if (::setsockopt(fd, SOL_XDP, XDP_UMEM_REG, &block, sizeof block) == 0) return {};
+  const int why = errno;
+  if (why == ENOBUFS || why == ENOMEM)
+    return refuse_os(errc::out_of_memory, why,
+                     "the kernel can't pin the {} bytes of the umem: raise the locked-memory "
+                     "limit (ulimit -l), or grant CAP_IPC_LOCK",
+                     block.len);
+  if (why == EFAULT)
+    return refuse_os(errc::not_supported, why,
+                     "the kernel can't pin the umem: it lies in memory that is not writable, or "
+                     "in a disk file mapped shared; use anonymous, shared or hugetlb memory");
+  return refuse_os(errc::invalid_argument, why,
+                   "the kernel refused a umem of {} bytes, frames of {} and headroom {}: {}",
+                   block.len, block.chunk_size, block.headroom, std::strerror(why));
+}
+
+result<void> size_rings(int fd, u32 entries) {
+  for (const int ring : {XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING, XDP_TX_RING})
+    if (::setsockopt(fd, SOL_XDP, ring, &entries, sizeof entries) != 0)
+      return refuse_os(errc::os_failure, errno, "a ring of {} entries is refused: {}", entries,
+                       std::strerror(errno));
+  return {};
+}
+
+// Waits a moment for a socket that is just leaving the queue.
+result<void> take_queue(int fd, const ::sockaddr_xdp& address, const std::string& interface) {
+  for (const auto give_up = std::chrono::steady_clock::now() + longest_close;;) {
+    if (::bind(fd, reinterpret_cast<const ::sockaddr*>(&address), sizeof address) == 0) return {};
+    if (errno == EBUSY && std::chrono::steady_clock::now() < give_up) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    return refuse_os(errno == EINVAL       ? errc::invalid_argument
+                     : errno == EOPNOTSUPP ? errc::not_supported
+                                           : errc::os_failure,
+                     errno, "queue {} of {} can't have the socket: {}{}", address.sxdp_queue_id,
+                     interface, std::strerror(errno),
+                     errno == EBUSY    ? "; it has one"
+                     : errno == EINVAL ? "; is there such a queue?"
+                                       : "");
+  }
+}
+
+}  // namespace
+
 result<xdp_socket> xdp_socket::bind(umem& memory, const std::string& interface, u32 queue,
                                     const xdp_socket_options& o) {
   if (!is_power_of_two(o.ring_entries))
@@ -139,36 +203,11 @@ result<xdp_socket> xdp_socket::bind(umem& memory, const std::string& interface, 
                      "this network namespace has no interface \"{}\"", interface);
   auto s = std::make_unique<state>();
   s->memory = memory.state_;
-  s->fd = ::socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (s->fd < 0)
-    return refuse_os(
-        errno == EPERM ? errc::permission : errc::not_supported, errno,
-        "no AF_XDP socket: {}; it needs CAP_NET_RAW, and a kernel with CONFIG_XDP_SOCKETS",
-        std::strerror(errno));
-  ::xdp_umem_reg block{};
-  block.addr = reinterpret_cast<u64>(memory.base());
-  block.len = memory.length_bytes();
-  block.chunk_size = memory.frame_bytes();
-  block.headroom = o.headroom_bytes;
-  if (::setsockopt(s->fd, SOL_XDP, XDP_UMEM_REG, &block, sizeof block) != 0) {
-    const int why = errno;
-    if (why == ENOBUFS || why == ENOMEM)
-      return refuse_os(errc::out_of_memory, why,
-                       "the kernel can't pin the {} bytes of the umem: raise the locked-memory "
-                       "limit (ulimit -l), or grant CAP_IPC_LOCK",
-                       block.len);
-    if (why == EFAULT)
-      return refuse_os(errc::not_supported, why,
-                       "the kernel can't pin the umem: it lies in memory that is not writable, or "
-                       "in a disk file mapped shared; use anonymous, shared or hugetlb memory");
-    return refuse_os(errc::invalid_argument, why,
-                     "the kernel refused a umem of {} bytes, frames of {} and headroom {}: {}",
-                     block.len, block.chunk_size, block.headroom, std::strerror(why));
-  }
-  for (const int ring : {XDP_UMEM_FILL_RING, XDP_UMEM_COMPLETION_RING, XDP_RX_RING, XDP_TX_RING})
-    if (::setsockopt(s->fd, SOL_XDP, ring, &o.ring_entries, sizeof o.ring_entries) != 0)
-      return refuse_os(errc::os_failure, errno, "a ring of {} entries is refused: {}",
-                       o.ring_entries, std::strerror(errno));
+  const result<int> socket = open_socket();
+  if (!socket) return std::unexpected(socket.error());
+  s->fd = *socket;
+  ANNEX_TRY(give_memory(s->fd, memory, o.headroom_bytes));
+  ANNEX_TRY(size_rings(s->fd, o.ring_entries));
   if (!s->map_rings({o.ring_entries, o.ring_entries, o.ring_entries, o.ring_entries}))
     return refuse_os(errc::os_failure, errno, "the rings can't be mapped: {}",
                      std::strerror(errno));
@@ -178,21 +217,7 @@ result<xdp_socket> xdp_socket::bind(umem& memory, const std::string& interface, 
   address.sxdp_queue_id = queue;
   address.sxdp_flags =
       static_cast<__u16>((o.zero_copy ? XDP_ZEROCOPY : XDP_COPY) | XDP_USE_NEED_WAKEUP);
-  for (const auto give_up = std::chrono::steady_clock::now() + longest_close;;) {
-    if (::bind(s->fd, reinterpret_cast<::sockaddr*>(&address), sizeof address) == 0) break;
-    if (errno == EBUSY && std::chrono::steady_clock::now() < give_up) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      continue;
-    }
-    return refuse_os(errno == EINVAL       ? errc::invalid_argument
-                     : errno == EOPNOTSUPP ? errc::not_supported
-                                           : errc::os_failure,
-                     errno, "queue {} of {} can't have the socket: {}{}", queue, interface,
-                     std::strerror(errno),
-                     errno == EBUSY    ? "; it has one"
-                     : errno == EINVAL ? "; is there such a queue?"
-                                       : "");
-  }
+  ANNEX_TRY(take_queue(s->fd, address, interface));
   return xdp_socket(std::move(s));
 }
 
