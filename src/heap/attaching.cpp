@@ -199,6 +199,7 @@ result<void> regions::check_length(const local_region& view) const noexcept {
 }
 
 result<void> regions::attach_memory(region_id region, void* base) {
+  ANNEX_TRY(refuse_in_callback(heap_, "attaching memory"));
   if (!is_read_only() && !member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
@@ -273,6 +274,7 @@ bool regions::stop_serving_here(local_region& view) noexcept {
 }
 
 result<void> regions::detach_memory(region_id region) {
+  ANNEX_TRY(refuse_in_callback(heap_, "detaching memory"));
   if (!is_read_only() && !member_.ensure_member())
     return refuse(errc::forked_away, "this forked child is no member of the heap");
   std::lock_guard guard(heap_.memory_mutex);

@@ -108,6 +108,7 @@ void remove_at(const std::string& path, const os::file_identity& made) {
 }  // namespace
 
 result<region_id> regions::bring_memory(const memory_source& m) {
+  ANNEX_TRY(refuse_in_callback(heap_, "bringing memory"));
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to bring memory", name_);
