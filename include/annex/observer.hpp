@@ -9,8 +9,8 @@
 // Observers belong to one process. They are called by whichever thread adds, attaches or removes,
 // or by the one that annex has for changes that others make. Meanwhile other changes of the heap's
 // regions in this process wait; nothing else does. So inside a callback
-//   allowed   allocate, free, locate, handles, zones, leases: in memory that is attached already. No
-//             region is attached and no memory grown for it
+//   allowed   allocate, free, locate, handles, zones, leases: in memory that is attached already.
+//             No region is attached and no memory grown for it
 //   refused   adding, removing, attaching and detaching memory of the same heap, observe(): errors
 //             with invalid_argument. Ending an observation of the same heap stops the program
 //   never     waiting for a thread that does one of these, and closing the heap

@@ -4,8 +4,8 @@
 //   entry of the region's slot: used, heap, region, what the device was told
 //       index = region id % region_slots, unique among live regions
 //
-// Serves one heap: that of the first region added. An entry stays for the next region of its slot. A live
-// block's region can't go, so what find() returns for it stays.
+// Serves one heap: that of the first region added. An entry stays for the next region of its slot.
+// A live block's region can't go, so what find() returns for it stays.
 // Threads: all but find under the observer's lock; find from any thread, wait-free.
 #pragma once
 #include "devices/region_table.hpp"

@@ -290,7 +290,7 @@ bool membership::has_living_others() noexcept {
 }
 
 void membership::become_child() noexcept {
-  heap_.self = {};  // the byte is the parent's: its mapping is not inherited
+  heap_.self = {};                  // the byte is the parent's: its mapping is not inherited
   new (&shares_mutex_) std::mutex;  // a thread that is not here may have held it
   shares_.clear();
 }

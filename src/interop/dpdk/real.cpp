@@ -71,7 +71,7 @@ void* look_up(const char* name) noexcept {
 
 const real_functions& real() noexcept {
   if (is_complete.load(std::memory_order_acquire)) [[likely]]
-    return table;  // sync(table)
+    return table;
     // Several threads may do so at once: each stores the same.
 #define REPLACED(result, name, parameters) \
   __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
