@@ -70,7 +70,7 @@ void* look_up(const char* name) noexcept {
 }  // namespace
 
 const real_functions& real() noexcept {
-  if (is_complete.load(std::memory_order_acquire)) [[likely]]
+  if (is_complete.load(std::memory_order_acquire)) [[likely]]  // sync(table)
     return table;
     // Several threads may do so at once: each stores the same.
 #define REPLACED(result, name, parameters) \
@@ -80,6 +80,7 @@ const real_functions& real() noexcept {
 #include "interop/dpdk/real.def"
 #undef REPLACED
 #undef USED
+  // sync(table): whoever sees it sees all of them.
   if (table.rte_malloc_socket != nullptr) is_complete.store(true, std::memory_order_release);
   return table;
 }
