@@ -1,5 +1,4 @@
-// tests/defect_test.cpp - the nineteen defects of DPDK's external memory (dpdk-semantics.md, B1 to
-// B19): annex does it right.
+// tests/defect_test.cpp - the nineteen defects of DPDK's external memory: annex does it right.
 #include <atomic>
 #include <chrono>
 #include <cstring>

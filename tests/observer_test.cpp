@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <mutex>
+#include <set>
 #include <thread>
 
 #include "another_member.hpp"
@@ -153,6 +154,141 @@ TEST_F(observers, may_allocate_and_look_up_in_a_callback) {
   mapped_memory m(4 << 20);
   must(h.add_memory(m.range()));
   EXPECT_EQ(calls, 1);
+}
+
+// Each would wait for a mutex that its own thread holds.
+TEST_F(observers, may_not_change_the_regions_of_the_same_heap_in_a_callback) {
+  lines log;
+  recorder a("a", &log), late("late", &log);
+  heap h = heap_with(1 << 20, {}, "a");
+  mapped_memory other(1 << 20);
+  observation o = must(h.observe(a));
+  int calls = 0;
+  a.on_add_do = [&](const region_view& r) {
+    ++calls;
+    const auto is_refused = [](const char* what, const auto& outcome) {
+      ASSERT_FALSE(outcome) << what;
+      EXPECT_EQ(outcome.error().code, errc::invalid_argument) << what;
+      for (const char* part : {"\"a\"", what, "callback", "when the callback has returned"})
+        EXPECT_NE(outcome.error().message().find(part), std::string_view::npos)
+            << outcome.error().message();
+    };
+    is_refused("adding memory", h.add_memory(other.range()));
+    is_refused("bringing memory", h.bring_memory({.length_bytes = 1 << 20}));
+    is_refused("removing memory", h.remove_memory(region_id{1}));
+    is_refused("removing memory", h.drain_memory(region_id{1}, 1ms));
+    is_refused("removing memory", h.remove_memory(r.region));
+    is_refused("attaching memory", h.attach_memory(r.region));
+    is_refused("attaching memory", h.attach_memory(r.region, r.base));
+    is_refused("detaching memory", h.detach_memory(region_id{1}));
+    is_refused("observing", h.observe(late));
+  };
+  must(h.bring_memory({.length_bytes = 1 << 20}));
+  EXPECT_EQ(calls, 1);
+  a.on_add_do = nullptr;
+  must(h.remove_memory(region_id{2}));
+  must(h.add_memory(other.range()));
+  EXPECT_EQ(h.stats().region_count, 2u);
+  expect_sound(h);
+}
+
+TEST_F(observers, may_change_the_regions_of_another_heap_in_a_callback) {
+  lines log;
+  recorder a("a", &log), b("b", &log);
+  heap h = heap_with(0), g = heap_with(0);
+  observation of_h = must(h.observe(a)), of_g = must(g.observe(b));
+  a.on_add_do = [&](const region_view&) {
+    const region_id there = must(g.bring_memory({.length_bytes = 1 << 20}));
+    must(g.remove_memory(there));
+  };
+  b.on_add_do = [&](const region_view&) {
+    EXPECT_EQ(refused(h.bring_memory({.length_bytes = 1 << 20})), errc::invalid_argument)
+        << "h's callback is further out";
+  };
+  must(h.bring_memory({.length_bytes = 1 << 20}));
+  EXPECT_EQ(log, (lines{"add a 1", "add b 1", "begin b 1", "finish b 1"}));
+}
+
+TEST_F(observers, may_attach_once_more_and_ask_who_lives_in_a_callback) {
+  lines log;
+  recorder a("a", &log);
+  heap h = heap_with(1 << 20, {}, "a");
+  ring r = must(ring::create(h, "r", 8));
+  observation o = must(h.observe(a));
+  int calls = 0;
+  a.on_add_do = [&](const region_view&) {
+    ++calls;
+    const heap again = must(heap::attach("a"));
+    EXPECT_EQ(again.id(), h.id());
+    EXPECT_FALSE(r.take(50ms)) << "nobody puts anything";
+    const lease l = must(h.hold(region_id{1}));
+    EXPECT_TRUE(static_cast<bool>(l));
+  };
+  must(h.bring_memory({.length_bytes = 1 << 20}));
+  EXPECT_EQ(calls, 1);
+}
+
+TEST_F(observers, stop_the_program_when_an_observation_is_ended_in_a_callback) {
+  const auto end_one_inside = [] {  // all of it in the child, which is no member of ours
+    lines log;
+    recorder a("a", &log), b("b", &log);
+    heap h = heap_with(0);
+    observation of_a = must(h.observe(a)), of_b = must(h.observe(b));
+    a.on_add_do = [&](const region_view&) { of_b = observation(); };
+    (void)h.bring_memory({.length_bytes = 1 << 20});
+  };
+  EXPECT_DEATH(end_one_inside(), "inside a callback");
+}
+
+// Every region that an observation was shown has gone from it when it ends, and none came twice.
+TEST_F(observers, may_come_and_go_while_others_add_and_remove_regions) {
+  struct witness : observer {
+    std::string_view name() const noexcept override { return "witness"; }
+    result<void> on_add(const region_view& r) override {
+      std::lock_guard guard(mutex);
+      ++shown;
+      EXPECT_TRUE(there.insert(static_cast<unsigned>(r.region)).second);
+      return {};
+    }
+    result<void> finish_remove(const region_view& r,
+                               std::chrono::steady_clock::time_point) override {
+      std::lock_guard guard(mutex);
+      EXPECT_EQ(there.erase(static_cast<unsigned>(r.region)), 1u);
+      return {};
+    }
+    std::mutex mutex;
+    std::set<unsigned> there;
+    size_t shown = 0;
+  };
+  heap h = heap_with(1 << 20, {}, "a");
+  heap other = must(attach_as_another("a"));
+  std::atomic<bool> stop{false};
+  std::atomic<int> changes{0};
+  const auto change = [&](heap& here) {
+    while (!stop) {
+      const region_id id = must(here.bring_memory({.length_bytes = 1 << 20}));
+      must(here.drain_memory(id, 30s));
+      ++changes;
+    }
+  };
+  std::thread first(change, std::ref(h)), second(change, std::ref(h)),
+      third(change, std::ref(other));
+  size_t shown = 0;
+  for (int i = 0; i < 100 || changes < 20; ++i) {
+    witness w;
+    {
+      const observation o = must(h.observe(w));
+      std::this_thread::sleep_for(1ms);
+    }
+    EXPECT_TRUE(w.there.empty());
+    shown += w.shown;
+  }
+  stop = true;
+  for (std::thread* each : {&first, &second, &third})
+    each->join();
+  EXPECT_GT(shown, 100u) << "beside the region that is always there";
+  EXPECT_EQ(h.stats().region_count, 1u);
+  expect_sound(h);
 }
 
 TEST_F(observers, a_busy_device_stops_a_removal_at_its_deadline) {

@@ -7,8 +7,14 @@
 //            → finish_remove(last) … finish_remove(first) → unmapped
 //
 // Observers belong to one process. They are called by whichever thread adds, attaches or removes,
-// never with a lock of annex held: allocating, freeing and looking up inside a callback is allowed;
-// adding or removing memory of the same heap is not.
+// or by the one that annex has for changes that others make. Meanwhile other changes of the heap's
+// regions in this process wait; nothing else does. So inside a callback
+//   allowed   allocate, free, locate, handles, zones, leases: in memory that is attached already.
+//             No region is attached and no memory grown for it
+//   refused   adding, removing, attaching and detaching memory of the same heap, observe(): errors
+//             with invalid_argument. Ending an observation of the same heap stops the program
+//   never     waiting for a thread that does one of these, and closing the heap
+// What is done to other heaps is as outside.
 #pragma once
 #include <annex/standard.hpp>
 #ifdef ANNEX_HAS_STANDARD

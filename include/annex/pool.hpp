@@ -56,8 +56,9 @@ class ANNEX_PUBLIC raw_pool {
   /// (heap_options::thread_limit, no metadata left).
   void* take() noexcept;
   /// The same, but waits, up to so long, for an object that somebody gives back. Zero or less:
-  /// looks once. Who gives wakes who waits; if it dies first, or leaves what it had, waiters look
-  /// again by themselves within a tenth of a second. Costs who gives one load when nobody waits.
+  /// looks once. Whoever gives an object back wakes a waiter. If it dies first, or leaves what it
+  /// had, waiters look again by themselves within a tenth of a second. Giving costs one more load
+  /// when nobody waits.
   /// Objects in the hands of dead members come back when those are reaped. Errors: deadline_passed,
   /// others_gone (another process had this pool open while this one had, and now no other living
   /// process has the heap attached), no_such_zone (released, or never opened), limit_reached (this

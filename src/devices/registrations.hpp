@@ -2,10 +2,10 @@
 // ns, kept until the region has gone.
 //
 //   entry of the region's slot: used, heap, region, what the device was told
-//       a region's number modulo the slots: those that exist at once differ
+//       index = region id % region_slots, unique among live regions
 //
-// All of one heap: the first region's. An entry stays for the next region of its slot. A live
-// block's region can't go, so what find() returns for it stays.
+// Serves one heap: that of the first region added. An entry stays for the next region of its slot.
+// A live block's region can't go, so what find() returns for it stays.
 // Threads: all but find under the observer's lock; find from any thread, wait-free.
 #pragma once
 #include "devices/region_table.hpp"

@@ -368,6 +368,7 @@ result<region_id> regions::add_memory(const memory_range& m) {
 }
 
 result<region_id> regions::add_memory(const memory_range& m, const provenance& from) {
+  ANNEX_TRY(refuse_in_callback(heap_, "adding memory"));
   if (is_read_only())
     return refuse(errc::read_only, "\"{}\" is attached read-only; attach it writable to add memory",
                   name_);

@@ -6,7 +6,7 @@
 //   4 more room       attach regions, recover the dead, recall    heap lock, several transactions
 //   5 explain         why not, who has it, what to do
 //
-// If the process dies: in 1 and 2 the block is free or in the hand of the dead, never both; in 3
+// If the process dies: in 1 and 2 the block is free or the dead process's, never both; in 3
 // the transaction is undone, or the slab is the dead thread's and recovery finds it in its lane; in
 // 4 every step is a transaction of its own.
 #include <algorithm>

@@ -178,7 +178,7 @@ local_region* regions::arrival::finish() noexcept {
   return &view_;
 }
 
-// Maps a region here, or takes the base the caller mapped it at. Under heap_.memory_mutex.
+// Maps a region here, or takes the base the caller mapped it at. Under memory_mutex.
 result<local_region*> regions::attach_slot(u32 slot, void* by_hand) {
   arrival arriving(*this, slot, by_hand);
   ANNEX_TRY(arriving.check());
@@ -256,6 +256,7 @@ result<void> regions::check_length(const local_region& view) const noexcept {
 }
 
 result<void> regions::attach_memory(region_id region, void* base) {
+  ANNEX_TRY(refuse_in_callback(heap_, "attaching memory"));
   if (!is_read_only() && !member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());

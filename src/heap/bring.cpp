@@ -310,6 +310,7 @@ result<region_id> regions::bringing::add() {
 }
 
 result<region_id> regions::bring_memory(const memory_source& m) {
+  ANNEX_TRY(refuse_in_callback(heap_, "bringing memory"));
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to bring memory", name_);

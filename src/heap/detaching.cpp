@@ -39,6 +39,7 @@ bool regions::stop_serving_here(local_region& view) noexcept {
 }
 
 result<void> regions::detach_memory(region_id region) {
+  ANNEX_TRY(refuse_in_callback(heap_, "detaching memory"));
   if (!is_read_only() && !member_.ensure_member())
     return refuse(errc::forked_away, "this forked child is no member of the heap");
   std::lock_guard guard(heap_.memory_mutex);
@@ -66,7 +67,7 @@ result<void> regions::detach_memory(region_id region) {
   return {};
 }
 
-// Unmaps a region here and forgets it. Under heap_.memory_mutex.
+// Unmaps a region here and forgets it. Under memory_mutex.
 void regions::detach_view(local_region& view) noexcept {
   char* const base = view.base;
   const u64 length = view.length_bytes;

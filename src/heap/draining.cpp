@@ -244,6 +244,7 @@ void regions::removal::finish() {
 
 result<void> regions::remove_memory(region_id region, std::chrono::nanoseconds patience,
                                     bool wait) {
+  ANNEX_TRY(refuse_in_callback(heap_, "removing memory"));
   if (is_read_only())
     return refuse(errc::read_only,
                   "\"{}\" is attached read-only; attach it writable to remove memory", name_);

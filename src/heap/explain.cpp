@@ -119,7 +119,7 @@ void say_state_of_heap(explanation::cause why, const placement& p, u32 unreachab
     case cause::not_attached:
       write(
           "{} bytes: none of the heap's {} regions can be attached here; map them and call "
-          "memory_.attach_memory()",
+          "attach_memory()",
           p.size_bytes, unreachable);
       break;
     case cause::read_only:

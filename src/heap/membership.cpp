@@ -167,7 +167,7 @@ bool membership::vouch_for(const member_claim& claim) noexcept {
 // record of its own, which says that this process lives and nothing else.
 result<void> membership::count_share() {
   if (is_read_only()) return {};
-  std::lock_guard guard(heap_.memory_mutex);
+  std::lock_guard guard(shares_mutex_);
   const member_claim claim = claim_record(segment_);
   if (claim.member == 0 && claim.error == 0)
     return refuse(errc::limit_reached,
@@ -182,7 +182,7 @@ result<void> membership::count_share() {
 }
 
 void membership::end_share() noexcept {
-  std::lock_guard guard(heap_.memory_mutex);
+  std::lock_guard guard(shares_mutex_);
   if (shares_.empty()) return;
   give_up_membership(segment_, shares_.back());
   shares_.pop_back();
@@ -246,7 +246,7 @@ result<void> membership::pass_the_door(void** door) {
 
 // Regions that this process does not have although its parent did: mappings that are not inherited
 // (MADV_DONTFORK, as RDMA libraries set it), that became a copy (MAP_PRIVATE), or that another
-// thread was just attaching or detaching. Under heap_.memory_mutex.
+// thread was just attaching or detaching. Under memory_mutex.
 void membership::drop_what_a_child_lacks() noexcept {
   for (u32 slot = 0; slot < views_.local_slots(); ++slot) {
     local_region* const view = views_.existing(slot);
@@ -279,7 +279,7 @@ bool membership::has_living_others() noexcept {
   if (has_option(option_private)) return false;
   std::vector<u32> own{self()};  // and the records of further attaches here
   {
-    std::lock_guard guard(heap_.memory_mutex);
+    std::lock_guard guard(shares_mutex_);
     for (const member_claim& share : shares_)
       own.push_back(share.member);
   }
@@ -290,7 +290,8 @@ bool membership::has_living_others() noexcept {
 }
 
 void membership::become_child() noexcept {
-  heap_.self = {};  // the byte is the parent's: its mapping is not inherited
+  heap_.self = {};                  // the byte is the parent's: its mapping is not inherited
+  new (&shares_mutex_) std::mutex;  // a thread that is not here may have held it
   shares_.clear();
 }
 

@@ -9,6 +9,7 @@
 // heap lock (docs/design/0012). A death anywhere leaves a record whose byte is free: recovery takes
 // it back. Threads: any; what is changed of the process's own is changed under memory_mutex.
 #pragma once
+#include <mutex>
 #include <vector>
 
 #include "attached/locked.hpp"
@@ -67,6 +68,8 @@ class membership : public part {
   bool vouch_for(const member_claim& claim) noexcept;
   void drop_what_a_child_lacks() noexcept;
 
+  // Not memory_mutex: who waits for others, or attaches once more, may be inside a callback.
+  std::mutex shares_mutex_;
   std::vector<member_claim> shares_;  // records of further attaches in this process
 };
 

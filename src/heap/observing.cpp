@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "heap/observing.hpp"
+#include "platform/report.hpp"
 #include "platform/waiting.hpp"
 
 namespace annex {
@@ -103,6 +104,7 @@ void observing::note_observers() noexcept {
 }
 
 result<observation> observing::observe(observer& who) {
+  ANNEX_TRY(refuse_in_callback(heap_, "observing"));
   if (!is_read_only() && !member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
@@ -131,6 +133,10 @@ result<observation> observing::observe(observer& who) {
 }
 
 void observing::end_observation(observer* who) noexcept {
+  if (is_inside_callback_of(heap_.id()))
+    stop_program(
+        "annex: an observation was ended inside a callback of an observer of the same heap, which "
+        "would wait for itself; end it when the callback has returned\n");
   std::lock_guard guard(heap_.memory_mutex);
   memory_.observers().erase(who);
   for (u32 slot = views_.local_slots(); slot-- > 0;) {

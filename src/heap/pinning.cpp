@@ -1,9 +1,9 @@
 // heap/pinning.cpp - pages that stay where they are: the pin of a region, and whether its physical
 // addresses are still true.
 //
-// Every member that has a pinned region attached pins it for itself (memory.cpp, bring.cpp), so the
-// pin lasts as long as one lives; the kernel ends a dead member's. Nothing is written to the
-// segment here.
+// Every member that has a pinned region attached pins it for itself (adding.cpp,
+// attaching.cpp), so the pin lasts as long as one lives; the kernel ends a dead member's. Nothing
+// is written to the segment here.
 #include <fmt/format.h>
 
 #include <cstring>

@@ -1,5 +1,5 @@
-// heap/populate.cpp - every page of a region there before it is needed, and on the node it shall be
-// on.
+// heap/populate.cpp - makes every page of a region present before it is needed, on the node that
+// was asked for.
 //
 // A machine or node that is short is found before its pages are touched: touching would get a
 // process killed (ordinary pages) or a signal (hugepages bound to a node).

@@ -10,7 +10,7 @@
 //   pinning.cpp, populate.cpp   pages that stay, pages that are there
 //
 // Threads: any. Changes are made under memory_mutex; observers are called with it held and no other
-// lock, so that a callback must not change the regions of the same heap.
+// lock, so a callback that changes the regions of the same heap is refused.
 #pragma once
 #include <functional>
 
@@ -100,6 +100,16 @@ class regions : public part {
   observer_list observers_;
   std::atomic<u32> seen_epoch_{0};
 };
+
+/// Of what changes the heap's regions, or who observes them: inside a callback of one of its
+/// observers this thread has memory_mutex already. Errors: invalid_argument.
+inline result<void> refuse_in_callback(const attachment& heap, std::string_view what) {
+  if (!is_inside_callback_of(heap.id())) return {};
+  return refuse(errc::invalid_argument,
+                "\"{}\": {} inside a callback of one of its observers would wait for itself; do it "
+                "when the callback has returned",
+                heap.name, what);
+}
 
 /// Populates and pins; refuses with what is wrong.
 result<os::pinned*> pin_memory(void* base, u64 bytes, touch access, unsigned threads,

@@ -6,16 +6,31 @@
 namespace annex {
 namespace {
 
-constinit thread_local int callback_depth = 0;
-struct callback_scope {
-  callback_scope() noexcept { ++callback_depth; }
-  ~callback_scope() { --callback_depth; }
+class callback_scope;
+constinit thread_local const callback_scope* innermost = nullptr;
+
+// A callback may add memory to another heap, whose observers are then called inside it.
+class callback_scope {
+ public:
+  explicit callback_scope(heap_id of) noexcept : heap(of), outer(innermost) { innermost = this; }
+  ~callback_scope() { innermost = outer; }
+  callback_scope(const callback_scope&) = delete;
+  callback_scope& operator=(const callback_scope&) = delete;
+
+  const heap_id heap;
+  const callback_scope* const outer;
 };
 
 }  // namespace
 
 bool is_inside_callback() noexcept {
-  return callback_depth > 0;
+  return innermost != nullptr;
+}
+
+bool is_inside_callback_of(heap_id heap) noexcept {
+  for (const callback_scope* scope = innermost; scope != nullptr; scope = scope->outer)
+    if (scope->heap == heap) return true;
+  return false;
 }
 
 void observer_list::append(observer* who) {
@@ -39,7 +54,7 @@ std::vector<observer*> observer_list::copy() const {
 }
 
 result<void> observer_list::ask(observer& who, const region_view& region) {
-  callback_scope scope;
+  callback_scope scope(region.heap);
   if (auto agreed = who.on_add(region); !agreed)
     return refuse_os(
         errc::vetoed, agreed.error().os_errno, "observer \"{}\" refused region {} ({} bytes): {}",
@@ -49,7 +64,7 @@ result<void> observer_list::ask(observer& who, const region_view& region) {
 
 result<void> observer_list::dismiss(observer& who, const region_view& region,
                                     std::chrono::steady_clock::time_point deadline) {
-  callback_scope scope;
+  callback_scope scope(region.heap);
   who.begin_remove(region);
   if (auto done = who.finish_remove(region, deadline); !done)
     return refuse_os(
@@ -74,7 +89,7 @@ result<void> observer_list::agree(const region_view& region) {
 result<void> observer_list::let_go(const region_view& region,
                                    std::chrono::steady_clock::time_point deadline) {
   const std::vector<observer*> all = copy();
-  callback_scope scope;
+  callback_scope scope(region.heap);
   for (auto who = all.rbegin(); who != all.rend(); ++who)
     (*who)->begin_remove(region);
   for (auto who = all.rbegin(); who != all.rend(); ++who)

@@ -46,5 +46,7 @@ region_view view_for_observers(const local_region& region);
 
 /// True while this thread is inside a callback of an observer.
 bool is_inside_callback() noexcept;
+/// The same, of an observer of this heap.
+bool is_inside_callback_of(heap_id heap) noexcept;
 
 }  // namespace annex

@@ -114,7 +114,7 @@ local_region& region_views::renew(u32 slot) noexcept {
   region_record& r = record(slot);
   local_region* const view = views_[slot];
   if (view != nullptr && view->id == r.id.load(std::memory_order_relaxed)) return *view;
-  // Attached, or being attached just now: local_heap::synchronize() sees to it, with nobody in
+  // Attached, or being attached just now: regions::synchronize() sees to it, with nobody in
   // between.
   if (view != nullptr) {
     retired_.push_back(view);

@@ -7,7 +7,7 @@
 //
 // Threads: at() from any thread that holds the heap lock or owns a block or slab of the region;
 // changes of base under the local heap's region mutex. A slot whose region was replaced gets a new
-// view; the old one is retired for local_heap::synchronize() to detach.
+// view; the old one is retired for regions::synchronize() to detach.
 #pragma once
 #include <mutex>
 

@@ -34,8 +34,10 @@
 // for a lock or have it: a word that names another of its slots is damaged, and is taken over like
 // a dead holder's.
 //
-// One lock, so there is no lock order; no callback, system call that may block, or O(bytes) work
-// under it; what takes long (the slabs of a dead thread) lets others in.
+// One lock, so there is no lock order; no callback and no O(bytes) work under it. System calls are
+// made under it where there is no other place: the file of a region that goes is unlinked, the
+// segment grows or gets holes (shared/arena.cpp), a line is logged. What takes long (the slabs of a
+// dead thread) lets others in.
 #pragma once
 #include <cstring>
 

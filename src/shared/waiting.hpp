@@ -29,7 +29,7 @@
 //   who adds, after A3      the same: the word has changed, so nobody new goes to sleep on the old
 //                           one
 //   everybody else          a waiter that looks again finds that (openers below,
-//                           local_heap::has_living_others) and says so
+//                           membership::has_living_others) and says so
 // A waiter that is stopped between W1 and W4 finds the word changed when it goes on. What a damaged
 // or hostile word contains makes a waiter look more often or less, never longer than its deadline:
 // nothing is waited for but by the clock.

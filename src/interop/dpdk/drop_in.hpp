@@ -7,10 +7,10 @@
 //
 // One annex heap per DPDK heap: "dpdk.<file prefix>.<socket id>". Which segments belong to the
 // primary that runs now stands in a memzone of its own (stamp): it dies with the primary's memory,
-// so nothing stale is believed, and secondaries find by it what others have made. docs/design/0007
+// so nothing stale is believed; secondaries use it to find heaps that others made. docs/design/0007
 // says why both.
 //
-// Threads: any, EAL's or not. Never is the real DPDK called with a lock of ours held: it may call
+// Threads: any, EAL's or not. The real DPDK is never called with one of our locks held: it may call
 // back, and wait for others.
 // Processes: a process that dies between claiming an entry of the stamp and filling it leaves the
 // entry "making": that heap's blocks then come from the real allocator. Everything else is the

@@ -70,8 +70,8 @@ void* look_up(const char* name) noexcept {
 }  // namespace
 
 const real_functions& real() noexcept {
-  if (is_complete.load(std::memory_order_acquire)) [[likely]]
-    return table;  // sync(table)
+  if (is_complete.load(std::memory_order_acquire)) [[likely]]  // sync(table)
+    return table;
     // Several threads may do so at once: each stores the same.
 #define REPLACED(result, name, parameters) \
   __atomic_store_n(reinterpret_cast<void**>(&table.name), look_up(#name), __ATOMIC_RELAXED);
@@ -80,6 +80,7 @@ const real_functions& real() noexcept {
 #include "interop/dpdk/real.def"
 #undef REPLACED
 #undef USED
+  // sync(table): whoever sees it sees all of them.
   if (table.rte_malloc_socket != nullptr) is_complete.store(true, std::memory_order_release);
   return table;
 }

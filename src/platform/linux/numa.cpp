@@ -1,5 +1,5 @@
-// platform/linux/numa.cpp - on which node memory shall lie and does lie, how much more there could
-// be, on a node or at all; what a memory device says of itself.
+// platform/linux/numa.cpp - NUMA placement: bind, find the node of a page, free memory per node;
+// facts of DAX devices.
 #include "platform/numa.hpp"
 
 #include <linux/mempolicy.h>
