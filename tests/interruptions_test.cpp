@@ -26,6 +26,12 @@
 #include "platform/memory.hpp"
 #include "support.hpp"
 
+#if defined(__SANITIZE_THREAD__)
+#define ANNEX_MAPS_ONLY_ITS_OWN false
+#else
+#define ANNEX_MAPS_ONLY_ITS_OWN true
+#endif
+
 namespace annex {
 namespace {
 
@@ -132,12 +138,14 @@ TEST_F(platform_of_linux, leaves_nothing_behind_when_a_call_is_refused_halfway) 
             return is_refused && c.is_it(call) ? c.error : 0;
           }))
         return impossible;
-      const int descriptors = open_descriptors(), mappings = mappings_of("");
+      // ThreadSanitizer maps memory of its own meanwhile: then those of the file count.
+      const std::string counted = ANNEX_MAPS_ONLY_ITS_OWN ? "" : path() + "/file";
+      const int descriptors = open_descriptors(), mappings = mappings_of(counted.c_str());
       is_refused = true;
       EXPECT_EQ(c.ask(fd), c.error) << c.what;
       is_refused = false;
       EXPECT_EQ(open_descriptors(), descriptors) << c.what;
-      EXPECT_EQ(mappings_of(""), mappings) << c.what;
+      EXPECT_EQ(mappings_of(counted.c_str()), mappings) << c.what;
       EXPECT_FALSE(os::is_byte_locked(fd, 7)) << c.what;
       return ::testing::Test::HasFailure() ? 1 : 0;
     });
