@@ -2,6 +2,7 @@
 #include "attached/locked.hpp"
 
 #include "attached/misuse.hpp"
+#include "platform/report.hpp"
 
 namespace annex::detail {
 namespace {
@@ -16,6 +17,7 @@ lock_identity identity(attachment& heap, std::unique_lock<std::mutex>& service) 
 }  // namespace
 
 locked::locked(attachment& heap) noexcept : heap_(heap) {
+  ANNEX_ENSURE(heap.self.member != 0);
   tenure_.emplace(heap.seg, identity(heap, service_), heap.views, heap.files);
   if (tenure_->stole() && !heap.seg.is_damaged()) repair_frozen(*tenure_);
   thread_cache* const c = cache_of(heap.index);

@@ -92,7 +92,8 @@ void observing::stop_watcher() noexcept {
 }
 
 void observing::note_observers() noexcept {
-  if (is_read_only()) return;
+  // Not in a forked child that is no member yet: it has claims of its own when it is one.
+  if (is_read_only() || self() == 0) return;
   region_claim* const mine = member_.claims();
   if (mine == nullptr) return;
   const u16 bits = memory_.attached_bits();

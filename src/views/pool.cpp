@@ -469,6 +469,7 @@ void raw_pool::give_odd(const void* address, bool has_cache) noexcept {
 bool raw_pool::is_open() const noexcept {
   if (heap_ == nullptr) return false;
   if (pool_access::is_there(*this)) return true;
+  if (!heap_->membership.ensure_member()) return false;
   detail::locked t(heap_->here);  // whoever was releasing it may have died, and be undone
   return pool_access::is_current(*this);
 }

@@ -379,6 +379,7 @@ result<ready_event> ring::watch_room() const {
 
 bool ring::claim_taker() noexcept {
   if (taker_ != 0) return true;
+  if (!heap_->membership.ensure_member()) return false;
   ring_table& table = table_of(table_);
   for (u32 i = 0; i < ring_takers; ++i) {
     u64 nobody = of_ring(incarnation_);
