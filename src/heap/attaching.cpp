@@ -296,7 +296,7 @@ bool regions::is_attached_elsewhere(region_id region) noexcept {
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    // sync(claim): who has let go is done with the region.
+    // sync(claim): who has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, self()))
       return true;
   }

@@ -57,7 +57,7 @@ void end_claim(region_claim& claim) noexcept {
   // sync(observed): the observers are done with the region.
   claim.attached.store(0, std::memory_order_release);
   claim.fd_plus_1.store(0, std::memory_order_relaxed);
-  // sync(claim): so are we.
+  // sync(claim): nobody here uses the region any more.
   claim.region.store(0, std::memory_order_release);
 }
 

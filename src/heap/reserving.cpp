@@ -173,7 +173,7 @@ void zones::reservation::write_record(tenure& t, u32 bucket) noexcept {
   t.put(z.next, bucket);
   if (table_.type == zone_type::pool) {
     t.put(h.incarnations, h.incarnations + 1);
-    t.put(z.incarnation, h.incarnations);  // sync(incarnation)
+    t.put(z.incarnation, h.incarnations);
   }
   z.seal = seal_of_zone(z);
 }

@@ -118,7 +118,7 @@ void give_back_views(transaction& t, zone_record& z) noexcept {
   if (z.type != zone_type::pool) return free_chunk(t, ref, sizeof(zone_record));
   t.put(z.next, h.spare_pools);
   t.put(h.spare_pools, ref);
-  t.put(z.incarnation, 0);  // sync(incarnation)
+  t.put(z.incarnation, 0);
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ struct pool_access {
     this_thread.pool_thread = thread;
     return this_thread.pool;
   }
-  // Not released. sync(incarnation): the table of the one that it names is seen.
+  // Not released.
   static bool is_there(const raw_pool& p) noexcept {
     return static_cast<const zone_record*>(p.record_)->incarnation.load(
                std::memory_order_acquire) == p.incarnation_;
