@@ -182,11 +182,13 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
   asm("" : "+r"(m));  // one register for it
   const u32 n = count_for_a_hit(m->count);
   if (n == 0) [[unlikely]] {
+    // sync(busy): what was read here was read before a freezer changes it.
     c->busy.store(0, std::memory_order_release);
     return false;
   }
   const u64 entry = m->entries[n - 1];
   if (!leads_somewhere(bases, entry)) [[unlikely]] {
+    // sync(busy): as above.
     c->busy.store(0, std::memory_order_release);
     return false;
   }

@@ -22,6 +22,7 @@ void look::find_members() {
   held_bytes_.assign(index_.size(), 0);
   for (u32 id = 1; id <= segment_.members_used(); ++id) {
     const member_record& m = segment_.member(id);
+    // sync(member): what the record says is seen.
     const u32 state = m.state.load(std::memory_order_acquire);
     out_.stats.member_count += state == member_live;
     if (state == member_free) continue;

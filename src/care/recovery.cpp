@@ -52,6 +52,7 @@ void recover_member(tenure& t, u32 id, bool release_record) noexcept {
 
 // The record says live or joining, and the kernel says gone.
 bool is_claim_of_the_dead(const segment& s, u32 id, u32 self) noexcept {
+  // sync(member): what the record says is seen.
   return is_claimed(s.member(id).state.load(std::memory_order_acquire)) &&
          is_member_gone(s, id, self);
 }
@@ -75,7 +76,9 @@ void recover_dead(tenure& t) noexcept {
   }
   // Members that died while they closed: the record is dead already, the last slot is not free yet.
   for (u32 i = 0; i < t.seg().slots_used(); ++i) {
+    // sync(slot): the record of the member that it names is seen.
     const u32 id = member_of_state(t.seg().slot(i).state.load(std::memory_order_acquire));
+    // sync(member): what the record says is seen.
     if (id == 0 || id == t.member() || id > t.seg().member_limit() ||
         is_claimed(t.seg().member(id).state.load(std::memory_order_acquire)))
       continue;

@@ -355,6 +355,7 @@ result<region_id> regions::addition::publish() {
     extents(*view_).make_free(*t);
     begin_claim(*claim_, id_, fd_, memory_.attached_bits());
     make_usable(*view_);
+    // sync(epoch): after what has changed.
     t->put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
     t->commit();  // the region exists
     ANNEX_TRY(memory_.refuse_if_damaged());

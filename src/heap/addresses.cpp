@@ -11,12 +11,14 @@ namespace annex::detail {
 void* addressing::address_of(iova address) noexcept {
   const u64 wanted = static_cast<u64>(address);
   std::lock_guard guard(bus_mutex_);
+  // sync(epoch): the region table is seen as it was changed.
   if (const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire);
       epoch != bus_epoch_) {
     bus_epoch_ = epoch;
     bus_spans_.clear();
     for (const u32 slot : used_region_slots(segment_)) {
       const region_record& r = views_.record(slot);
+      // sync(published): what the record says is seen.
       if (r.state.load(std::memory_order_acquire) >= region_active && r.iova_run_count != 0)
         bus_spans_.push_back({r.lowest_iova, r.highest_iova, 0, slot});
     }

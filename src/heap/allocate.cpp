@@ -49,6 +49,7 @@ thread_cache* requests::make_cache() noexcept {
     }
   }
   if (mine.cache == 0) {
+    // sync(slot): we are done with it.
     mine.state.store(mine.state.load(std::memory_order_relaxed) >> 16 << 16,
                      std::memory_order_release);
     note_free_slot(segment_, slot);

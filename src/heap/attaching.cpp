@@ -208,6 +208,7 @@ result<int> regions::open_memory(const region_record& r, u32 slot) noexcept {
         found(files_.open_memory_of(segment_, r, r.adder_process, r.adder_fd_plus_1 - 1, writable));
   for (u32 m = 1; m <= segment_.members_used() && !any; ++m) {  // whoever else has it open
     const member_record& member = segment_.member(m);
+    // sync(member): what the record says is seen.
     if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0)
       continue;
     const region_claim* const claims = claims_of(segment_, member);
@@ -295,6 +296,7 @@ bool regions::is_attached_elsewhere(region_id region) noexcept {
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
+    // sync(claim): who has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, self()))
       return true;
   }
@@ -305,6 +307,7 @@ region_id regions::only_region() noexcept {
   u32 only = 0;
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
+    // sync(published): the region's number is seen with its state.
     if (only != 0 || r.state.load(std::memory_order_acquire) != region_active) return region_id{0};
     only = r.id.load(std::memory_order_relaxed);
   }

@@ -67,6 +67,7 @@ result<size_t> caretaker::reap(u32 id,
   if (!member_.ensure_member())
     return refuse(errc::forked_away, "this forked child is no member of the heap");
   ANNEX_TRY(refuse_if_damaged());
+  // sync(member): what the record says is seen.
   if (id == 0 || id > segment_.members_used() ||
       segment_.member(id).state.load(std::memory_order_acquire) == member_free)
     return refuse(errc::invalid_argument, "\"{}\" has no member {}; `annex who` lists them", name_,
@@ -137,6 +138,7 @@ result<audit_report> caretaker::audit() {
   if (is_read_only() || !member_.ensure_member()) {
     // Looked at while it moves: a finding counts only if nobody changed the heap meanwhile.
     for (int tries = 0; tries < 20; ++tries) {
+      // sync(sequence): what was changed before is seen.
       const u64 before = segment_.header().lock_sequence.load(std::memory_order_acquire);
       report = {};
       inspect_segment(segment_, {}, false, &report, false);

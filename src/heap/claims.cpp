@@ -49,12 +49,15 @@ void begin_claim(region_claim& claim, u32 id, int fd, u16 bits) noexcept {
   claim.leases.store(0, std::memory_order_relaxed);
   claim.fd_plus_1.store(static_cast<u32>(fd + 1), std::memory_order_relaxed);
   claim.attached.store(bits, std::memory_order_relaxed);
+  // sync(claim): what it says of the region comes before.
   claim.region.store(id, std::memory_order_release);
 }
 
 void end_claim(region_claim& claim) noexcept {
+  // sync(observed): the observers are done with the region.
   claim.attached.store(0, std::memory_order_release);
   claim.fd_plus_1.store(0, std::memory_order_relaxed);
+  // sync(claim): nobody here uses the region any more.
   claim.region.store(0, std::memory_order_release);
 }
 

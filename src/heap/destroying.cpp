@@ -28,6 +28,7 @@ std::vector<u32> other_processes(const attachment& here) {
   std::vector<u32> others;
   for (u32 m = 1; m <= here.seg.members_used(); ++m) {
     const member_record& member = here.seg.member(m);
+    // sync(member): what the record says is seen.
     if (m == here.self.member || member.state.load(std::memory_order_acquire) != member_live ||
         !is_member_alive(here.seg, m))
       continue;

@@ -56,16 +56,20 @@ result<void> regions::check_removable(u32 slot) {
   const u32 id = views_.record(slot).id.load(std::memory_order_relaxed);
   for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
+    // sync(member): what the record says is seen.
     if (member.state.load(std::memory_order_acquire) != member_live || member.region_claims == 0)
       continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
+    // sync(claim): what it says is seen; who has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, self()))
       continue;
+    // sync(lease): what it was taken for is over.
     if (const u32 leases = claim.leases.load(std::memory_order_acquire); leases != 0)
       return refuse(errc::leased, "region {} is held by {} leases of process {}; end them first",
                     id, leases, member.process_id);
+    // sync(observed): observers that are gone are done with the region.
     if (m != self() && (claim.attached.load(std::memory_order_acquire) & claim_observed) != 0)
       return refuse(errc::observed_elsewhere,
                     "observers of process {} have not let go of region {}; they do so when that "

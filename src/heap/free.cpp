@@ -105,6 +105,7 @@ bool requests::may_free(const void* block, const local_region* region) noexcept 
 
 void requests::free_past_cache(local_region& region, void* block) noexcept {
   if (!may_free(block, &region)) return;
+  // sync(published): the region's number is seen with its state.
   if (const u32 state = region.record->state.load(std::memory_order_acquire);
       region.record->id.load(std::memory_order_relaxed) != region.id ||
       (state != region_active && state != region_draining))

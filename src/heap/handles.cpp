@@ -86,6 +86,7 @@ handle addressing::handle_of(const void* p) noexcept {
   if (!b) return null_handle;
   naming n = naming_of(segment_, *b, offset);
   for (int tries = 0; tries < most_names; ++tries) {
+    // sync(name): the last use under the old name comes before the new one.
     const u32 seen =
         n.word != nullptr ? std::atomic_ref(*n.word).load(std::memory_order_acquire) : 0;
     const handle name =
@@ -99,6 +100,7 @@ handle addressing::handle_of(const void* p) noexcept {
     }
     if (is_kept(*b, n, false)) return null_handle;
     u32 expected = seen;
+    // sync(name): who resolves it sees what was written into the block before.
     if (std::atomic_ref(*n.word).compare_exchange_strong(expected, seen | word_is_named,
                                                          std::memory_order_acq_rel))
       return name;  // commit
@@ -112,6 +114,7 @@ result<void*> addressing::resolve(handle h) {
   if (h == null_handle || slot >= views_.slots())
     return refuse(errc::foreign_handle, "{:#x} is no handle of heap \"{}\"", word, name_);
   const region_record& r = views_.record(slot);
+  // sync(published): what the record says is seen.
   if (r.state.load(std::memory_order_acquire) < region_active)
     return refuse(errc::stale_handle, "the region of handle {:#x} has been removed", word);
   const u32 id = r.id.load(std::memory_order_acquire);
@@ -130,6 +133,7 @@ result<void*> addressing::resolve(handle h) {
   const auto b = find_block(segment_, region, offset, true);
   if (!b) return stale();
   const naming n = naming_of(segment_, *b, offset);
+  // sync(name): what was written into the block before it got the name is seen.
   const u32 seen = n.word != nullptr ? std::atomic_ref(*n.word).load(std::memory_order_acquire) : 0;
   if ((seen & n.marks) != n.marks) return stale();
   if (all.behind(n.first, count_in(seen)) != generation) {

@@ -29,6 +29,7 @@ bool regions::attach_more() noexcept {
   bool any = false;
   for (const u32 slot : used_region_slots(segment_)) {
     const region_record& r = views_.record(slot);
+    // sync(published): what the record says is seen.
     if (r.state.load(std::memory_order_acquire) != region_active || !attaches_by_itself(r))
       continue;
     if (!is_usable_here(views_.at(slot))) any |= ensure_attached(slot).has_value();
@@ -39,6 +40,7 @@ bool regions::attach_more() noexcept {
 // Whether another process drains the region, and nothing of it is in use here.
 bool regions::may_leave_to_drainer(const local_region& view) noexcept {
   const region_record& r = *view.record;
+  // sync(published): the region's number is seen with its state.
   if (r.state.load(std::memory_order_acquire) != region_draining ||
       r.id.load(std::memory_order_relaxed) != view.id)
     return false;
@@ -60,6 +62,7 @@ bool regions::leave_to_drainer(local_region& view) noexcept {
 }
 
 void regions::synchronize() noexcept {
+  // sync(epoch): the region table is seen as it was changed.
   const u32 epoch = segment_.header().region_epoch.load(std::memory_order_acquire);
   if (is_inside_callback()) return;
   std::unique_lock guard(heap_.memory_mutex, std::try_to_lock);
@@ -71,6 +74,7 @@ void regions::synchronize() noexcept {
   for (u32 slot = 0; slot < slots; ++slot) {
     local_region* view = views_.existing(slot);
     const region_record& r = views_.record(slot);
+    // sync(published): what the record says is seen.
     const u32 state = r.state.load(std::memory_order_acquire);
     if (view != nullptr && is_usable_here(*view)) {
       const bool gone = state == region_free || state == region_partial ||

@@ -36,6 +36,7 @@ result<void> refuse_if_known_to_the_system(const segment& s, std::string_view li
                                            std::string_view name) {
   for (u32 id = 1; id <= s.members_used(); ++id) {
     const member_record& m = s.member(id);
+    // sync(member): what the record says is seen.
     if (is_claimed(m.state.load(std::memory_order_acquire)) && m.start_time != 0 &&
         os::start_time(m.process_id) == m.start_time)
       return refuse(errc::heap_in_use,

@@ -147,6 +147,7 @@ result<void> membership::come_alive(tenure& t, arrival how) {
     }
   }
   if (t.stole() || !is_vouched) repair_frozen(t);
+  // sync(member): who takes its word sees what was repaired.
   segment_.member(self()).state.store(member_live, std::memory_order_release);  // commit
   return {};
 }
@@ -159,6 +160,7 @@ bool membership::vouch_for(const member_claim& claim) noexcept {
     give_up_membership(segment_, claim);
     return false;
   }
+  // sync(member): as in come_alive().
   m.state.store(member_live, std::memory_order_release);  // commit
   return true;
 }
@@ -220,11 +222,13 @@ void membership::leave() noexcept {
   thread_slot& service = segment_.slot(heap_.self.slot);
   u64 mine = service.state.load(std::memory_order_relaxed);
   if (member_of_state(mine) == self())
+    // sync(slot): we are done with it.
     service.state.compare_exchange(mine, mine >> 16 << 16, std::memory_order_release);
   note_free_slot(segment_, heap_.self.slot);
   member_record& m = segment_.member(self());
   u32 dead = member_dead;
   if (m.extents_held == 0 && m.holdings == 0 && m.slabs_orphaned == 0 && m.pool_objects_held == 0)
+    // sync(member): we are done with the record.
     m.state.compare_exchange(dead, member_free, std::memory_order_release);
 }
 

@@ -73,6 +73,7 @@ void observing::start_watcher() {
   watcher_ = std::thread([this] {
     const shared_word<u32>& epoch = segment_.header().region_epoch;
     while (!watcher_stop_.load()) {
+      // sync(epoch): before the region table is looked at.
       const u32 seen = epoch.load(std::memory_order_acquire);
       memory_.synchronize();
       // While a region drains, its last block may go without a change of the epoch: look often.
@@ -101,6 +102,7 @@ void observing::note_observers() noexcept {
     if (const local_region* view = views_.existing(slot);
         view != nullptr && view->base != nullptr &&
         mine[slot].region.load(std::memory_order_relaxed) == view->id)
+      // sync(observed): observers that have ended are done with the region.
       mine[slot].attached.store(bits, std::memory_order_release);
 }
 
@@ -175,6 +177,7 @@ result<lease> observing::hold(region_id region) {
 void observing::give_back_lease(u32 slot) noexcept {
   if (heap_.forked || self() == 0) return;
   if (region_claim* const mine = claims_of(segment_, segment_.member(self())); mine != nullptr)
+    // sync(lease): its use is over.
     mine[slot].leases.fetch_add(static_cast<u16>(-1), std::memory_order_acq_rel);
 }
 

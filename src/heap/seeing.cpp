@@ -154,7 +154,7 @@ class member_list {
   member_list(const segment& s, u32 self) : segment_(s), index_(s.member_limit() + 1, ~u32{0}) {
     for (u32 id = 1; id <= s.members_used(); ++id) {
       const member_record& m = s.member(id);
-      if (m.state.load(std::memory_order_acquire) == member_free) continue;
+      if (m.state.load(std::memory_order_acquire) == member_free) continue;  // sync(member)
       index_[id] = static_cast<u32>(found.size());
       member_summary summary;
       summary.id = member_id{id};
@@ -218,6 +218,7 @@ heap_stats caretaker::stats() noexcept {
   block_sums sums;
   add_caches(segment_, &out, &sums);
   for (const u32 slot : used_region_slots(segment_))
+    // sync(published).
     if (views_.record(slot).state.load(std::memory_order_acquire) >= region_active)
       add_region(segment_, views_.at(slot), &out, &sums);
   out.live_blocks -= std::min(out.live_blocks, sums.kept_blocks);
@@ -238,6 +239,7 @@ heap_stats caretaker::stats() noexcept {
 void caretaker::for_each_region(const std::function<void(const region_summary&)>& visit) {
   std::vector<u32> slots;
   for (const u32 slot : used_region_slots(segment_))
+    // sync(published).
     if (views_.record(slot).state.load(std::memory_order_acquire) >= region_active)
       slots.push_back(slot);
   std::sort(slots.begin(), slots.end(),
@@ -326,6 +328,7 @@ result<void> caretaker::for_each_block(const std::function<void(const block_summ
 
 void caretaker::for_each_map_piece(const std::function<void(const map_piece&)>& visit) {
   for (const u32 slot : used_region_slots(segment_)) {
+    // sync(published): what the record says is seen.
     if (views_.record(slot).state.load(std::memory_order_acquire) < region_active) continue;
     const local_region& view = views_.at(slot);
     std::vector<map_piece> pieces;

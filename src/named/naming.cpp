@@ -7,6 +7,7 @@ namespace {
 
 u32 generation_of(const generations_of_region& all, u32 first, const u32* word) noexcept {
   if (word == nullptr) return first;
+  // sync(name): as in addressing::resolve().
   const u32 seen = std::atomic_ref(*const_cast<u32*>(word)).load(std::memory_order_acquire);
   return all.behind(first, count_in(seen));
 }

@@ -15,6 +15,7 @@ namespace {
 // Nobody is a taker by this record, or the process that was is gone.
 bool is_dead_taker(const segment& s, u32 member, u32 self) noexcept {
   const member_record& who = s.member(member);
+  // sync(member): who has left has written down all that it took.
   return who.state.load(std::memory_order_acquire) != member_live ||
          is_member_gone(s, member, self);
 }
@@ -27,6 +28,7 @@ size_t recover_takers(transaction& t, const known_ring& ring, u32 own_taker,
   size_t n = 0;
   for (u32 i = 0; i < ring_takers; ++i) {
     ring_taker& other = ring.table.takers[i];
+    // sync(taker): the record of the member that it names is seen.
     const u32 member = member_of_claim(other.claim.load(std::memory_order_acquire));
     if (member == 0 || i + 1 == own_taker || !is_dead_taker(t.seg(), member, t.member())) continue;
     const u64 hand = other.hand.load(std::memory_order_relaxed);
@@ -49,6 +51,7 @@ size_t recover_takers(transaction& t, const known_ring& ring, u32 own_taker,
     }
     t.put(mine.hand, hand_of(ring.incarnation, mine_count, mine_count));
     t.put(other.hand, hand_of(ring.incarnation, 0, 0));
+    // sync(taker): after what was in its hand.
     t.put(other.claim, of_ring(ring.incarnation));
     t.commit();
   }

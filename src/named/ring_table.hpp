@@ -49,7 +49,7 @@ constexpr u64 full_state(u64 position, u64 value) noexcept {
 /// What a slot says, whoever changes it meanwhile.
 inline ring_slot look(const ring_slot& slot) noexcept {
   ring_slot seen;
-  // sync(slot): the value belongs to this state, or change() fails.
+  // sync(ring slot): the value belongs to this state, or change() fails.
   seen.state = __atomic_load_n(&slot.state, __ATOMIC_ACQUIRE);
   seen.value = __atomic_load_n(&slot.value, __ATOMIC_ACQUIRE);
   return seen;

@@ -111,7 +111,7 @@ void give_back_views(transaction& t, zone_record& z) noexcept {
     t.put(ring->next_spare, h.spare_rings);
     t.put(h.spare_rings, z.table);
     free_chunk(t, ref, sizeof(zone_record));
-    t.put(ring->incarnation, 0);
+    t.put(ring->incarnation, 0);  // sync(incarnation)
     return;
   }
   if (z.table != 0) free_chunk(t, z.table, z.table_bytes);

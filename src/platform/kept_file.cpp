@@ -21,6 +21,7 @@ void kept_file::take(int fd, std::string path, bool writable) {
   }
   path_ = std::move(path);
   writable_ = writable;
+  // sync(descriptor): whose file it is is seen with it.
   fd_.store(fd, std::memory_order_release);
 }
 
@@ -32,6 +33,7 @@ bool kept_file::is_ours(int fd) const noexcept {
 }
 
 int kept_file::get() const noexcept {
+  // sync(descriptor): whose file it is is seen.
   int fd = fd_.load(std::memory_order_acquire);
   if (fd < 0 || is_ours(fd)) return fd;
   if (path_.empty()) return -1;
@@ -42,12 +44,14 @@ int kept_file::get() const noexcept {
     return -1;
   }
   // Two threads may have noticed: the later one uses what the earlier one opened.
+  // sync(descriptor).
   if (fd_.compare_exchange_strong(fd, again.fd, std::memory_order_acq_rel)) return again.fd;
   close_file(again.fd);
   return fd;
 }
 
 void kept_file::close() noexcept {
+  // sync(descriptor): whose file it is is seen.
   const int fd = fd_.exchange(-1, std::memory_order_acq_rel);
   if (fd >= 0 && is_ours(fd)) close_file(fd);
 }

@@ -62,6 +62,7 @@ void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin,
       // The entry was empty or not entirely ours: ranges never share a page.
       table* made = new_table();
       word = reinterpret_cast<u64>(made) | is_table;
+      // sync(index): who finds the table finds it empty.
       entry.store(word, std::memory_order_release);
     }
     const u64 from = at > begin ? at : begin, to = at + span < end ? at + span : end;

@@ -154,6 +154,7 @@ inline void forget_name(region_record& record, const generations_of_region& all,
     store_word(record.generations_turned, u8{1});
     compiler_fence();
   }
+  // sync(name): the last use under the old name comes before the next one is given.
   std::atomic_ref(word).store(risen < all.count ? risen << 1 : 0, std::memory_order_release);
   compiler_fence();  // before the block can be somebody else's
 }

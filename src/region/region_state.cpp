@@ -14,6 +14,7 @@ void set_region_state(tenure& t, u32 slot, region_state state) noexcept {
   const u64 bit = u64{1} << (slot % 64);
   const bool usable = state == region_active && r.free_granules != 0;
   if (((word & bit) != 0) != usable) t.put(word, word ^ bit);
+  // sync(epoch): after what has changed.
   t.put(h.region_epoch, h.region_epoch.load(std::memory_order_relaxed) + 1);
   t.commit();
 }

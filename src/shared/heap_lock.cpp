@@ -120,6 +120,7 @@ bool put_back(const segment& s, u32 count) noexcept {
 // The member whose thread slot the lock names; 0: of no one, or of no slot.
 u32 member_of_holder(const segment& s, u32 holder) noexcept {
   const bool known = holder - 1 < s.thread_limit();
+  // sync(slot): the record of the member that it names is seen.
   return known ? member_of_state(s.slot(holder - 1).state.load(std::memory_order_acquire)) : 0;
 }
 
@@ -172,6 +173,7 @@ bool transaction::take_from_nobody(u32 seen, u32 mine) noexcept {
   for (const transaction* held = innermost; held != nullptr; held = held->outer_)
     if (held->segment_.base() == segment_.base())
       stop_program("annex: a thread waits for the heap lock that it has\n");
+  // sync(heap lock): acquire, as in waiter::take.
   return segment_.header().lock.compare_exchange(seen, mine | lock_waiters,
                                                  std::memory_order_acquire);
 }

@@ -39,12 +39,14 @@ int try_to_claim(const segment& s, u32 id, void** life) noexcept {
     *life = held.pin;
   }
   // Claimed, and died, in between: for recovery.
+  // sync(member): who freed the record is done with it.
   if (m.state.load(std::memory_order_acquire) != member_free) {
     os::let_go_of_byte(*life);
     return EAGAIN;
   }
   write_record(m);
   raise(s.header().member_records_used, id);
+  // sync(member): who sees it claimed sees what it says.
   m.state.store(member_joining, std::memory_order_release);  // commit
   return 0;
 }
@@ -66,6 +68,7 @@ member_claim claim_among(const segment& s, u32 first, u32 end) noexcept {
 
 bool is_any_dead(const segment& s) noexcept {
   for (u32 id = 1; id <= s.member_limit(); ++id) {
+    // sync(member): what the record says is seen.
     const u32 state = s.member(id).state.load(std::memory_order_acquire);
     if (state == member_dead || (is_claimed(state) && !is_member_alive(s, id))) return true;
   }
@@ -82,7 +85,8 @@ bool claim_slot(const segment& s, u32 index, u32 member) noexcept {
   // taken for the new one.
   const u64 mine = ((state >> 16) + 1) << 16 | member;
   raise(h.thread_slots_used, index + 1);
-  // sync(slot): acquire: what the last owner's recovery left is seen
+  // sync(slot): acquire: what the last owner's recovery left is seen; release: who sees the slot
+  // claimed sees the record of the member that it names.
   if (!slot.state.compare_exchange(state, mine, std::memory_order_acq_rel)) return false;
   slot.thread_id = os::thread_id();
   return true;
@@ -156,11 +160,13 @@ void give_up_membership(const segment& s, const member_claim& claim) noexcept {
     shared_word<u64>& slot = s.slot(claim.slot).state;
     u64 mine = slot.load(std::memory_order_relaxed);
     if (member_of_state(mine) == claim.member)
+      // sync(slot): we are done with it.
       slot.compare_exchange(mine, mine >> 16 << 16, std::memory_order_release);
     note_free_slot(s, claim.slot);
   }
   // Unless it was taken back: whoever freed the record died before that was sure.
   if (auto& state = s.member(claim.member).state; is_claimed(state.load(std::memory_order_relaxed)))
+    // sync(member): we are done with the record.
     state.store(member_free, std::memory_order_release);
   os::let_go_of_byte(claim.life);
 }
@@ -180,12 +186,14 @@ bool is_member_alive(const segment& s, u32 member) noexcept {
 bool is_member_gone(const segment& s, u32 member, u32 self) noexcept {
   if (member == self && member != 0) return false;
   if (member == 0 || member > s.member_limit()) return true;
+  // sync(member): what the record says is seen.
   return !is_claimed(s.member(member).state.load(std::memory_order_acquire)) ||
          !is_member_alive(s, member);
 }
 
 bool is_vouched_for(const segment& s, u32 self) noexcept {
   for (u32 id = 1; id <= s.members_used(); ++id)
+    // sync(member): what it repaired before it vouched is seen.
     if (id != self && s.member(id).state.load(std::memory_order_acquire) == member_live &&
         is_member_alive(s, id))
       return true;

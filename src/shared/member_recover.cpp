@@ -19,7 +19,7 @@ void recover_claims(transaction& t, u32 member) noexcept {
 void mark_member_dead(transaction& t, u32 member) noexcept {
   member_record& m = t.seg().member(member);
   t.put(m.threads, 0);
-  t.put(m.state, member_dead);
+  t.put(m.state, member_dead);  // sync(member)
 }
 
 }  // namespace annex::detail

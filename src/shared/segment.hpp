@@ -224,6 +224,7 @@ bool back_pages(const segment& s, u64 offset_bytes, u64 bytes) noexcept;
 template <class Visit>
 void for_each_zone_bucket(const segment& s, Visit visit) {
   constexpr u32 buckets_per_page = limits::zone_buckets / 64;
+  // sync(published): the page of the buckets was backed before it got its bit.
   for (u64 pages = s.header().zone_pages.load(std::memory_order_acquire); pages != 0;
        pages &= pages - 1) {
     const u32 first = static_cast<u32>(std::countr_zero(pages)) * buckets_per_page;
@@ -234,6 +235,7 @@ void for_each_zone_bucket(const segment& s, Visit visit) {
 /// The head of a bucket's chain; 0: empty.
 inline chunk_ref zone_chain(const segment& s, u32 bucket) noexcept {
   const u64 page = u64{1} << (bucket / (limits::zone_buckets / 64));
+  // sync(published): as above.
   return (s.header().zone_pages.load(std::memory_order_acquire) & page) != 0
              ? s.zone_buckets()[bucket]
              : 0;

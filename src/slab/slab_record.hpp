@@ -154,6 +154,7 @@ inline u32 free_remotely(slab_record& slab, u32 block) noexcept {
 inline void clear_remote(slab_record& slab, u32 w, u64 bits) noexcept {
   for (u32 half = 0; half < 2; ++half)
     if (const u64 mine = bits >> (half * 32) & 0xffffffff; mine != 0)
+      // sync(remote free): release: what was collected comes before the next remote free.
       slab.remote_words()[w * 2 + half].fetch_xor(mine | mine << 32, std::memory_order_acq_rel);
 }
 

@@ -20,7 +20,8 @@ ring_table& table_of(void* table) noexcept {
   return *static_cast<ring_table*>(table);
 }
 
-// Both words at once.
+// Both words at once. sync(ring slot): a full barrier: who sees the value sees what was done before
+// it was put.
 template <class T>
 bool change(T& words, T expected, T desired) noexcept {
   return cpu::compare_and_swap_pair(words, expected, desired);
@@ -60,6 +61,7 @@ u64 walk_on(u64 position, u64 at, u64 capacity) noexcept {
 
 // Every slot before position is past what the counter counts; seen: what it was a moment ago.
 void catch_up(shared_word<u64>& counter, u64 seen, u64 position) noexcept {
+  // sync(counter): who begins here sees the slots that it has passed.
   while (seen < position && !counter.compare_exchange(seen, position, std::memory_order_acq_rel)) {}
 }
 
@@ -143,6 +145,7 @@ std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
   const u64 mask = capacity_ - 1;
+  // sync(counter): what it has passed is seen as full, or as taken again.
   u64 begun = table.tail.load(std::memory_order_acquire), position = begun;
   std::size_t n = 0;
   while (n < count) {
@@ -167,6 +170,7 @@ std::size_t ring::take_if_open(std::span<handle> values, std::size_t n) noexcept
       position = walk_on(position, at, capacity_);
     } else {  // still full of the last round
       catch_up(table.tail, begun, position);
+      // sync(counter).
       begun = table.tail.load(std::memory_order_acquire);
       if (begun == position) break;
       position = begun;
@@ -190,6 +194,7 @@ std::uint64_t ring::take_remembered() noexcept {
   ring_slot* const slots = table.slots();
   ring_taker& mine = table.takers[taker_ - 1];
   for (;;) {
+    // sync(counter): what it has passed is seen as taken.
     const u64 position = table.head.load(std::memory_order_acquire);
     ring_slot& slot = slots[position & (capacity_ - 1)];
     const ring_slot seen = look(slot);
@@ -240,6 +245,7 @@ std::uint64_t ring::take_remembered() noexcept {
   ring_table& table = table_of(table_);
   ring_slot* const slots = table.slots();
   const u64 mask = capacity_ - 1;
+  // sync(counter): what it has passed is seen as taken.
   u64 begun = table.head.load(std::memory_order_acquire), position = begun;
   std::size_t n = 0;
   while (n < count) {
@@ -262,6 +268,7 @@ std::uint64_t ring::take_remembered() noexcept {
       position = walk_on(position, at, capacity_);  // taken, and the counter has not followed
     } else if (begun != position) {
       catch_up(table.head, begun, position);
+      // sync(counter).
       position = begun = table.head.load(std::memory_order_acquire);
     } else {
       heap_->here.seg.mark_damaged("the head of a ring is ahead of its slots");
@@ -287,6 +294,7 @@ handle ring::take() noexcept {
 // put or taken already. Bounded, whatever lies there.
 bool ring::has_handle() const noexcept {
   ring_table& table = table_of(table_);
+  // sync(counter): what it has passed is seen as taken.
   u64 position = table.head.load(std::memory_order_acquire);
   for (u64 steps = 0; steps <= 2 * capacity_; ++steps) {
     const ring_slot seen = look(table.slots()[position & (capacity_ - 1)]);
@@ -299,6 +307,7 @@ bool ring::has_handle() const noexcept {
 
 bool ring::has_room() const noexcept {
   ring_table& table = table_of(table_);
+  // sync(counter): what it has passed is seen as full, or as taken again.
   u64 position = table.tail.load(std::memory_order_acquire);
   for (u64 steps = 0; steps <= 2 * capacity_; ++steps) {
     const ring_slot seen = look(table.slots()[position & (capacity_ - 1)]);
@@ -383,6 +392,7 @@ bool ring::claim_taker() noexcept {
   ring_table& table = table_of(table_);
   for (u32 i = 0; i < ring_takers; ++i) {
     u64 nobody = of_ring(incarnation_);
+    // sync(taker): what a dead one had in hand has been moved.
     if (!table.takers[i].claim.compare_exchange(
             nobody, of_ring(incarnation_) | heap_->here.self.member, std::memory_order_acq_rel))
       continue;
@@ -424,6 +434,7 @@ std::uint64_t ring::capacity() const noexcept {
 
 std::uint64_t ring::count() const noexcept {
   const ring_table& table = table_of(table_);
+  // sync(incarnation): both are read before it is asked whose they are.
   const u64 head = table.head.load(std::memory_order_acquire),
             tail = table.tail.load(std::memory_order_acquire);
   return tail > head && !is_gone(table, incarnation_) ? tail - head : 0;

@@ -24,6 +24,7 @@ using detail::requests;
 // Where blocks come back for requests without a socket; null: looked for the long way.
 served_heap* near_heap() noexcept {
   const int socket = preferred_socket();
+  // sync(served heap): what it is made of is seen.
   return socket >= 0 && socket < internal_sockets
              ? internal_heaps[static_cast<u32>(socket)].load(std::memory_order_acquire)
              : nullptr;
@@ -46,6 +47,7 @@ served_heap* near_heap() noexcept {
   if (size - 1 >= limits::largest_slab_block_bytes - cache_line_bytes ||
       alignment > cache_line_bytes || (alignment & (alignment - 1)) != 0 || !is_serving())
     return nullptr;
+  // sync(served heap): what it is made of is seen.
   served_heap* const h =
       socket == any_socket ? near_heap()
       : static_cast<u32>(socket) < u32{internal_sockets} && !is_without_sockets()
@@ -67,6 +69,7 @@ served_heap* near_heap() noexcept {
 // A block of this thread's own into the cache it used last. False: take the long way.
 [[gnu::always_inline]] inline bool put_near(void* block) noexcept {
   return detail::free_hit(block, [](const local_region& region) {
+    // sync(phase): what serving was set up with is seen.
     return current_phase.load(std::memory_order_acquire) == phase::serving &&
            !region.heap->memory.has_news();
   });
@@ -141,6 +144,7 @@ bool free_after_a_look(void* block) noexcept {
 
 [[gnu::noinline]] void free_block(void* block, bool clear) noexcept {
   if (block == nullptr) return;
+  // sync(phase): what serving was set up with is seen.
   const phase now = current_phase.load(std::memory_order_acquire);
   if (now == phase::passive || now == phase::over)
     return clear && real().rte_free_sensitive != nullptr ? real().rte_free_sensitive(block)
@@ -182,6 +186,7 @@ bool free_after_a_look(void* block) noexcept {
 
 void* reallocate(void* block, size_t size, unsigned alignment, int socket) noexcept {
   if (block == nullptr) return allocate(nullptr, size, alignment, socket, false);
+  // sync(phase): what serving was set up with is seen.
   served_heap* const h =
       current_phase.load(std::memory_order_acquire) == phase::serving ? owner_of(block) : nullptr;
   if (h == nullptr) {
@@ -275,6 +280,7 @@ void ANNEX_DPDK_NAME(rte_free_sensitive)(void* block) {
 }
 
 int ANNEX_DPDK_NAME(rte_malloc_validate)(const void* block, size_t* size) {
+  // sync(phase): what serving was set up with is seen.
   if (block != nullptr && current_phase.load(std::memory_order_acquire) == phase::serving &&
       owner_of(block) != nullptr) {
     const size_t room = requests::usable_size(block);
@@ -286,6 +292,7 @@ int ANNEX_DPDK_NAME(rte_malloc_validate)(const void* block, size_t* size) {
 }
 
 annex::u64 ANNEX_DPDK_NAME(rte_malloc_virt2iova)(const void* block) {
+  // sync(phase): what serving was set up with is seen.
   if (block == nullptr || current_phase.load(std::memory_order_acquire) != phase::serving ||
       owner_of(block) == nullptr)
     return real().rte_malloc_virt2iova(block);

@@ -77,6 +77,7 @@ void say(fmt::format_string<Args...> format, Args&&... args) noexcept {
 stamp_entry* entry_of(int socket, bool claim) noexcept {
   const u32 wanted = static_cast<u32>(socket) + 1;
   for (stamp_entry& e : group->entries) {
+    // sync(stamp socket): who had the entry before has freed it.
     u32 seen = e.socket_plus_1.load(std::memory_order_acquire);
     if (seen == 0 && claim &&
         e.socket_plus_1.compare_exchange_strong(seen, wanted, std::memory_order_acq_rel))
@@ -91,6 +92,7 @@ stamp_entry* entry_of(int socket, bool claim) noexcept {
 served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
   stamp_entry* const e = entry_of(socket, make);
   if (e == nullptr) return nullptr;
+  // sync(stamp): the name and the number of the heap are seen.
   u32 state = e->state.load(std::memory_order_acquire);
   result<heap> opened = std::unexpected(error{errc::no_such_heap, 0, {}});
   if (state == entry_free && make &&
@@ -112,7 +114,9 @@ served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
     std::memcpy(e->name, name, sizeof name);
     write_sentence(e->dpdk_name, "{}", dpdk_name);
     e->heap = static_cast<u64>(opened->id());
+    // sync(stamp): after the name and the number of the heap.
     e->state.store(entry_ready, std::memory_order_release);  // commit
+    // sync(stamp generation): after the entry is ready.
     group->generation.fetch_add(1, std::memory_order_acq_rel);
   } else if (state == entry_ready) {
     opened = heap::attach({e->name, ::strnlen(e->name, sizeof e->name)});
@@ -131,6 +135,7 @@ served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
   served->annex = std::move(*opened);
   served_heap* const h = served.release();
   if (h->inside().here.index < most_heaps)
+    // sync(served heap): what was written into it is seen by who finds it.
     by_index[h->inside().here.index].store(h, std::memory_order_release);
   if (!h->is_external) h->annex.on_shortage([h](size_t bytes) { return h->grow(bytes); });
   h->inside().memory.attach_more();
@@ -139,6 +144,7 @@ served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
 
 served_heap* find_external(int socket) noexcept {
   for (u32 probe = 0; probe < external_slots; ++probe) {
+    // sync(served heap): what it is made of is seen.
     served_heap* const h = external[(static_cast<u32>(socket) + probe) % external_slots].load(
         std::memory_order_acquire);
     if (h != nullptr && h->socket == socket) return h;
@@ -158,6 +164,7 @@ served_heap* open_external(int socket, const char* dpdk_name) noexcept {
   }
   if (place == nullptr) return nullptr;
   served_heap* const h = open_heap(socket, dpdk_name != nullptr, dpdk_name);
+  // sync(served heap): all of it is there.
   if (h != nullptr) place->store(h, std::memory_order_release);
   return h;
 }
@@ -278,6 +285,7 @@ void begin_serving() noexcept {
   seen_generation.store(0);
   static const bool once = (os::at_fork(nullptr, nullptr, in_forked_child), true);
   (void)once;
+  // sync(phase): the group, its sockets and the settings come before.
   current_phase.store(phase::serving, std::memory_order_release);
   follow_others();
   // Making the heap and its first chunk takes longer than all of the first blocks.
@@ -313,12 +321,14 @@ void explain_failed_start(bool wants_hugepages) noexcept {
 
 void begin_draining() noexcept {
   if (current_phase.load() != phase::serving) return;
+  // sync(phase): the same is seen by who sees this one.
   current_phase.store(phase::draining, std::memory_order_release);
   if (!is_primary) return;
   give_back_everywhere();
 }
 
 void end_serving() noexcept {
+  // sync(phase): as above.
   const phase before = current_phase.exchange(phase::over, std::memory_order_acq_rel);
   if (before != phase::draining) {
     current_phase.store(before);
@@ -365,6 +375,7 @@ served_heap* internal_heap(int socket) noexcept {
   if (no_sockets) socket = socket_count != 0 ? sockets[0] : 0;
   if (socket < 0 || socket >= internal_sockets) return nullptr;
   const u32 at = static_cast<u32>(socket);
+  // sync(served heap): what it is made of is seen.
   if (served_heap* const known = internal_heaps[at].load(std::memory_order_acquire)) [[likely]]
     return known;
   if (internal_refused[at].load(std::memory_order_relaxed) ||
@@ -376,6 +387,7 @@ served_heap* internal_heap(int socket) noexcept {
   char dpdk_name[heap_name_bytes] = {};
   write_sentence(dpdk_name, "socket_{}", socket);
   served_heap* const made = open_heap(socket, true, dpdk_name);
+  // sync(served heap): all of it is there.
   internal_heaps[at].store(made, std::memory_order_release);
   if (made == nullptr) internal_refused[at].store(true);
   return made;
@@ -398,6 +410,7 @@ served_heap* make_external_heap(int socket, const char* dpdk_name) noexcept {
 served_heap* known_heap(int socket) noexcept {
   (void)follow_others();
   if (socket >= first_external_socket) return find_external(socket);
+  // sync(served heap): what it is made of is seen.
   return socket >= 0 && socket < internal_sockets
              ? internal_heaps[static_cast<u32>(socket)].load(std::memory_order_acquire)
              : nullptr;
@@ -442,6 +455,7 @@ void forget_external_heap(int socket) noexcept {
     for (u32 probe = 0; other != nullptr && probe < external_slots; ++probe) {
       auto& slot = external[(static_cast<u32>(other->socket) + probe) % external_slots];
       if (slot.load() != nullptr) continue;
+      // sync(served heap): as it was.
       slot.store(other, std::memory_order_release);
       break;
     }
@@ -451,7 +465,9 @@ void forget_external_heap(int socket) noexcept {
   delete h;
   // Refused while others are attached: they leave it when they end, and the primary sweeps.
   (void)heap::destroy(name);
+  // sync(stamp): we are done with the entry.
   e.state.store(entry_free, std::memory_order_release);
+  // sync(stamp socket): who claims it finds it free.
   e.socket_plus_1.store(0, std::memory_order_release);
 }
 
@@ -461,6 +477,7 @@ served_heap* owner_of(const void* address) noexcept {
   local_region* const region = region_of(address);
   if (region == nullptr || region->heap == nullptr || region->heap_index >= most_heaps)
     return nullptr;
+  // sync(served heap): what it is made of is seen.
   return by_index[region->heap_index].load(std::memory_order_acquire);
 }
 
@@ -474,10 +491,12 @@ void follow_changes(local_heap& h) noexcept {
 bool follow_others() noexcept {
   if (group == nullptr) return false;
   bool any = false;
+  // sync(stamp generation): the entries up to it are seen as ready.
   const u32 generation = group->generation.load(std::memory_order_acquire);
   if (seen_generation.exchange(generation) != generation)
     for (stamp_entry& e : group->entries) {
       const u32 socket_plus_1 = e.socket_plus_1.load(std::memory_order_acquire);
+      // sync(stamp): the name and the number of the heap are seen.
       if (socket_plus_1 == 0 || e.state.load(std::memory_order_acquire) != entry_ready) continue;
       const int socket = static_cast<int>(socket_plus_1 - 1);
       if (socket >= first_external_socket)
@@ -487,6 +506,7 @@ bool follow_others() noexcept {
                internal_heap(socket) != nullptr;
     }
   for (auto& place : by_index)
+    // sync(served heap): what it is made of is seen.
     if (served_heap* const h = place.load(std::memory_order_acquire);
         h != nullptr && h->inside().memory.has_news()) {
       follow_changes(h->inside());
@@ -497,17 +517,20 @@ bool follow_others() noexcept {
 
 void for_each_served(void (*visit)(served_heap&, void*), void* argument) noexcept {
   for (auto& place : by_index)
+    // sync(served heap): what it is made of is seen.
     if (served_heap* const h = place.load(std::memory_order_acquire)) visit(*h, argument);
 }
 
 bool give_back_everywhere() noexcept {
   bool any = false;
   for (auto& place : internal_heaps)
+    // sync(served heap): what it is made of is seen.
     if (served_heap* const h = place.load(std::memory_order_acquire)) any |= h->give_back(0);
   // The stamp goes with the last chunk, so that a clean end leaves no page of ours in use.
   if (current_phase.load() == phase::draining && is_primary && group != nullptr) {
     u64 regions = 0;
     for (auto& place : by_index)
+      // sync(served heap): what it is made of is seen.
       if (served_heap* const h = place.load(std::memory_order_acquire); h != nullptr)
         regions += h->annex.stats().region_count;
     if (regions == 0) {

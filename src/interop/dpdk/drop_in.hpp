@@ -30,6 +30,7 @@ namespace annex::dpdk {
 enum class phase : u8 { passive, serving, draining, over, forked };
 extern std::atomic<phase> current_phase;
 inline bool is_serving() noexcept {
+  // sync(phase): what serving was set up with is seen.
   return current_phase.load(std::memory_order_acquire) == phase::serving && bypass_depth == 0;
 }
 

@@ -55,8 +55,10 @@ std::atomic<bool> is_complete{false};
 // look-up goes through.
 void* loaded_eal() noexcept {
   static std::atomic<void*> found{nullptr};
+  // sync(library): what the loader made of it is seen.
   if (void* known = found.load(std::memory_order_acquire)) return known;
   void* const handle = os::loaded_library("librte_eal.so");
+  // sync(library): after it was made.
   if (handle != nullptr) found.store(handle, std::memory_order_release);
   return handle;
 }

@@ -81,6 +81,7 @@ void add_blocks_of(served_heap& h, socket_stats* out) {
 int statistics(int socket, socket_stats* out) {
   if (out == nullptr) return -1;
   if (real().rte_malloc_get_socket_stats(socket, out) != 0) return -1;
+  // sync(phase): what serving was set up with is seen.
   if (current_phase.load(std::memory_order_acquire) != phase::serving) return 0;
   if (served_heap* const h = known_heap(socket)) add_blocks_of(*h, out);
   return 0;
@@ -88,6 +89,7 @@ int statistics(int socket, socket_stats* out) {
 
 bool is_all_here() {
   bool all = true;
+  // sync(phase): what serving was set up with is seen.
   if (current_phase.load(std::memory_order_acquire) != phase::serving) return all;
   (void)follow_others();
   for_each_served(
