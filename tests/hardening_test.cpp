@@ -126,12 +126,15 @@ TEST(hardening, nothing_is_writable_and_executable) {
 TEST(hardening, stacks_and_copies_are_checked) {
   for (const std::string& path : built())
     EXPECT_TRUE(elf_file(path).needs("__stack_chk_fail")) << path;
-  const elf_file library(built().front());
-  const auto all = library.symbols();
-  const auto is_checked = [&](const Elf64_Sym& s) {
-    return library.name_of(s).starts_with("__") && library.name_of(s).ends_with("_chk");
+  // All are compiled alike. In one of them the compiler can't tell the length of some copy: a library
+  // whose copies are all seen to fit needs no check.
+  const auto has_checked_copy = [](const std::string& path) {
+    const elf_file file(path);
+    return std::ranges::any_of(file.symbols(), [&](const Elf64_Sym& s) {
+      return file.name_of(s).starts_with("__") && file.name_of(s).ends_with("_chk");
+    });
   };
-  EXPECT_TRUE(std::ranges::any_of(all, is_checked)) << "no copy is checked";
+  EXPECT_TRUE(std::ranges::any_of(built(), has_checked_copy)) << "no copy is checked";
 }
 
 #if defined(__CET__) && (__CET__ & 1) != 0

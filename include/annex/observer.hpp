@@ -11,8 +11,9 @@
 // regions in this process wait; nothing else does. So inside a callback
 //   allowed   allocate, free, locate, handles, zones, leases: in memory that is attached already.
 //             No region is attached and no memory grown for it
-//   refused   adding, removing, attaching and detaching memory of the same heap, observe(): errors
-//             with invalid_argument. Ending an observation of the same heap stops the program
+//   refused   adding, removing, attaching and detaching memory of the same heap (by whichever
+//             attachment of it), observe(): errors with invalid_argument. Ending an observation of
+//             the same heap stops the program
 //   never     waiting for a thread that does one of these, and closing the heap
 // What is done to other heaps is as outside.
 #pragma once

@@ -279,6 +279,8 @@ result<local_region*> regions::ensure_attached(u32 slot) {
     return refuse(errc::not_attached,
                   "region {} is not attached yet, and an observer's callback can't attach it",
                   views_.record(slot).id.value);
+  if (!is_read_only() && !member_.ensure_member())
+    return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   std::lock_guard guard(heap_.memory_mutex);
   if (local_region& view = views_.at(slot); is_usable_here(view)) return &view;
   return attach_slot(slot, nullptr);

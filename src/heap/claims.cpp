@@ -8,7 +8,6 @@
 
 namespace annex::detail {
 
-// What this member does with each region; made on first use. Null: no metadata left.
 // What this member has said of the view's region; null: nothing. Takes no lock: also for who has
 // it, and for readers.
 region_claim* membership::claim_here(const local_region& view) noexcept {
@@ -19,6 +18,7 @@ region_claim* membership::claim_here(const local_region& view) noexcept {
              : nullptr;
 }
 
+// Made on first use.
 region_claim* membership::claims() noexcept {
   member_record& m = segment_.member(self());
   if (m.region_claims == 0) {

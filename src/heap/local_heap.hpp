@@ -32,7 +32,9 @@ class local_heap {
   requests blocks{here, membership, memory, care};
   addressing bytes{here, membership, memory};
   detail::zones zones{here, membership, memory, care, blocks};
-  u32 users = 1;  // shares of this attachment; under the registry's mutex
+  // Under the registry's mutex:
+  u32 users = 1;          // shares of this attachment
+  bool is_ready = false;  // it is set up
 
   /// Only a heap of a name, and not a child's before it has joined, is shared with who attaches it
   /// again.

@@ -196,11 +196,16 @@ void membership::move_to_a_record_of_its_own() noexcept {
   const member_claim claim = claim_membership(segment_, false);
   if (claim.member == 0) return;
   const member_claim kept = heap_.self;
+  double_frees doubles;
+  bool is_ours = false;
   {
     tenure t(segment_, {kept.slot, kept.member}, views_, files_);
     if (t.stole() && !segment_.is_damaged()) repair_frozen(t);
-    if (!vouch_for(claim)) return;
+    is_ours = vouch_for(claim);
+    doubles = t.found();
   }
+  say_doubles(heap_, doubles);
+  if (!is_ours) return;
   heap_.self = claim;
   give_up_membership(segment_, kept);
 }

@@ -151,6 +151,7 @@ result<local_heap*> open_segment(int fd, std::string_view name, const heap_files
     close_heap(heap);
     return std::unexpected(ready.error());
   }
+  registry::make_shareable(heap);
   return heap;
 }
 

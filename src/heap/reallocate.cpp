@@ -23,8 +23,8 @@ bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcep
 
 bool requests::resize_in_place(void* block, u64 size_bytes) noexcept {
   local_region* const region = region_of(block);
-  if (region == nullptr || &region->heap->here != &heap_ || !is_size(size_bytes) ||
-      !member_.ensure_member())
+  if (region == nullptr || region->heap == nullptr || &region->heap->here != &heap_ ||
+      !is_size(size_bytes) || !member_.ensure_member())
     return false;
   const u64 offset = static_cast<u64>(static_cast<char*>(block) - region->base);
   locked t(heap_);

@@ -169,17 +169,42 @@ detail::local_heap* find(heap_id id) noexcept {
   return found;
 }
 
-detail::local_heap* share(u64 device, u64 inode, bool read_only) noexcept {
+namespace {
+
+// The attachment of the segment with this identity, with one more user; null: there is none. One
+// that another thread is just making counts when it is ready, or is gone when it could not be.
+detail::local_heap* share_if_ready(u64 device, u64 inode, bool read_only, bool* must_wait) {
   std::lock_guard guard(state().mutex);
+  *must_wait = false;
   for (detail::local_heap* heap : state().heaps) {
     if (heap == nullptr || heap->here.is_read_only() != read_only) continue;
     const os::kept_file& file = heap->here.file;
     if (!file.is_open() || file.device() != device || file.inode() != inode) continue;
     if (!heap->can_be_shared() || heap->users == 0) continue;
+    if (!heap->is_ready) {
+      *must_wait = true;
+      return nullptr;
+    }
     ++heap->users;
     return heap;
   }
   return nullptr;
+}
+
+}  // namespace
+
+detail::local_heap* share(u64 device, u64 inode, bool read_only) noexcept {
+  constexpr u64 look_again_ns = 100'000;
+  for (;; os::sleep_ns(look_again_ns)) {
+    bool must_wait = false;
+    detail::local_heap* const shared = share_if_ready(device, inode, read_only, &must_wait);
+    if (!must_wait) return shared;
+  }
+}
+
+void make_shareable(detail::local_heap* heap) noexcept {
+  std::lock_guard guard(state().mutex);
+  heap->is_ready = true;
 }
 
 bool unshare(detail::local_heap* heap) noexcept {

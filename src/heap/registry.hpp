@@ -28,6 +28,8 @@ detail::local_heap* find(heap_id id) noexcept;
 /// One more user for this process's attachment of the segment with this identity; null: there is
 /// none.
 detail::local_heap* share(u64 device, u64 inode, bool read_only) noexcept;
+/// The heap has been set up, and may be shared from now on.
+void make_shareable(detail::local_heap* heap) noexcept;
 /// One user less; true: that was the last one.
 bool unshare(detail::local_heap* heap) noexcept;
 

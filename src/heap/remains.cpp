@@ -99,9 +99,8 @@ std::optional<u64> heap_of_name(const open_directory& where, std::string_view na
 
 }  // namespace
 
-// A creator holds his byte from before his file has a name. So where no
-// byte is held, the heap of the file has got the name already or never will; and then it is asked
-// which heap has the name.
+// A creator holds his byte from before his file has a name. So where no byte is held, the heap of
+// the file has got the name already or never will; and then it is asked which heap has the name.
 void remove_stray_lives(const open_directory& where, std::string_view name,
                         const std::string& own) {
   const std::string begin = fmt::format(".{}.", name);

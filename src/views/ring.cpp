@@ -127,6 +127,7 @@ result<void> ring::release(heap& h, std::string_view name) {
 bool ring::is_open() const noexcept {
   if (table_ == nullptr) return false;
   if (!is_gone(table_of(table_), incarnation_)) return true;
+  if (!heap_->membership.ensure_member()) return false;
   detail::locked t(heap_->here);  // whoever was releasing it may have died, and be undone
   return !is_gone(table_of(table_), incarnation_);
 }
@@ -387,8 +388,8 @@ result<ready_event> ring::watch_room() const {
 }
 
 bool ring::claim_taker() noexcept {
-  if (taker_ != 0) return true;
   if (!heap_->membership.ensure_member()) return false;
+  if (taker_ != 0) return true;
   ring_table& table = table_of(table_);
   for (u32 i = 0; i < ring_takers; ++i) {
     u64 nobody = of_ring(incarnation_);
