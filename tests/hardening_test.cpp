@@ -126,8 +126,8 @@ TEST(hardening, nothing_is_writable_and_executable) {
 TEST(hardening, stacks_and_copies_are_checked) {
   for (const std::string& path : built())
     EXPECT_TRUE(elf_file(path).needs("__stack_chk_fail")) << path;
-  // All are compiled alike. In one of them the compiler can't tell the length of some copy: a library
-  // whose copies are all seen to fit needs no check.
+  // All are compiled alike. In one of them the compiler can't tell the length of some copy: a
+  // library whose copies are all seen to fit needs no check.
   const auto has_checked_copy = [](const std::string& path) {
     const elf_file file(path);
     return std::ranges::any_of(file.symbols(), [&](const Elf64_Sym& s) {
