@@ -94,7 +94,7 @@ docs:
 	docs/site/build
 
 format:
-	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' | xargs clang-format -i
+	@git ls-files '*.cpp' '*.hpp' '*.h' '*.c' ':!include/annex_ffi.h' | xargs clang-format -i
 
 install: packages
 	cmake --preset release -DANNEX_TESTS=OFF >/dev/null && cmake --build --preset release && cmake --install build/release $(if $(PREFIX),--prefix "$(PREFIX)")
