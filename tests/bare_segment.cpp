@@ -11,6 +11,7 @@
 #include "platform/files.hpp"
 #include "platform/memory.hpp"
 #include "platform/processes.hpp"
+#include "shared/header.hpp"
 
 namespace annex {
 
@@ -36,15 +37,8 @@ bare_segment::bare_segment(u64 reserve_bytes) {
   h.thread_limit = threads;
   h.region_limit = regions;
   h.zone_limit = 16;
-  h.members_at = plan.members_at;
-  h.threads_at = plan.threads_at;
-  h.regions_at = plan.regions_at;
-  h.zone_buckets_at = plan.zone_buckets_at;
-  h.journal_at = plan.journal_at;
-  h.arena_at = plan.arena_at;
+  detail::place_tables(h, plan);
   h.next_region_id = 1;
-  h.arena.top = plan.arena_at;
-  h.arena.file_bytes = plan.arena_at + spare_file_bytes;
   h.state.store(segment_ready, std::memory_order_relaxed);
   h.seal = seal_of_header(h);
 

@@ -28,7 +28,7 @@ void pass_on(tenure& t, slab_record* slab) noexcept;
 /// Orphans of which nothing is live go back to their regions.
 void release_empty_orphans(tenure& t) noexcept;
 /// An orphan of the class with a free block, for this thread; only_slot: in that region. Null:
-/// there is none. The caller links it, and commits.
+/// there is none. Commits before it takes one; the caller links it, and commits again.
 slab_record* adopt(tenure& t, u32 size_class, thread_cache& c, u32 only_slot) noexcept;
 /// A cache's slabs without a live block, but for so many, go back to their regions.
 void release_empty_slabs(tenure& t, thread_cache& c, u32 size_class, u32 keep) noexcept;

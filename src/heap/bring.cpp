@@ -51,11 +51,7 @@ constexpr u64 spare_bytes_of(u64 length) noexcept {
 
 // Everything that can be said of the numbers before anything is opened.
 result<void> check_source(const memory_source& m) {
-  if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes ||
-      m.page_bytes > limits::largest_page_bytes)
-    return refuse(errc::bad_page_size,
-                  "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes,
-                  limits::smallest_page_bytes, limits::largest_page_bytes);
+  ANNEX_TRY(check_page_size(m.page_bytes));
   if (m.length_bytes == 0 || m.length_bytes % m.page_bytes != 0 ||
       m.length_bytes > limits::largest_region_bytes)
     return refuse(errc::bad_length,

@@ -33,15 +33,19 @@ result<void> check_node(const void* base, u64 bytes, u64 stride, int node) {
                 page.offset, page.node, node);
 }
 
+result<void> check_page_size(u64 page_bytes) {
+  if (is_power_of_two(page_bytes) && page_bytes >= limits::smallest_page_bytes &&
+      page_bytes <= limits::largest_page_bytes)
+    return {};
+  return refuse(errc::bad_page_size, "{} bytes are no page size: use a power of two from {} to {}",
+                page_bytes, limits::smallest_page_bytes, limits::largest_page_bytes);
+}
+
 result<void> check_range(const memory_range& m) {
   if (m.base == nullptr)
     return refuse(errc::invalid_argument,
                   "the base is null; give the address the memory has in this process");
-  if (!is_power_of_two(m.page_bytes) || m.page_bytes < limits::smallest_page_bytes ||
-      m.page_bytes > limits::largest_page_bytes)
-    return refuse(errc::bad_page_size,
-                  "{} bytes are no page size: use a power of two from {} to {}", m.page_bytes,
-                  limits::smallest_page_bytes, limits::largest_page_bytes);
+  ANNEX_TRY(check_page_size(m.page_bytes));
   if (m.length_bytes == 0 || m.length_bytes % m.page_bytes != 0 ||
       m.length_bytes > limits::largest_region_bytes)
     return refuse(errc::bad_length,

@@ -13,6 +13,8 @@
 
 namespace annex::detail {
 
+/// A power of two that pages may have. Errors: bad_page_size.
+result<void> check_page_size(u64 page_bytes);
 /// The numbers of a range. Errors name the value, the limit and the remedy.
 result<void> check_range(const memory_range& m);
 /// Whether all of it is mapped as its access says. Errors: not_mapped, not_writable, bad_length,

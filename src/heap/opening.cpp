@@ -32,11 +32,9 @@ result<segment_header> read_header(int fd, std::string_view name, os::file_ident
   if (identity->length_bytes < sizeof(segment_header))
     return refuse(errc::corrupt, "the segment of \"{}\" has {} bytes, less than its header", name,
                   identity->length_bytes);
-  const auto head = os::map_file(fd, 0, sizeof(segment_header), false, 0);
-  if (head.address == nullptr) return refuse_path(head.error, "can't map the segment of", whose);
   segment_header h;
-  std::memcpy(static_cast<void*>(&h), head.address, sizeof h);
-  os::unmap(head.address, sizeof(segment_header));
+  if (const int why = copy_header(fd, identity->length_bytes, &h); why != 0)
+    return refuse_path(why, "can't map the segment of", whose);
   if (const int why = os::identify(fd, identity); why != 0)  // it may have grown
     return refuse_path(why, "can't look at the segment of", whose);
   ANNEX_TRY(check_header(h, identity->length_bytes));

@@ -52,31 +52,27 @@ void finish_destruction(const open_directory& where, std::string_view name) {
   const auto old = open_segment_file(where, name, true);
   if (!old) return;
   os::file_identity identity;
-  const auto head = os::map_file(*old, 0, sizeof(segment_header), false, 0);
-  if (head.address != nullptr && os::identify(*old, &identity) == 0 &&
-      identity.length_bytes >= sizeof(segment_header)) {
-    segment_header h;  // as it is now: nobody changes it while it is looked at
-    std::memcpy(static_cast<void*>(&h), head.address, sizeof h);
-    const bool is_ours = check_header(h, identity.length_bytes) &&
-                         h.state.load(std::memory_order_acquire) == segment_destroyed;
-    if (is_ours) {
-      const auto whole = os::map_file(*old, 0, h.arena_at, false, 0);
-      if (whole.address != nullptr) {
-        heap_files files(name, where);
-        files.keep_segment(identity, false);
-        const os::kept_file file(os::duplicate(*old), {}, false);
-        remove_own_files(
-            files, where,
-            segment(whole.address, &file, nullptr, false, segment_geometry(h), h.arena_at));
-        os::unmap(whole.address, h.arena_at);
-      }
-      const std::string life = life_name(name, h.heap_id);
-      const os::open_result lives = os::open_in(where.fd(), life.c_str(), true);
-      remove_names(where, name, identity, life, lives.fd);
-      os::close_file(lives.fd);
+  segment_header h;
+  const bool is_ours = os::identify(*old, &identity) == 0 &&
+                       copy_header(*old, identity.length_bytes, &h) == 0 &&
+                       check_header(h, identity.length_bytes) &&
+                       h.state.load(std::memory_order_relaxed) == segment_destroyed;
+  if (is_ours) {
+    const auto whole = os::map_file(*old, 0, h.arena_at, false, 0);
+    if (whole.address != nullptr) {
+      heap_files files(name, where);
+      files.keep_segment(identity, false);
+      const os::kept_file file(os::duplicate(*old), {}, false);
+      remove_own_files(
+          files, where,
+          segment(whole.address, &file, nullptr, false, segment_geometry(h), h.arena_at));
+      os::unmap(whole.address, h.arena_at);
     }
+    const std::string life = life_name(name, h.heap_id);
+    const os::open_result lives = os::open_in(where.fd(), life.c_str(), true);
+    remove_names(where, name, identity, life, lives.fd);
+    os::close_file(lives.fd);
   }
-  if (head.address != nullptr) os::unmap(head.address, sizeof(segment_header));
   os::close_file(*old);
 }
 
@@ -88,11 +84,9 @@ std::optional<u64> heap_of_name(const open_directory& where, std::string_view na
   if (!file) return file.error().code == errc::no_such_heap ? std::optional<u64>(0) : std::nullopt;
   std::optional<u64> id;
   os::file_identity identity;
-  const auto head = os::map_file(*file, 0, sizeof(segment_header), false, 0);
-  if (head.address != nullptr && os::identify(*file, &identity) == 0 &&
-      identity.length_bytes >= sizeof(segment_header))
-    id = static_cast<const segment_header*>(head.address)->heap_id;
-  if (head.address != nullptr) os::unmap(head.address, sizeof(segment_header));
+  segment_header h;
+  if (os::identify(*file, &identity) == 0 && copy_header(*file, identity.length_bytes, &h) == 0)
+    id = h.heap_id;
   os::close_file(*file);
   return id;
 }

@@ -43,11 +43,9 @@ result<segment_header> mended_header(int fd, std::string_view name,
                   "the segment of \"{}\" has {} bytes, less than its header; nothing can be "
                   "rebuilt from it",
                   name, identity.length_bytes);
-  const auto head = os::map_file(fd, 0, sizeof(segment_header), false, 0);
-  if (head.address == nullptr) return refuse_path(head.error, "can't map the segment of", name);
   segment_header h;
-  std::memcpy(static_cast<void*>(&h), head.address, sizeof h);
-  os::unmap(head.address, sizeof(segment_header));
+  if (const int why = copy_header(fd, identity.length_bytes, &h); why != 0)
+    return refuse_path(why, "can't map the segment of", name);
   (void)mend_header(h, identity.length_bytes);
   ANNEX_TRY(check_header(h, identity.length_bytes));
   if (h.state.load(std::memory_order_relaxed) != segment_ready)

@@ -1,9 +1,11 @@
 // shared/header.cpp - see header.hpp.
 #include "shared/header.hpp"
 
+#include <cerrno>
 #include <cstring>
 
 #include "base/limits.hpp"
+#include "platform/memory.hpp"
 #include "platform/processes.hpp"
 
 namespace annex::detail {
@@ -81,6 +83,17 @@ table_plan plan_of(const heap_options& o) noexcept {
                      o.region_limit);
 }
 
+void place_tables(segment_header& h, const table_plan& plan) noexcept {
+  h.members_at = plan.members_at;
+  h.threads_at = plan.threads_at;
+  h.regions_at = plan.regions_at;
+  h.zone_buckets_at = plan.zone_buckets_at;
+  h.journal_at = plan.journal_at;
+  h.arena_at = plan.arena_at;
+  h.arena.top = plan.arena_at;
+  h.arena.file_bytes = plan.arena_at + spare_file_bytes;
+}
+
 void fill_header(segment_header& h, std::string_view name, const heap_options& options,
                  bool is_private) noexcept {
   const table_plan plan = plan_of(options);
@@ -101,18 +114,20 @@ void fill_header(segment_header& h, std::string_view name, const heap_options& o
   h.region_limit = options.region_limit;
   h.zone_limit = options.zone_limit;
   h.file_mode = options.file_mode;
-  h.members_at = plan.members_at;
-  h.threads_at = plan.threads_at;
-  h.regions_at = plan.regions_at;
-  h.zone_buckets_at = plan.zone_buckets_at;
-  h.journal_at = plan.journal_at;
-  h.arena_at = plan.arena_at;
+  place_tables(h, plan);
   h.next_region_id = 1;
-  h.arena.top = plan.arena_at;
-  h.arena.file_bytes = plan.arena_at + spare_file_bytes;
   h.state.store(segment_ready, std::memory_order_relaxed);
   h.magic = segment_magic;
   h.seal = seal_of_header(h);
+}
+
+int copy_header(int fd, u64 file_bytes, segment_header* h) noexcept {
+  if (file_bytes < sizeof(segment_header)) return EINVAL;
+  const auto head = os::map_file(fd, 0, sizeof(segment_header), false, 0);
+  if (head.address == nullptr) return head.error;
+  std::memcpy(static_cast<void*>(h), head.address, sizeof *h);
+  os::unmap(head.address, sizeof(segment_header));
+  return 0;
 }
 
 }  // namespace annex::detail
