@@ -85,8 +85,11 @@ class regions::addition {
  private:
   std::optional<error> find_conflict();
   error no_id() const;
-  bool take_tables(tenure& t, region_record& r);
-  void write_record(region_record& r, chunk_ref granule_table, chunk_ref extent_table);
+  struct table_refs {
+    chunk_ref granules, extents, iova_runs, iova_order, iova_index;
+  };
+  std::optional<table_refs> take_tables(tenure& t) const;
+  void write_record(region_record& r, const table_refs& at);
   void link_record(tenure& t, region_record& r);
   void write_runs(const region_record& r);
   u64 granules() const noexcept { return divide_up(m_.length_bytes, u64{1} << shift_); }
@@ -205,8 +208,8 @@ error regions::addition::no_id() const {
                     memory_.name_, limit);
 }
 
-// Where the tables lie. False: no metadata left; what was taken is rolled back by the caller.
-bool regions::addition::take_tables(tenure& t, region_record& r) {
+// Where the tables lie. Nothing: no metadata left; what was taken is rolled back by the caller.
+std::optional<regions::addition::table_refs> regions::addition::take_tables(tenure& t) const {
   const u64 runs = tables_.runs.size();
   auto chunk = [&](u64 bytes, backing pages = backing::whole) {
     return bytes != 0 ? allocate_chunk(t, bytes, pages) : chunk_ref{0};
@@ -215,20 +218,16 @@ bool regions::addition::take_tables(tenure& t, region_record& r) {
   auto table = [&](u64 bytes) {
     return chunk(bytes, from_.sure_bytes != ~u64{0} ? backing::whole : backing_of_table(bytes));
   };
-  const chunk_ref granule_table = table(granules() * sizeof(granule_entry));
-  const chunk_ref extent_table = table(granules() * sizeof(extent_entry));
-  r.iova_runs = chunk(runs * sizeof(iova_run));
-  r.iova_order = chunk(runs * sizeof(u32));
-  r.iova_index = chunk(tables_.index.size() * sizeof(u32));
-  const bool has_runs = r.iova_runs != 0 && r.iova_order != 0 && r.iova_index != 0;
-  if (granule_table == 0 || extent_table == 0 || (runs != 0 && !has_runs)) return false;
-  write_record(r, granule_table, extent_table);
-  return true;
+  const table_refs at{table(granules() * sizeof(granule_entry)),
+                      table(granules() * sizeof(extent_entry)), chunk(runs * sizeof(iova_run)),
+                      chunk(runs * sizeof(u32)), chunk(tables_.index.size() * sizeof(u32))};
+  const bool has_runs = at.iova_runs != 0 && at.iova_order != 0 && at.iova_index != 0;
+  if (at.granules == 0 || at.extents == 0 || (runs != 0 && !has_runs)) return {};
+  return at;
 }
 
 // The record is free: nobody reads it before its state says otherwise.
-void regions::addition::write_record(region_record& r, chunk_ref granule_table,
-                                     chunk_ref extent_table) {
+void regions::addition::write_record(region_record& r, const table_refs& at) {
   const std::string& owned = from_.owned_path;
   r.length_bytes = m_.length_bytes;
   r.page_bytes = m_.page_bytes;
@@ -247,8 +246,11 @@ void regions::addition::write_record(region_record& r, chunk_ref granule_table,
   r.backing = fd_ < 0 ? backing_none : owned.empty() ? backing_foreign : backing_owned;
   r.granule_count = static_cast<u32>(granules());
   r.free_granules = 0;
-  r.granules = granule_table;
-  r.extents = extent_table;
+  r.granules = at.granules;
+  r.extents = at.extents;
+  r.iova_runs = at.iova_runs;
+  r.iova_order = at.iova_order;
+  r.iova_index = at.iova_index;
   r.iova_run_count = static_cast<u32>(tables_.runs.size());
   r.iova_index_shift = tables_.index_shift;
   r.lowest_iova = tables_.lowest;
@@ -302,7 +304,8 @@ result<void> regions::addition::record() {
     if (!back_pages(s, s.offset_of(&r), sizeof(region_record)))
       return std::unexpected(
           no_metadata(s, memory_.name_, sizeof(region_record), "a region's record"));
-    if (!take_tables(*t, r)) {
+    const auto tables = take_tables(*t);
+    if (!tables) {
       t->roll_back();
       const u64 runs = tables_.runs.size();
       const u64 table_bytes = granules() * (sizeof(granule_entry) + sizeof(extent_entry)) +
@@ -311,6 +314,7 @@ result<void> regions::addition::record() {
           no_metadata(s, memory_.name_, table_bytes,
                       fmt::format("{} granules and {} IOVA runs", granules(), runs)));
     }
+    write_record(r, *tables);
     link_record(*t, r);
   }
   write_runs(views.record(slot_));

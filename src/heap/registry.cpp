@@ -223,15 +223,10 @@ void remember_cache(u32 heap_index, thread_cache* cache) {
   publish(mine);
 }
 
-std::vector<thread_cache*> forget_heap(u32 heap_index) {
-  std::vector<thread_cache*> found;
+void forget_heap(u32 heap_index) {
   std::lock_guard guard(state().mutex);
-  for (thread_entry* thread : state().threads) {
-    if (thread->caches.size() <= heap_index || thread->caches[heap_index] == nullptr) continue;
-    found.push_back(thread->caches[heap_index]);
-    thread->caches[heap_index] = nullptr;
-  }
-  return found;
+  for (thread_entry* thread : state().threads)
+    if (heap_index < thread->caches.size()) thread->caches[heap_index] = nullptr;
 }
 
 void wait_for_leaving_threads(const detail::local_heap* heap) noexcept {

@@ -36,7 +36,7 @@ bool unshare(detail::local_heap* heap) noexcept;
 /// Remembers this thread's cache; thread exit will give it back.
 void remember_cache(u32 heap_index, thread_cache* cache);
 /// Takes every thread's cache of a heap out of their tables.
-std::vector<thread_cache*> forget_heap(u32 heap_index);
+void forget_heap(u32 heap_index);
 /// Until no thread that ends is giving its cache back to this heap any more. Nobody begins to:
 /// forget_heap() first.
 void wait_for_leaving_threads(const detail::local_heap* heap) noexcept;
