@@ -49,29 +49,4 @@ std::optional<live_block> find_block(const segment& s, local_region& region, u64
   return found;
 }
 
-slab_record* slab_of(const segment& s, const local_region& region, u32 granule) noexcept {
-  const chunk_ref ref =
-      std::atomic_ref(region.extents[granule].record).load(std::memory_order_relaxed);
-  if (ref == 0 || u64{ref} * chunk_unit_bytes + sizeof(slab_record) > s.header().arena.top)
-    return nullptr;
-  auto* slab = s.chunk<slab_record>(ref);
-  const bool sane =
-      slab->size_class != 0 && slab->size_class < class_count &&
-      slab->words == divide_up(slab->capacity, 64) && slab->capacity <= limits::slab_blocks &&
-      u64{ref} * chunk_unit_bytes + slab_record_bytes(slab->words) <= s.header().arena.top;
-  return sane ? slab : nullptr;
-}
-
-void walk_extents(const local_region& region,
-                  const std::function<void(u32 granule, u32 length, u8 kind)>& visit) {
-  const u32 count = region.granule_count;
-  for (u32 granule = 0; granule < count;) {
-    const u32 length =
-        std::atomic_ref(region.extents[granule].length).load(std::memory_order_relaxed);
-    if (length == 0 || length > count - granule) return;
-    visit(granule, length, load_granule(region.granule_base + granule).kind);
-    granule += length;
-  }
-}
-
 }  // namespace annex

@@ -4,7 +4,6 @@
 // find_block() takes no lock: whoever needs an answer that stays true owns the block or holds the
 // heap lock. Nothing it reads is believed before it was compared with what it may be.
 #pragma once
-#include <functional>
 #include <optional>
 
 #include <annex/types.hpp>
@@ -26,14 +25,5 @@ struct live_block {
 /// The live block that begins at this byte (inside: or contains it).
 std::optional<live_block> find_block(const segment& s, local_region& region, u64 offset,
                                      bool inside) noexcept;
-/// The slab whose extent begins at this granule, if its record can be one; else null.
-slab_record* slab_of(const segment& s, const local_region& region, u32 granule) noexcept;
-/// Extents of a region in order. A region that changes under a reader without the lock may end the
-/// walk early, never run away.
-void walk_extents(const local_region& region,
-                  const std::function<void(u32 granule, u32 length, u8 kind)>& visit);
-inline bool is_slab(u8 kind) noexcept {
-  return kind == granule_slab || kind == granule_slab_held;
-}
 
 }  // namespace annex

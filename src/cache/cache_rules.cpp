@@ -6,7 +6,7 @@
 namespace annex::detail {
 
 cached_block find_cached_block(const segment& s, u64 entry, u32 size_class,
-                               const std::function<bool(chunk_ref)>& is_slab) noexcept {
+                               function_ref<bool(chunk_ref)> is_slab) noexcept {
   const u64 offset = entry & offset_mask;
   const region_record& r = s.at<region_record>(s.geometry().regions_at)[entry >> region_shift];
   const u64 granule = offset >> (r.granule_shift & 63);
@@ -155,6 +155,21 @@ class thread_check {
 
 void check_caches(inspection& in) {
   thread_check(in).run();
+}
+
+void count_caches(counting& c) {
+  u64 kept_blocks = 0, kept_bytes = 0;
+  for_each_cache(c.s, [&](u32, const thread_cache& cache) {
+    ++c.out.thread_count;
+    for (u32 k = 1; k < class_count; ++k) {
+      kept_blocks += kept_in(cache, k);
+      kept_bytes += u64{kept_in(cache, k)} * class_bytes[k];
+    }
+  });
+  c.out.live_blocks -= std::min(c.out.live_blocks, kept_blocks);
+  const u64 live_bytes = c.slab_live_bytes - std::min(c.slab_live_bytes, kept_bytes);
+  c.out.used_bytes += live_bytes;
+  c.out.cached_bytes = c.slab_bytes - std::min(c.slab_bytes, live_bytes);
 }
 
 }  // namespace annex::detail

@@ -8,8 +8,8 @@
 // Count and entries of a magazine are written by the hits, which can't afford a witness: a repair
 // believes them only where the audit found nothing broken. Lanes and lists are an index.
 #pragma once
-#include <functional>
 #include <vector>
+#include "base/function_ref.hpp"
 #include "region/departure.hpp"
 
 #include "cache/thread_cache.hpp"
@@ -23,12 +23,27 @@ struct cached_block {
   u32 index;
 };
 cached_block find_cached_block(const segment& s, u64 entry, u32 size_class,
-                               const std::function<bool(chunk_ref)>& is_slab) noexcept;
+                               function_ref<bool(chunk_ref)> is_slab) noexcept;
 
 /// What the cache of a thread slot says of who worked with it last: nothing, or that it was in the
 /// middle of a slow path, or that it was not.
 enum class owner_state : u8 { unknown, busy, at_rest };
 owner_state state_of_owner(const segment& s, u32 slot) noexcept;
+
+/// Without a lock, as of now: how many blocks of a class a cache keeps.
+inline u32 kept_in(const thread_cache& c, u32 size_class) noexcept {
+  return std::min(c.magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots);
+}
+/// Of every thread, without a lock: visit(member, cache).
+void for_each_cache(const segment& s, auto&& visit) {
+  for (u32 i = 0; i < s.slots_used(); ++i) {
+    const thread_slot& slot = s.slot(i);
+    const u32 member = member_of_state(slot.state.load(std::memory_order_relaxed));
+    if (member == 0 || slot.cache == 0) continue;
+    const auto* c = s.chunk<thread_cache>(slot.cache);
+    if (c->slot == i && c->key != 0) visit(member, *c);
+  }
+}
 
 /// M1 and M3 of thread slots; C1, S2 and S4 of their caches.
 void check_caches(inspection& in);
@@ -41,5 +56,8 @@ void rebuild_caches(rebuilding& rb);
 /// The cache of a thread that is gone. Lets others have the lock in between; false: somebody else
 /// has finished it.
 bool recover_cache(tenure& t, const gone_thread& gone) noexcept;
+
+/// Threads, and what they keep: it is neither live nor used.
+void count_caches(counting& c);
 
 }  // namespace annex::detail

@@ -39,7 +39,7 @@ void make_orphans(tenure& t, thread_cache& c, u32 region_slot) noexcept {
 }
 
 void take_region_out_of_caches(tenure& t, u32 region_slot, frozen_caches& frozen) noexcept {
-  for (thread_cache* c : frozen.caches) {
+  for (thread_cache* c : frozen) {
     flush_region(t.seg(), t.views(), *c, region_slot, t.doubles_of(c->member));
     make_orphans(t, *c, region_slot);
   }

@@ -1,8 +1,6 @@
 // cache/still.cpp - see still.hpp; the protocol is in thread_cache.hpp (rule C1).
 #include "cache/still.hpp"
 
-#include <algorithm>
-
 #include "base/race_checker.hpp"
 #include "platform/processes.hpp"
 #include "platform/waiting.hpp"
@@ -17,60 +15,78 @@ constexpr int spins_before_look = 1000;  // then it may be dead
 
 }  // namespace
 
-frozen_caches freeze_all(transaction& t, u32 only_member) noexcept {
-  frozen_caches frozen;
-  segment_header& h = t.seg().header();
-  const bool barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
-  for (u32 i = 0; i < t.seg().slots_used(); ++i) {
-    const thread_slot& slot = t.seg().slot(i);
-    const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
-    if (member == 0 || (only_member != 0 && member != only_member) || slot.cache == 0) continue;
-    auto* c = t.seg().chunk<thread_cache>(slot.cache);
-    if (c->key == 0) continue;  // not started, or being recovered
-    if (c->slot != i || (i != t.slot() && !barrier)) {
-      frozen.not_still += i != t.slot();
-      continue;
-    }
-    if (i != t.slot()) set_frozen(*c, frozen_asked);
-    frozen.caches.push_back(c);
-  }
-  if (frozen.caches.empty()) return frozen;
-  // Taken away since it was prepared: nobody can be held still any more.
-  if (barrier && !os::process_barrier()) {
-    h.no_barrier.store(1, std::memory_order_relaxed);
-    std::erase_if(frozen.caches, [&](thread_cache* c) {
-      if (c->slot == t.slot()) return false;
-      set_frozen(*c, frozen_no);
-      ++frozen.not_still;
-      return true;
-    });
-  }
-  std::atomic_thread_fence(std::memory_order_seq_cst);
-  const u64 until = os::now_ns() + patience_ns;
-  std::erase_if(frozen.caches, [&](thread_cache* c) {
-    for (int spins = 0; c->busy.load(std::memory_order_acquire) != 0; ++spins) {  // sync(busy)
-      if (spins < spins_before_look) continue;
-      const bool dead = is_member_gone(t.seg(), c->member, t.member());
-      frozen.somebody_died |= dead;
-      if (dead || os::now_ns() > until) {
-        set_frozen(*c, frozen_no);
-        ++frozen.not_still;
-        return true;
-      }
-      os::yield();
-    }
-    if (c->slot != t.slot()) set_frozen(*c, frozen_held);
-    compiler_fence();  // whoever takes over from us must know before we touch anything
-    return false;
-  });
-  race_checker::all_taken_over();  // their last hits came before
-  return frozen;
+thread_cache* frozen_caches::started(u32 slot) const noexcept {
+  const thread_slot& of = segment_->slot(slot);
+  const u32 member = member_of_state(of.state.load(std::memory_order_acquire));  // sync(slot)
+  if (member == 0 || (only_member_ != 0 && member != only_member_) || of.cache == 0) return nullptr;
+  auto* const cache = segment_->chunk<thread_cache>(of.cache);
+  return cache->key != 0 ? cache : nullptr;  // 0: not started, or being recovered
 }
 
-void thaw(frozen_caches& frozen) noexcept {
-  for (thread_cache* c : frozen.caches)
-    set_frozen(*c, frozen_no);
-  frozen.caches.clear();
+thread_cache* frozen_caches::of(u32 slot) const noexcept {
+  if (slot >= slots_) return nullptr;
+  thread_cache* const cache = started(slot);
+  if (cache == nullptr || cache->slot != slot) return nullptr;
+  return slot == holder_ || frozen_of(*cache) == frozen_held ? cache : nullptr;
+}
+
+void frozen_caches::thaw() noexcept {
+  for (thread_cache* cache : *this)
+    set_frozen(*cache, frozen_no);
+  slots_ = 0;
+}
+
+namespace {
+
+enum class stillness { held, moves, dead };
+
+// A thread that has been asked to keep out of its cache, and may be in it.
+stillness wait_for(const transaction& t, const thread_cache& cache, u64 until_ns) noexcept {
+  for (int spins = 0; cache.busy.load(std::memory_order_acquire) != 0; ++spins) {  // sync(busy)
+    if (spins < spins_before_look) continue;
+    if (is_member_gone(t.seg(), cache.member, t.member())) return stillness::dead;
+    if (os::now_ns() > until_ns) return stillness::moves;
+    os::yield();
+  }
+  return stillness::held;
+}
+
+}  // namespace
+
+frozen_caches freeze_all(transaction& t, u32 only_member) noexcept {
+  frozen_caches frozen(t, only_member);
+  segment_header& h = t.seg().header();
+  bool has_barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
+  u32 asked = 0;
+  for (u32 slot = 0; slot < frozen.slots_; ++slot) {
+    thread_cache* const cache = frozen.started(slot);
+    if (cache == nullptr || slot == t.slot()) continue;
+    if (cache->slot != slot || !has_barrier) {
+      ++frozen.not_still;
+      continue;
+    }
+    set_frozen(*cache, frozen_asked);
+    ++asked;
+  }
+  if (asked == 0) return frozen;
+  // Taken away since it was prepared: nobody can be held still any more.
+  if (!os::process_barrier()) {
+    has_barrier = false;
+    h.no_barrier.store(1, std::memory_order_relaxed);
+  }
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  const u64 until_ns = os::now_ns() + patience_ns;
+  for (u32 slot = 0; slot < frozen.slots_; ++slot) {
+    thread_cache* const cache = frozen.started(slot);
+    if (cache == nullptr || slot == t.slot() || frozen_of(*cache) != frozen_asked) continue;
+    const stillness found = has_barrier ? wait_for(t, *cache, until_ns) : stillness::moves;
+    frozen.somebody_died |= found == stillness::dead;
+    frozen.not_still += found != stillness::held;
+    set_frozen(*cache, found == stillness::held ? frozen_held : frozen_no);
+    compiler_fence();  // whoever takes over from us must know before we touch anything
+  }
+  race_checker::all_taken_over();  // their last hits came before
+  return frozen;
 }
 
 void make_all_look(const segment& s) noexcept {

@@ -82,10 +82,7 @@ size_t free_in_slab(tenure& t, const frozen_caches& frozen, local_region& region
                     const chosen_blocks& chosen, u32* skipped) {
   const granule_entry g = region.granules[granule];
   slab_record* slab = t.seg().chunk<slab_record>(region.extents[granule].record);
-  const auto its = std::find_if(frozen.caches.begin(), frozen.caches.end(),
-                                [&](const thread_cache* c) { return c->slot == slab->owner; });
-  thread_cache* const owner =
-      slab->owner != no_owner && its != frozen.caches.end() ? *its : nullptr;
+  thread_cache* const owner = slab->owner != no_owner ? frozen.of(slab->owner) : nullptr;
   if (slab->owner != no_owner && owner == nullptr) {
     if (skipped != nullptr && slab->holdings != 0) ++*skipped;
     return 0;
@@ -152,7 +149,7 @@ size_t free_held_by(tenure& t, u32 id, const std::vector<handle>* only, u32* ski
     if (t.views().record(slot).state.load(std::memory_order_relaxed) < region_active) continue;
     freed += free_in_region(t, frozen, t.views().at(slot), chosen, skipped);
   }
-  thaw(frozen);
+  frozen.thaw();
   release_empty_orphans(t);
   for_each_pool(t.seg(), [&](const zone_record& z, const known_pool& pool) {
     freed += free_in_pool(t, z, pool, chosen);

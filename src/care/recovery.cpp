@@ -21,7 +21,7 @@ frozen_caches recover_and_freeze(tenure& t) noexcept {
     recover_dead(t);
     frozen_caches frozen = freeze_all(t);
     if (!frozen.somebody_died || tries == 3) return frozen;
-    thaw(frozen);
+    frozen.thaw();
   }
 }
 

@@ -14,6 +14,7 @@ namespace annex::detail {
 
 class inspection;
 class rebuilding;
+struct counting;
 
 /// Null where there is nothing to do.
 struct structure {
@@ -34,6 +35,8 @@ struct structure {
   void (*rebuild)(rebuilding&) = nullptr;
   /// Repair, then up the list: sums over what all of them hold and occupy.
   void (*rebuild_whole)(rebuilding&) = nullptr;
+  /// Figures, down the list, without a lock: what is added to those of the heap.
+  void (*count)(counting&) = nullptr;
 };
 
 std::span<const structure> structures() noexcept;

@@ -183,4 +183,20 @@ void check_extents(inspection& in) {
     region_check(in, region).run();
 }
 
+void count_extents(counting& c) {
+  for_each_region_in_use(c.s, c.views, [&](const local_region& region) {
+    walk_extents(region, [&](u32 granule, u32, u8 kind) {
+      const u64 bytes = bytes_at(region, granule);
+      if (kind == granule_free) {
+        c.out.free_bytes += bytes;
+        ++c.out.hole_count;
+        c.out.largest_free_bytes = std::max(c.out.largest_free_bytes, bytes);
+      } else if (kind == granule_large || kind == granule_zone) {
+        c.out.used_bytes += bytes;
+        ++c.out.live_blocks;
+      }
+    });
+  });
+}
+
 }  // namespace annex::detail

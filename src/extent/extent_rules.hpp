@@ -18,10 +18,6 @@ struct extent_run {
   u32 slot, granule, length;
 };
 
-constexpr bool is_slab(u8 kind) noexcept {
-  return kind == granule_slab || kind == granule_slab_held;
-}
-
 /// Notes of an audit: extents that somebody else's record has to speak for.
 struct extents_seen {
   std::vector<extent_run> slabs;
@@ -61,5 +57,8 @@ inline void set_in_use(extent_entry& e, u32 length, u16 holder, u16 lead,
 /// The table of generations of what lies in this extent is lost: nobody knows what its blocks were
 /// called, and they begin half a turn further. Who calls this seals the entry.
 void forget_generations(const known_region& region, u32 granule) noexcept;
+
+/// Free extents, large blocks and zones.
+void count_extents(counting& c);
 
 }  // namespace annex::detail

@@ -115,6 +115,24 @@ constexpr u32 bin_that_fits(u32 granules) noexcept {
 static_assert(bin_of(~u32{0}) < extent_bins && bin_of(7) == 7 && bin_of(8) == 8 &&
               bin_of(17) == bin_of(16) && bin_that_fits(17) == bin_of(18));
 
+/// Extents of a region in order: visit(granule, length, kind). A region that changes under a reader
+/// without the lock may end the walk early, never run away.
+void walk_extents(const local_region& region, auto&& visit) {
+  const u32 count = region.granule_count;
+  for (u32 granule = 0; granule < count;) {
+    const u32 length =
+        std::atomic_ref(region.extents[granule].length).load(std::memory_order_relaxed);
+    if (length == 0 || length > count - granule) return;
+    visit(granule, length, load_granule(region.granule_base + granule).kind);
+    granule += length;
+  }
+}
+/// Bytes of the extent that begins at this granule; the last one ends where the region does.
+inline u64 bytes_at(const local_region& region, u32 granule) noexcept {
+  const u64 begin = u64{granule} << region.granule_shift;
+  const u64 behind = region.region_bytes - std::min(region.region_bytes, begin);
+  return std::min(u64{length_at(region, granule)} << region.granule_shift, behind);
+}
 /// Length of the longest free extent, in granules, exact; and how many there are when asked for.
 u32 longest_free(const local_region& region, u64* holes = nullptr) noexcept;
 

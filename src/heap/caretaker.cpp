@@ -23,9 +23,9 @@ void caretaker::trim_all(bool recall_everything) noexcept {
   locked t(heap_);
   if (!recall_everything) recover_dead(*t);
   frozen_caches frozen = recall_everything ? recover_and_freeze(*t) : frozen_caches{};
-  for (thread_cache* c : frozen.caches)
+  for (thread_cache* c : frozen)
     empty_cache(*t, *c);
-  thaw(frozen);
+  frozen.thaw();
   release_empty_orphans(*t);
 }
 
@@ -33,9 +33,9 @@ void caretaker::trim_own() noexcept {
   if (is_read_only() || !member_.ensure_member() || segment_.is_damaged()) return;
   locked t(heap_);
   frozen_caches frozen = freeze_all(*t);
-  for (thread_cache* c : frozen.caches)
+  for (thread_cache* c : frozen)
     if (c->member == self()) empty_cache(*t, *c);
-  thaw(frozen);
+  frozen.thaw();
   release_empty_orphans(*t);
 }
 
@@ -56,7 +56,7 @@ void caretaker::recall_pool(const zone_record& z, u64 incarnation) noexcept {
   if (z.incarnation.load(std::memory_order_relaxed) == incarnation)
     if (const known_pool pool = find_pool_table(segment_, z.table, z.table_bytes))
       flush_pool_caches(*t, pool, frozen);
-  thaw(frozen);
+  frozen.thaw();
 }
 
 result<size_t> caretaker::reap(u32 id,
@@ -153,11 +153,11 @@ result<audit_report> caretaker::audit() {
   locked t(heap_);
   frozen_caches frozen = recover_and_freeze(*t);
   std::vector<bool> still(segment_.slots_used(), false);
-  for (const thread_cache* c : frozen.caches)
+  for (const thread_cache* c : frozen)
     still[c->slot] = true;
   report.exact = frozen.not_still == 0;
   inspect_segment(segment_, still, true, &report, false);
-  thaw(frozen);
+  frozen.thaw();
   return report;
 }
 

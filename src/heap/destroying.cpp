@@ -47,7 +47,7 @@ u64 regions_with_live_blocks(tenure& t) {
     take_region_out_of_caches(t, slot, frozen);
     if (r.live_extents != 0) ++live;
   }
-  thaw(frozen);
+  frozen.thaw();
   return live;
 }
 

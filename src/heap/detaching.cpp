@@ -34,7 +34,7 @@ bool regions::stop_serving_here(local_region& view) noexcept {
     take_region_out_of_caches(*t, view.slot, frozen);
   else
     make_usable(view);
-  thaw(frozen);
+  frozen.thaw();
   return all_still;
 }
 
@@ -84,9 +84,11 @@ void regions::detach_view(local_region& view) noexcept {
 
 // Views of regions whose slots have others by now.
 void regions::discard_retired() noexcept {
-  for (local_region* old : views_.take_retired()) {
+  for (local_region* old = views_.take_retired(); old != nullptr;) {
+    local_region* const next = old->next_retired;
     detach_view(*old);
     address_index::discard_region(old);
+    old = next;
   }
 }
 

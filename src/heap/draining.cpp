@@ -165,13 +165,13 @@ result<void> regions::removal::recall() {
   if (!is_ours()) return gone_meanwhile();
   frozen_caches frozen = recover_and_freeze(*t);
   if (!is_ours()) {  // recovery lets others in
-    thaw(frozen);
+    frozen.thaw();
     return gone_meanwhile();
   }
   not_still_ = frozen.not_still;
   take_region_out_of_caches(*t, slot_, frozen);
   is_live_ = record_->live_extents != 0;
-  thaw(frozen);
+  frozen.thaw();
   return {};
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cache/cache_rules.hpp"
 #include "heap/requests.hpp"
 #include "region/room.hpp"
 
@@ -73,33 +74,77 @@ outlook look_at_regions(const segment& s, region_views& views, const placement& 
 
 // Room enough, and nothing against it: then it is the tables that could not be had, where one can
 // see that. Empty: they are not short.
-std::string find_shortage(const segment& s, region_views& views, const placement& p,
-                          explanation::cause why, u64 largest_free_bytes) {
+std::string_view find_shortage(std::span<char> into, const segment& s, region_views& views,
+                               const placement& p, explanation::cause why,
+                               u64 largest_free_bytes) noexcept {
   const bool has_room = why == explanation::cause::no_fit && largest_free_bytes >= p.size_bytes;
-  std::string shortage;
-  if (why == explanation::cause::limit || has_room) shortage = metadata_shortage(s, shortage_bytes);
+  std::string_view shortage;
+  if (why == explanation::cause::limit || has_room)
+    shortage = metadata_shortage(into, s, shortage_bytes);
   if (!has_room) return shortage;
   for (const u32 slot : used_region_slots(s))
-    if (shortage.empty()) shortage = place_shortage(views.at(slot), p.size_bytes);
+    if (shortage.empty()) shortage = place_shortage(into, views.at(slot), p.size_bytes);
   return shortage;
 }
 
-// Who holds most, by slab and extent; nobody is stopped for it.
-void find_holders(caretaker& care, const segment& s) {
-  care.for_each_map_piece([&](const map_piece& piece) {
-    if (piece.live_bytes == 0 || piece.use == map_use::free || piece.use == map_use::zone) return;
-    auto* place = std::find_if(std::begin(last.top), std::end(last.top), [&](const auto& h) {
-      return h.who == piece.holder || h.bytes == 0;
+// What members hold. There is room for those that hold most of what is seen: whoever comes when it
+// is full takes the place of the one with least.
+class holder_sums {
+ public:
+  void add(u32 member, u64 bytes) noexcept {
+    entry* least = entries_;
+    for (entry& e : entries_) {
+      if (e.member == member || e.bytes == 0) {
+        e.member = member;
+        e.bytes += bytes;
+        return;
+      }
+      if (e.bytes < least->bytes) least = &e;
+    }
+    *least = {member, bytes};
+  }
+  void take_off(u32 member, u64 bytes) noexcept {
+    for (entry& e : entries_)
+      if (e.member == member) e.bytes -= std::min(e.bytes, bytes);
+  }
+  void sort() noexcept {
+    std::sort(std::begin(entries_), std::end(entries_),
+              [](const entry& a, const entry& b) { return a.bytes > b.bytes; });
+  }
+  struct entry {
+    u32 member = 0;
+    u64 bytes = 0;
+  };
+  const entry& operator[](std::size_t i) const noexcept { return entries_[i]; }
+
+ private:
+  entry entries_[64];
+};
+
+// Who holds most, by slab and extent, without what their caches keep; nobody is stopped for it.
+void find_holders(const segment& s, region_views& views) noexcept {
+  holder_sums sums;
+  for_each_region_in_use(s, views, [&](const local_region& region) {
+    walk_extents(region, [&](u32 granule, u32, u8 kind) {
+      if (kind == granule_large)
+        sums.add(region.extents[granule].holder, bytes_at(region, granule));
+      slab_record* const slab = is_slab(kind) ? slab_of(s, region, granule) : nullptr;
+      if (slab != nullptr)
+        sums.add(slab->member, u64{live_blocks(slab)} * class_bytes[slab->size_class]);
     });
-    if (place == std::end(last.top)) return;
-    place->who = piece.holder;
-    place->bytes += piece.live_bytes;
   });
-  for (auto& h : last.top)
-    if (const u32 id = static_cast<u32>(h.who); id != 0 && id <= s.member_limit())
-      h.process_id = static_cast<int>(s.member(id).process_id);
-  std::sort(std::begin(last.top), std::end(last.top),
-            [](const auto& a, const auto& b) { return a.bytes > b.bytes; });
+  for_each_cache(s, [&](u32 member, const thread_cache& c) {
+    for (u32 k = 1; k < class_count; ++k)
+      sums.take_off(member, u64{kept_in(c, k)} * class_bytes[k]);
+  });
+  sums.sort();
+  for (std::size_t i = 0; i < std::size(last.top) && sums[i].bytes != 0; ++i) {
+    const u32 id = sums[i].member;
+    last.top[i].who = member_id{id};
+    last.top[i].bytes = sums[i].bytes;
+    if (id != 0 && id <= s.member_limit())
+      last.top[i].process_id = static_cast<int>(s.member(id).process_id);
+  }
 }
 
 // ---- the sentences ------------------------------------------------------------------------------
@@ -228,10 +273,12 @@ void* requests::explain(explanation::cause why, const placement& p) noexcept {
   const bool in_phase = p.iova_contiguous && why == cause::no_fit;
   const outlook regions = look_at_regions(segment_, views_, p, in_phase);
   if (why == cause::no_fit) why = find_cause(p, s, regions);
-  const std::string shortage = find_shortage(segment_, views_, p, why, s.largest_free_bytes);
+  char text[longest_shortage];
+  const std::string_view shortage =
+      find_shortage(text, segment_, views_, p, why, s.largest_free_bytes);
   if (!shortage.empty()) why = cause::limit;
   last.why = why;
-  find_holders(care_, segment_);
+  find_holders(segment_, views_);
 
   switch (why) {
     case cause::none: break;

@@ -35,6 +35,7 @@ class local_heap {
   // Under the registry's mutex:
   u32 users = 1;          // shares of this attachment
   bool is_ready = false;  // it is set up
+  u32 being_left = 0;     // by threads that end and give it their caches back
 
   /// Only a heap of a name, and not a child's before it has joined, is shared with who attaches it
   /// again.

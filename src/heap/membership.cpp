@@ -38,9 +38,7 @@ std::unexpected<error> refuse_lock(int why, std::string_view name) {
                    name, std::strerror(why));
 }
 
-bool membership::ensure_member() noexcept {
-  if (!heap_.forked) [[likely]]
-    return self() != 0;
+bool membership::join_as_child() noexcept {
   if (has_option(option_private) || is_read_only()) return false;
   std::lock_guard guard(heap_.memory_mutex);
   if (!heap_.forked) return true;

@@ -29,7 +29,11 @@ class membership : public part {
   result<void> join(arrival how);
   /// True: this process is a member. A forked child becomes one here, on first use; false: a
   /// private heap in a child, a reader, or no member record left for the child.
-  bool ensure_member() noexcept;
+  bool ensure_member() noexcept {
+    if (!heap_.forked) [[likely]]
+      return self() != 0;
+    return join_as_child();
+  }
   /// Ends the membership: caches back to their slabs, then slots and record, in this order.
   void leave() noexcept;
   /// In a forked child: leaves the parent's identity alone.
@@ -57,6 +61,7 @@ class membership : public part {
   region_claim* claim_on(u32 slot) noexcept;
 
  private:
+  bool join_as_child() noexcept;
   result<void> pass_the_door(void** door);
   std::unexpected<error> refuse_claim(const member_claim& claim) const;
   struct verdict {

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <atomic>
 
+#include "base/never_destroyed.hpp"
 #include "heap/forking.hpp"
 #include "platform/kept_file.hpp"
+#include "platform/own_memory.hpp"
 #include "platform/processes.hpp"
 #include "platform/waiting.hpp"
 
@@ -16,7 +18,7 @@ namespace {
 
 // One thread's table of caches, by heap index.
 struct thread_entry {
-  std::vector<thread_cache*> caches;
+  std::pmr::vector<thread_cache*> caches;
   u32 thread_id = 0;
   // Made when no further round of destructors is sure to come: its thread may be gone.
   bool is_late = false;
@@ -24,15 +26,19 @@ struct thread_entry {
 
 struct registry_state {
   std::mutex mutex;
-  std::vector<detail::local_heap*> heaps;  // by index; null: unused
-  std::vector<thread_entry*> threads;
-  std::vector<detail::local_heap*> being_left;  // by threads that end: once for each cache
+  own_memory memory{own_pages()};
+  std::pmr::vector<detail::local_heap*> heaps{&memory};  // by index; null: unused
+  std::pmr::vector<thread_entry*> threads{&memory};
 };
 
-// Never destroyed: threads may end after main().
+// Threads may end after main().
 registry_state& state() noexcept {
-  static registry_state& only = *new registry_state;
-  return only;
+  return never_destroyed<registry_state>();
+}
+
+// Of the registry's own records. Under the mutex.
+std::pmr::polymorphic_allocator<> allocator() noexcept {
+  return {&state().memory};
 }
 
 // Of destructors of thread-specific data: POSIX promises four.
@@ -60,54 +66,59 @@ void publish(const thread_entry& mine) noexcept {
                  .last_region = this_thread.last_region};
 }
 
-// Takes the entry out of the list and returns whose caches it had. Under the mutex.
-std::vector<std::pair<detail::local_heap*, thread_cache*>> take_apart(thread_entry* entry) {
-  std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
-  std::erase(state().threads, entry);
-  for (u32 i = 0; i < entry->caches.size(); ++i)
-    if (entry->caches[i] != nullptr && state().heaps[i] != nullptr)
-      caches.emplace_back(state().heaps[i], entry->caches[i]);
-  for (const auto& [heap, cache] : caches)
-    state().being_left.push_back(heap);
-  return caches;
-}
-
-// What was taken apart goes back to its heaps, which wait for it before they close.
-void give_back(const std::vector<std::pair<detail::local_heap*, thread_cache*>>& caches) {
-  for (auto [heap, cache] : caches) {
+// The caches of a thread that ends go back to their heaps, one after the other: a heap that closes
+// meanwhile takes its own out, or waits for the one that is on its way. Then the entry goes.
+void give_back(thread_entry* entry) {
+  std::unique_lock guard(state().mutex);
+  for (u32 i = 0; i < entry->caches.size(); ++i) {
+    thread_cache* const cache = std::exchange(entry->caches[i], nullptr);
+    detail::local_heap* const heap = state().heaps[i];
+    if (cache == nullptr || heap == nullptr) continue;
+    ++heap->being_left;
+    guard.unlock();
     heap->membership.leave_thread(cache);
-    std::lock_guard guard(state().mutex);
-    auto& left = state().being_left;
-    left.erase(std::find(left.begin(), left.end(), heap));
+    guard.lock();
+    --heap->being_left;
   }
+  std::erase(state().threads, entry);
+  allocator().delete_object(entry);
 }
 
 void thread_ends() {
-  thread_entry* const entry = own_entry;
+  thread_entry* const entry = std::exchange(own_entry, nullptr);
   if (entry == nullptr) return;
-  std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
-  {
-    std::lock_guard guard(state().mutex);
-    caches = take_apart(entry);
-    own_entry = nullptr;
-    ++times_ended;
-    this_thread = {};
-  }
-  delete entry;
-  give_back(caches);
+  ++times_ended;
+  this_thread = {};
+  give_back(entry);
 }
 
 thread_entry& entry_of_this_thread() {
   if (own_entry != nullptr) return *own_entry;
-  auto* entry = new thread_entry;
-  entry->thread_id = os::thread_id();
-  own_entry = entry;
-  entry->is_late = times_ended >= rounds_that_are_sure;
-  os::at_end_of_this_thread(thread_ends);
   std::lock_guard guard(state().mutex);
+  auto* const entry = allocator().new_object<thread_entry>(
+      thread_entry{.caches = std::pmr::vector<thread_cache*>(&state().memory),
+                   .thread_id = os::thread_id(),
+                   .is_late = times_ended >= rounds_that_are_sure});
   if (entry->is_late) late_threads.store(true, std::memory_order_relaxed);
   state().threads.push_back(entry);
+  own_entry = entry;
+  os::at_end_of_this_thread(thread_ends);
   return *entry;
+}
+
+// A late thread's entry that nobody gives back yet, and whose thread is gone. Null: none.
+thread_entry* take_late_entry() {
+  std::lock_guard guard(state().mutex);
+  bool any_left = false;
+  for (thread_entry* entry : state().threads) {
+    if (!entry->is_late) continue;
+    any_left = true;
+    if (os::thread_exists(entry->thread_id)) continue;
+    entry->is_late = false;
+    return entry;
+  }
+  late_threads.store(any_left, std::memory_order_relaxed);
+  return nullptr;
 }
 
 void before_fork() {
@@ -130,11 +141,13 @@ void in_child() {
   // This process has one thread. The tables of the others are theirs no more; they may have been
   // half way through a change.
   state().threads.clear();
-  state().being_left.clear();
   own_entry = nullptr;
   this_thread = {};
-  for (detail::local_heap* heap : state().heaps)
-    if (heap != nullptr) detail::become_child(*heap);
+  for (detail::local_heap* heap : state().heaps) {
+    if (heap == nullptr) continue;
+    heap->being_left = 0;
+    detail::become_child(*heap);
+  }
 }
 
 }  // namespace
@@ -233,30 +246,14 @@ void wait_for_leaving_threads(const detail::local_heap* heap) noexcept {
   constexpr u64 look_again_ns = 100'000;
   for (;; os::sleep_ns(look_again_ns)) {
     std::lock_guard guard(state().mutex);
-    const auto& left = state().being_left;
-    if (std::find(left.begin(), left.end(), heap) == left.end()) return;
+    if (heap->being_left == 0) return;
   }
 }
 
 void give_back_late_caches() noexcept {
-  std::vector<std::pair<detail::local_heap*, thread_cache*>> caches;
-  {
-    std::lock_guard guard(state().mutex);
-    if (!late_threads.load(std::memory_order_relaxed)) return;
-    bool any_left = false;
-    for (thread_entry* entry : std::vector(state().threads)) {
-      if (!entry->is_late) continue;
-      if (os::thread_exists(entry->thread_id)) {
-        any_left = true;
-        continue;
-      }
-      const auto of_one = take_apart(entry);
-      caches.insert(caches.end(), of_one.begin(), of_one.end());
-      delete entry;
-    }
-    late_threads.store(any_left, std::memory_order_relaxed);
-  }
-  give_back(caches);
+  if (!late_threads.load(std::memory_order_relaxed)) return;
+  while (thread_entry* const entry = take_late_entry())
+    give_back(entry);
 }
 
 bool is_program_ending() noexcept {

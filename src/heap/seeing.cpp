@@ -10,74 +10,16 @@
 #include <map>
 
 #include "cache/blocks.hpp"
+#include "cache/cache_rules.hpp"
 #include "care/recovery.hpp"
+#include "care/structures.hpp"
 #include "heap/caretaker.hpp"
 #include "named/naming.hpp"
 #include "named/pool_caches.hpp"
 #include "named/zone_chains.hpp"
-#include "platform/files.hpp"
 
 namespace annex::detail {
 namespace {
-
-u32 kept_in(const thread_cache& c, u32 size_class) noexcept {
-  return std::min(c.magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots);
-}
-
-// Of every thread, and whose thread it is.
-void for_each_cache(const segment& s, auto&& visit) {
-  for (u32 i = 0; i < s.slots_used(); ++i) {
-    const thread_slot& slot = s.slot(i);
-    const u32 member = member_of_state(slot.state.load(std::memory_order_relaxed));
-    if (member == 0 || slot.cache == 0) continue;
-    const auto* c = s.chunk<thread_cache>(slot.cache);
-    if (c->slot == i && c->key != 0) visit(member, *c);
-  }
-}
-
-// ---- figures ------------------------------------------------------------------------------------
-
-// What stats() counts on its way, and gives only in sums.
-struct block_sums {
-  u64 kept_blocks = 0, kept_bytes = 0;      // in magazines
-  u64 slab_bytes = 0, slab_live_bytes = 0;  // of slabs; of their blocks, kept ones included
-};
-
-void add_caches(const segment& s, heap_stats* out, block_sums* sums) {
-  for_each_cache(s, [&](u32, const thread_cache& c) {
-    ++out->thread_count;
-    for (u32 k = 1; k < class_count; ++k) {
-      const u32 kept = kept_in(c, k);
-      sums->kept_blocks += kept;
-      sums->kept_bytes += u64{kept} * class_bytes[k];
-    }
-  });
-}
-
-void add_region(const segment& s, const local_region& view, heap_stats* out, block_sums* sums) {
-  ++out->region_count;
-  out->total_bytes += view.region_bytes;
-  const u64 granule_bytes = u64{1} << view.granule_shift;
-  walk_extents(view, [&](u32 granule, u32 length, u8 kind) {
-    const u64 behind =
-        view.region_bytes - std::min(view.region_bytes, u64{granule} * granule_bytes);
-    const u64 bytes = std::min(u64{length} * granule_bytes, behind);
-    if (kind == granule_free) {
-      out->free_bytes += bytes;
-      ++out->hole_count;
-      out->largest_free_bytes = std::max(out->largest_free_bytes, bytes);
-    } else if (kind == granule_large || kind == granule_zone) {
-      out->used_bytes += bytes;
-      ++out->live_blocks;
-    } else if (slab_record* slab = is_slab(kind) ? slab_of(s, view, granule) : nullptr) {
-      ++out->slab_count;
-      const u64 live = annex::live_blocks(slab);
-      out->live_blocks += live;
-      sums->slab_live_bytes += live * class_bytes[slab->size_class];
-      sums->slab_bytes += bytes;
-    }
-  });
-}
 
 // ---- blocks -------------------------------------------------------------------------------------
 
@@ -85,7 +27,7 @@ void add_region(const segment& s, const local_region& view, heap_stats* out, blo
 class block_list {
  public:
   block_list(const segment& s, const frozen_caches& frozen) : segment_(s) {
-    for (const thread_cache* c : frozen.caches)
+    for (const thread_cache* c : frozen)
       for (u32 k = 1; k < class_count; ++k)
         for (u32 i = 0; i < c->magazines[k].count.load(std::memory_order_relaxed); ++i)
           kept_.push_back(c->entries_of(k)[i] & ~entry_is_clean);
@@ -214,26 +156,10 @@ class member_list {
 }  // namespace
 
 heap_stats caretaker::stats() noexcept {
-  heap_stats out;
-  block_sums sums;
-  add_caches(segment_, &out, &sums);
-  for (const u32 slot : used_region_slots(segment_))
-    // sync(published).
-    if (views_.record(slot).state.load(std::memory_order_acquire) >= region_active)
-      add_region(segment_, views_.at(slot), &out, &sums);
-  out.live_blocks -= std::min(out.live_blocks, sums.kept_blocks);
-  const u64 live_bytes = sums.slab_live_bytes - std::min(sums.slab_live_bytes, sums.kept_bytes);
-  out.used_bytes += live_bytes;
-  out.cached_bytes = sums.slab_bytes - std::min(sums.slab_bytes, live_bytes);
-  const segment_header& h = segment_.header();
-  out.zone_count = h.zone_count;
-  for (u32 m = 1; m <= segment_.members_used(); ++m)
-    out.member_count += segment_.member(m).state.load(std::memory_order_relaxed) == member_live;
-  out.metadata_bytes = os::allocated_bytes(segment_.fd());
-  out.misuse_count = h.misuse_count.load(std::memory_order_relaxed);
-  out.lock_steals = h.lock_steals.load(std::memory_order_relaxed);
-  out.recovered_threads = h.recovered_threads.load(std::memory_order_relaxed);
-  return out;
+  counting figures{segment_, views_, {}};
+  for (const structure& s : structures())
+    if (s.count != nullptr) s.count(figures);
+  return figures.out;
 }
 
 void caretaker::for_each_region(const std::function<void(const region_summary&)>& visit) {
@@ -318,7 +244,7 @@ result<void> caretaker::for_each_block(const std::function<void(const block_summ
     for (const u32 slot : used_region_slots(segment_))
       if (views_.record(slot).state.load(std::memory_order_relaxed) >= region_active)
         blocks.add_region(views_.at(slot));
-    thaw(frozen);
+    frozen.thaw();
     found = std::move(blocks.found);
   }
   for (const block_summary& b : found)

@@ -180,7 +180,7 @@ result<void> zones::release_zone(std::string_view name, zone_type type) {
   locked t(heap_);
   struct still {  // until it has happened, or is refused
     frozen_caches caches;
-    ~still() { thaw(caches); }
+    ~still() { caches.thaw(); }
   } frozen{type == zone_type::pool ? recover_and_freeze(*t) : frozen_caches{}};
   auto found = find_record(name, type);
   if (!found) return std::unexpected(found.error());

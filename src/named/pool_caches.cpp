@@ -6,7 +6,7 @@
 namespace annex {
 
 void for_each_pool(const segment& s,
-                   const std::function<void(const zone_record&, const known_pool&)>& visit) {
+                   function_ref<void(const zone_record&, const known_pool&)> visit) {
   if (s.header().zone_count == 0) return;
   for_each_zone_bucket(s, [&](chunk_ref chain) {
     list_walk walk(s);
@@ -26,15 +26,13 @@ u32 busy_member_of(const segment& s, const known_pool& pool, const frozen_caches
     if (const chunk_ref cache = s.slot(i).cache;
         cache == 0 || s.chunk<thread_cache>(cache)->key == 0)
       continue;
-    if (std::none_of(frozen.caches.begin(), frozen.caches.end(),
-                     [&](const thread_cache* c) { return c->slot == i; }))
-      return member;
+    if (frozen.of(i) == nullptr) return member;
   }
   return 0;
 }
 
 void flush_pool_caches(tenure& t, const known_pool& pool, const frozen_caches& frozen) noexcept {
-  for (const thread_cache* c : frozen.caches)
+  for (const thread_cache* c : frozen)
     if (const chunk_ref cache = pool.caches()[c->slot]; cache != 0)
       *t.doubles_of(c->member) +=
           flush_pool_cache(t, pool, *t.seg().chunk<pool_cache>(cache), c->member, 0);

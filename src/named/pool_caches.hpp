@@ -4,8 +4,8 @@
 // Everything here runs under the heap lock; caches of others are touched while they are held still
 // (cache/still.hpp). A death between two transactions leaves each object in one place.
 #pragma once
-#include <functional>
 
+#include "base/function_ref.hpp"
 #include "cache/still.hpp"
 #include "named/pool_table.hpp"
 #include "named/zone_record.hpp"
@@ -14,7 +14,7 @@ namespace annex {
 
 /// Calls visit for every pool whose table can be one.
 void for_each_pool(const segment& s,
-                   const std::function<void(const zone_record&, const known_pool&)>& visit);
+                   function_ref<void(const zone_record&, const known_pool&)> visit);
 /// A live thread that has a cache of the pool and is not held still: its member; 0: none.
 u32 busy_member_of(const segment& s, const known_pool& pool, const frozen_caches& frozen,
                    u32 own_slot) noexcept;

@@ -113,4 +113,8 @@ bool take_table(inspection& in, const zone_record& z, u64 smallest_bytes) {
   return false;
 }
 
+void count_zones(counting& c) {
+  c.out.zone_count = c.s.header().zone_count;
+}
+
 }  // namespace annex::detail

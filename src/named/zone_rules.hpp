@@ -74,4 +74,6 @@ bool restore_zone(rebuilding& rb, chunk_ref ref);
 /// For views that have memory: it is all that is left of one without a table. True.
 bool keep_as_plain(rebuilding& rb, zone_record& z);
 
+void count_zones(counting& c);
+
 }  // namespace annex::detail

@@ -6,6 +6,7 @@
 // told".
 #pragma once
 #include <string>
+#include <string_view>
 
 #include "base/units.hpp"
 #include "platform/open_result.hpp"
@@ -58,8 +59,12 @@ struct file_system {
   bool in_memory = false;
 };
 file_system file_system_of(int fd);
-// Empty: none that this process sees.
-std::string mount_point_of(int fd);
+/// Where a file system is mounted; empty: nowhere that this process sees.
+struct mount_point {
+  char text[4096] = {};
+  operator std::string_view() const noexcept { return text; }
+};
+mount_point mount_point_of(int fd);
 // Empty when it has none that leads back to it.
 std::string path_of(int fd);
 

@@ -3,8 +3,7 @@
 // Errors are errno values (0: done). Interrupted calls are repeated. Any thread may call; who maps
 // unmaps.
 #pragma once
-#include <functional>
-
+#include "base/function_ref.hpp"
 #include "base/units.hpp"
 
 namespace annex::os {
@@ -24,6 +23,8 @@ int forbid_writing(void* address, u64 bytes);
 map_result map_anonymous(u64 bytes, u64 huge_page_bytes, bool shared, u64 alignment);
 // Address space, pages come when touched.
 map_result reserve(u64 bytes, bool accessible);
+/// For annex's own records: private, zero, readable and writable. Null: no memory.
+void* map_own_pages(u64 bytes);
 void unmap(void* address, u64 bytes);
 /// For what reaches far beyond its file: a memory checker (valgrind) would look for pointers there,
 /// page by page, when the program ends, and each page would be an error of its own. No system call
@@ -45,6 +46,6 @@ struct mapped_stretch {
   bool readable, writable;
 };
 int for_each_mapped(const void* address, u64 bytes,
-                    const std::function<bool(const mapped_stretch&)>& visit);
+                    function_ref<bool(const mapped_stretch&)> visit);
 
 }  // namespace annex::os

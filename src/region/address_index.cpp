@@ -6,6 +6,8 @@
 #include <mutex>
 #include <new>
 
+#include "base/never_destroyed.hpp"
+#include "platform/own_memory.hpp"
 #include "platform/waiting.hpp"
 
 namespace annex::address_index {
@@ -29,20 +31,22 @@ constexpr u64 rest_of_a_region_ns = 60'000'000'000;
 
 struct index_state {
   std::mutex mutex;
-  std::map<u64, reservation> ranges;  // by base
-  std::vector<local_region*> all_regions;
-  std::deque<unused_region> unused;  // the one that was given back first is used first
-  // The levels point to each other with marked words: this is the plain list.
-  std::vector<table*> tables;
+  own_memory memory{own_pages()};
+  std::pmr::map<u64, reservation> ranges{&memory};  // by base
+  // The one that was given back first is used first.
+  std::pmr::deque<unused_region> unused{&memory};
 };
 
-// Never destroyed: threads may still free blocks while the program ends.
+// Threads may still free blocks while the program ends.
 index_state& state() noexcept {
-  static index_state& only = *new index_state;
-  return only;
+  return never_destroyed<index_state>();
 }
 
-table* new_table();
+// In the index's own memory. Under the mutex.
+template <class T>
+T* make() {
+  return std::pmr::polymorphic_allocator<>(&state().memory).new_object<T>();
+}
 
 // Stores value over [begin, end) in a level whose entries span 2^shift bytes; the level begins at
 // level_base.
@@ -60,7 +64,7 @@ void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin,
     u64 word = entry.load(std::memory_order_relaxed);
     if ((word & is_table) == 0) {
       // The entry was empty or not entirely ours: ranges never share a page.
-      table* made = new_table();
+      table* made = make<table>();
       word = reinterpret_cast<u64>(made) | is_table;
       // sync(index): who finds the table finds it empty.
       entry.store(word, std::memory_order_release);
@@ -68,11 +72,6 @@ void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin,
     const u64 from = at > begin ? at : begin, to = at + span < end ? at + span : end;
     fill_level(table_in(word)->entries.data(), shift - 9, at, from, to, value);
   }
-}
-
-table* new_table() {
-  state().tables.push_back(new table);
-  return state().tables.back();
 }
 
 void fill(u64 begin, u64 end, u64 value) {
@@ -140,10 +139,8 @@ void after_fork() noexcept {
 local_region* make_region() {
   index_state& s = state();
   std::lock_guard guard(s.mutex);
-  if (s.unused.empty() || os::now_ns() - s.unused.front().since_ns < rest_of_a_region_ns) {
-    s.all_regions.push_back(new local_region);
-    return s.all_regions.back();
-  }
+  if (s.unused.empty() || os::now_ns() - s.unused.front().since_ns < rest_of_a_region_ns)
+    return make<local_region>();
   local_region* region = s.unused.front().region;
   s.unused.pop_front();
   region->~local_region();

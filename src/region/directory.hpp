@@ -12,6 +12,7 @@
 
 #include "base/units.hpp"
 #include "platform/files.hpp"
+#include "platform/own_memory.hpp"
 
 namespace annex::detail {
 
@@ -22,7 +23,7 @@ inline constexpr std::string_view segment_suffix = ".annex";
 /// A directory that has been looked at, open for names in it.
 class open_directory {
  public:
-  open_directory(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  open_directory(int fd, std::string_view path) : fd_(fd), path_(own_string(path)) {}
   open_directory(open_directory&& other) noexcept : fd_(other.fd_), path_(std::move(other.path_)) {
     other.fd_ = -1;
   }
@@ -30,12 +31,14 @@ class open_directory {
   open_directory& operator=(const open_directory&) = delete;
   ~open_directory() { os::close_file(fd_); }
   int fd() const noexcept { return fd_; }
-  const std::string& path() const noexcept { return path_; }
-  std::string path_of(std::string_view name) const { return path_ + "/" + std::string(name); }
+  std::string_view path() const noexcept { return path_; }
+  std::string path_of(std::string_view name) const {
+    return std::string(path_) + "/" + std::string(name);
+  }
 
  private:
   int fd_;
-  std::string path_;
+  std::pmr::string path_;
 };
 
 /// The annex directory of this process (F1). make: makes it when it is not there. Errors:

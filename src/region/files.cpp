@@ -19,9 +19,9 @@ namespace {
 std::string_view file_of(std::string_view path) noexcept {
   return path.substr(path.rfind('/') + 1);
 }
-std::string folder_of(std::string_view path) {
+std::pmr::string folder_of(std::string_view path) {
   const size_t slash = path.rfind('/');
-  return slash == 0 ? "/" : std::string(path.substr(0, slash));
+  return own_string(slash == 0 ? "/" : path.substr(0, slash));
 }
 std::string_view path_in(const region_record& r) noexcept {
   return {r.path, ::strnlen(r.path, sizeof r.path)};
@@ -150,7 +150,7 @@ std::string heap_files::new_name() const {
 }
 
 int heap_files::publish(int fd, const std::string& path) const noexcept {
-  const std::string folder = folder_of(path), name(file_of(path));
+  const std::pmr::string folder = folder_of(path), name = own_string(file_of(path));
   os::file_identity file, there;
   auto give_name = [&](int place) {
     const int why = os::publish_in(fd, place, name.c_str());
@@ -159,7 +159,7 @@ int heap_files::publish(int fd, const std::string& path) const noexcept {
                         there.device == file.device && there.inode == file.inode;
     return has_it ? 0 : why;
   };
-  if (folder == directory_) {
+  if (std::string_view(folder) == directory_) {
     const auto own = open();
     return own ? give_name(own->fd()) : own.error().os_errno != 0 ? own.error().os_errno : ENOENT;
   }
@@ -182,7 +182,7 @@ heap_files::opened heap_files::open_memory(const segment& s, const region_record
                                            bool writable) const {
   const std::string_view path = path_in(r);
   if (path.empty() || path.front() != '/') return {};
-  const std::string name(file_of(path));
+  const std::pmr::string name = own_string(file_of(path));
   const bool has_own_name = r.backing == backing_owned && is_own_name(name, heap_);
   opened result;
   auto try_in = [&](int place, bool is_own) {
@@ -229,12 +229,12 @@ heap_files::opened heap_files::open_memory_of(const segment& s, const region_rec
   return result;
 }
 
-open_directory open_other_place(const region_record& r, const std::string& directory) {
+open_directory open_other_place(const region_record& r, std::string_view directory) {
   const std::string_view path = path_in(r);
   if (r.backing != backing_owned || path.empty() || path.front() != '/' ||
       folder_of(path) == directory)
-    return {-1, {}};
-  const std::string folder = folder_of(path);
+    return {-1, ""};
+  const std::pmr::string folder = folder_of(path);
   return {os::open_place(folder.c_str(), os::links::none).fd, folder};
 }
 
@@ -254,7 +254,7 @@ void heap_files::remove_memory(const open_directory* own, const open_directory* 
   if (r.backing != backing_owned || path.size() == sizeof r.path || path.empty() ||
       path.front() != '/')
     return;
-  const std::string name(file_of(path));
+  const std::pmr::string name = own_string(file_of(path));
   auto leave = [&](std::string_view why) {
     log(log_level::warn,
         "a file is left where it is: {}; remove it yourself if it was memory of \"{}\": {}", why,

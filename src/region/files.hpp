@@ -48,7 +48,7 @@ namespace annex::detail {
 bool is_own_name(std::string_view file, std::string_view heap) noexcept;
 /// Where a region's file lies, when annex made it and it does not lie in that directory; -1:
 /// nowhere else, or not to be had.
-open_directory open_other_place(const region_record& r, const std::string& directory);
+open_directory open_other_place(const region_record& r, std::string_view directory);
 
 /// What a heap knows of its files, none of it from the segment.
 class heap_files {

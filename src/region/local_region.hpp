@@ -53,7 +53,8 @@ struct alignas(64) local_region {
   // 1: attached, and every observer has agreed: all of the above may be read.
   shared_word<u32> usable{0};
   bool observed_removal = false;
-  os::pinned* pins = nullptr;         // of a pinned region: this process's
+  os::pinned* pins = nullptr;  // of a pinned region: this process's
+  local_region* next_retired = nullptr;
   shared_word<u32> draining_here{0};  // this process drains it: its own thread tells the observers
 };
 

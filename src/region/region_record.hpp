@@ -42,6 +42,10 @@ enum granule_kind : u8 {
   granule_zone = 5,  // first granule of a zone, pool or ring
 };
 
+constexpr bool is_slab(u8 kind) noexcept {
+  return kind == granule_slab || kind == granule_slab_held;
+}
+
 struct alignas(8) granule_entry {
   u16 owner;  // thread slot, or no_owner
   u8 kind;

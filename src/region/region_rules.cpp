@@ -185,4 +185,11 @@ void check_words(inspection& in, const known_region& region, const u32* words, u
     in.broken("H1: region {}: the generations of a {} are impossible", region.id, what);
 }
 
+void count_regions(counting& c) {
+  for_each_region_in_use(c.s, c.views, [&](const local_region& region) {
+    ++c.out.region_count;
+    c.out.total_bytes += region.region_bytes;
+  });
+}
+
 }  // namespace annex::detail

@@ -16,6 +16,7 @@
 
 #include "region/generation.hpp"
 #include "region/region_record.hpp"
+#include "shared/counting.hpp"
 #include "shared/inspection.hpp"
 #include "shared/rebuilding.hpp"
 
@@ -77,5 +78,14 @@ bool take_words(rebuilding& rb, const known_region& region, chunk_ref ref, u32 c
 
 /// Regions that a member that is gone was adding, draining or removing.
 void recover_regions(tenure& t, u32 member) noexcept;
+
+/// Regions that serve or are drained: visit(view).
+void for_each_region_in_use(const segment& s, region_views& views, auto&& visit) {
+  for (const u32 slot : used_region_slots(s))
+    // sync(published): what the record says is seen.
+    if (views.record(slot).state.load(std::memory_order_acquire) >= region_active)
+      visit(views.at(slot));
+}
+void count_regions(counting& c);
 
 }  // namespace annex::detail

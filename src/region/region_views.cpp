@@ -117,7 +117,7 @@ local_region& region_views::renew(u32 slot) noexcept {
   // Attached, or being attached just now: regions::synchronize() sees to it, with nobody in
   // between.
   if (view != nullptr) {
-    retired_.push_back(view);
+    view->next_retired = std::exchange(retired_, view);
     view->usable.store(0, std::memory_order_relaxed);
     set_place(slot, nullptr, 0);
   }
@@ -152,9 +152,9 @@ void region_views::set_place(u32 slot, char* base, u64 length_bytes) noexcept {
   reinterpret_cast<u64*>(bases_ + slots_that_can_be_named)[slot] = length_bytes;
 }
 
-std::vector<local_region*> region_views::take_retired() {
+local_region* region_views::take_retired() noexcept {
   std::lock_guard guard(mutex_);
-  return std::exchange(retired_, {});
+  return std::exchange(retired_, nullptr);
 }
 
 void region_views::drop(local_region& view) noexcept {

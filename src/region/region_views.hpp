@@ -56,7 +56,8 @@ class region_views {
   }
   /// As long as it is mapped here, whatever its record says later. Null, 0: not attached any more.
   void set_base(local_region& view, void* base, u64 length_bytes) noexcept;
-  std::vector<local_region*> take_retired();
+  /// Views whose slots have others by now, linked by next_retired; the caller has them.
+  local_region* take_retired() noexcept;
   /// Forgets a view that is not attached any more, unless its slot has another already.
   void drop(local_region& view) noexcept;
   /// Around a fork: no change is half done in the child.
@@ -80,7 +81,7 @@ class region_views {
   detail::local_heap* heap_ = nullptr;
   std::atomic<u32> local_slots_{0};
   std::mutex mutex_;
-  std::vector<local_region*> retired_;
+  local_region* retired_ = nullptr;
 };
 
 /// Fills in what the segment says of the region: tables, IOVAs.

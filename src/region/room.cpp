@@ -9,6 +9,7 @@
 
 #include <annex/types.hpp>
 
+#include "base/sentence.hpp"
 #include "platform/files.hpp"
 #include "platform/numa.hpp"
 #include "platform/resource_limits.hpp"
@@ -21,34 +22,50 @@ namespace {
 // What is reserved at once: a signal in between costs no more than this.
 constexpr u64 piece_bytes = 16 * MiB;
 constexpr u64 arena_step_bytes = 256 * KiB;  // by which the segment grows at least
-constexpr size_t longest_point_told = 48;    // twice in a sentence
+constexpr size_t longest_point_told = 48;    // in a sentence
+constexpr size_t way_bytes = 256;
 
-std::string name_of_place(int fd) {
-  const std::string point = os::mount_point_of(fd);
-  return point.empty() ? "its file system" : point;
+std::string_view name_of(const os::mount_point& point) noexcept {
+  const std::string_view text = point;
+  return text.empty() ? "its file system" : text;
 }
 
 // How the file system is given `more` bytes, as the middle of a sentence.
-std::string way_to_enlarge(const os::file_system& place, const std::string& point, u64 more) {
+std::string_view way_to_enlarge(std::span<char> into, const os::file_system& place,
+                                std::string_view point, u64 more) noexcept {
   if (!place.in_memory || point.empty()) return "free some of it, choose another place";
   const u64 wanted = divide_up(place.total_bytes + more, MiB);
   if (point.size() > longest_point_told)
-    return fmt::format("enlarge it (mount -o remount,size={}M)", wanted);
-  const char* const container = point == "/dev/shm" ? "; a container: docker run --shm-size=" : "";
-  return fmt::format("enlarge it (mount -o remount,size={}M {}{}{})", wanted, point, container,
-                     *container != '\0' ? fmt::format("{}m", wanted) : "");
+    return write_sentence(into, "enlarge it (mount -o remount,size={}M)", wanted);
+  if (point != "/dev/shm")
+    return write_sentence(into, "enlarge it (mount -o remount,size={}M {})", wanted, point);
+  return write_sentence(into,
+                        "enlarge it (mount -o remount,size={}M {}; a container: docker run "
+                        "--shm-size={}m)",
+                        wanted, point, wanted);
+}
+
+// The file system is full: how full, and what helps.
+std::string_view say_full(std::span<char> into, int fd, const os::file_system& place,
+                          u64 bytes) noexcept {
+  const os::mount_point point = os::mount_point_of(fd);
+  char way[way_bytes];
+  return write_sentence(into, "{} is full ({} bytes, {} free); {}", name_of(point),
+                        place.total_bytes, place.free_bytes,
+                        way_to_enlarge(way, place, point, std::max(bytes, MiB)));
 }
 
 std::unexpected<error> refuse_place(int why, int fd, u64 bytes, u64 table_bytes = 0) {
   const os::file_system place = os::file_system_of(fd);
-  const std::string point = os::mount_point_of(fd);
+  const os::mount_point point = os::mount_point_of(fd);
+  char way[way_bytes];
   const u64 all = bytes + table_bytes, lacking = all - std::min(all, place.free_bytes);
   const std::string tables = table_bytes != 0 ? fmt::format(" and {} of tables", table_bytes) : "";
   return refuse_os(
       errc::out_of_memory, why,
       "{} bytes{} do not fit on {} ({} bytes, {} free): {}, bring less, or allow overcommit", bytes,
-      tables, name_of_place(fd), place.total_bytes, place.free_bytes,
-      way_to_enlarge(place, point, std::max(lacking, MiB)));
+      tables, name_of(point), place.total_bytes, place.free_bytes,
+      way_to_enlarge(way, place, point, std::max(lacking, MiB)));
 }
 
 std::unexpected<error> refuse_file_size(u64 bytes) {
@@ -138,11 +155,11 @@ result<void> reserve_file(int fd, u64 offset, u64 bytes,
     }
     if (why == EOPNOTSUPP || why == ENOSYS || why == ENODEV || why == EBADF || why == EPERM)
       return refuse_os(errc::not_supported, why,
-                       "{} can't reserve {} bytes: {}; prefault them instead", name_of_place(fd),
-                       bytes, std::strerror(why));
+                       "{} can't reserve {} bytes: {}; prefault them instead",
+                       name_of(os::mount_point_of(fd)), bytes, std::strerror(why));
     if (why != 0)
       return refuse_os(errc::os_failure, why, "{} bytes can't be reserved on {}: {}{}", bytes,
-                       name_of_place(fd), std::strerror(why), remedy_for(why));
+                       name_of(os::mount_point_of(fd)), std::strerror(why), remedy_for(why));
     done += n;
     if (progress) progress(done, bytes);
   }
@@ -178,39 +195,36 @@ std::unexpected<error> refuse_pages(int why, int fd, u64 bytes, u64 page_bytes) 
                    bytes, page_bytes, std::strerror(why));
 }
 
-std::string metadata_shortage(const segment& s, u64 bytes) {
+std::string_view metadata_shortage(std::span<char> into, const segment& s, u64 bytes) noexcept {
   const segment_header& h = s.header();
   const u64 top = h.arena.top, file = h.arena.file_bytes;
   const u64 end = top + std::min(bytes, h.reserve_bytes) + spare_file_bytes;
   if (end > h.reserve_bytes)
-    return fmt::format(
-        "its metadata_limit_bytes ({}) is reached; release some, or create it with more",
+    return write_sentence(
+        into, "its metadata_limit_bytes ({}) is reached; release some, or create it with more",
         h.reserve_bytes);
   const u64 longer = std::max(end, file + (end > file ? arena_step_bytes : 0));
   if (longer > file && std::min(longer, h.reserve_bytes) > os::file_size_limit())
-    return fmt::format(
-        "this process may make files of {} bytes only, and the segment needs more; raise the limit "
-        "(ulimit -f)",
-        os::file_size_limit());
+    return write_sentence(into,
+                          "this process may make files of {} bytes only, and the segment needs "
+                          "more; raise the limit (ulimit -f)",
+                          os::file_size_limit());
   const os::file_system place = os::file_system_of(s.fd());
-  if (place.total_bytes == 0 || place.free_bytes > bytes) return "";
-  const std::string point = os::mount_point_of(s.fd());
-  return fmt::format("{} is full ({} bytes, {} free); {}", name_of_place(s.fd()), place.total_bytes,
-                     place.free_bytes, way_to_enlarge(place, point, std::max(bytes, MiB)));
+  if (place.total_bytes == 0 || place.free_bytes > bytes) return {};
+  return say_full(into, s.fd(), place, bytes);
 }
 
-std::string place_shortage(const local_region& region, u64 bytes) {
-  if (region.fd < 0 || region.record->first_unsure == 0) return "";
+std::string_view place_shortage(std::span<char> into, const local_region& region,
+                                u64 bytes) noexcept {
+  if (region.fd < 0 || region.record->first_unsure == 0) return {};
   const os::file_system place = os::file_system_of(region.fd);
-  if (place.total_bytes == 0 || place.free_bytes > bytes) return "";
-  const std::string point = os::mount_point_of(region.fd);
-  return fmt::format("{} is full ({} bytes, {} free); {}", name_of_place(region.fd),
-                     place.total_bytes, place.free_bytes,
-                     way_to_enlarge(place, point, std::max(bytes, MiB)));
+  if (place.total_bytes == 0 || place.free_bytes > bytes) return {};
+  return say_full(into, region.fd, place, bytes);
 }
 
 error no_metadata(const segment& s, std::string_view heap, u64 bytes, std::string_view what) {
-  std::string why = metadata_shortage(s, bytes);
+  char shortage[longest_shortage];
+  std::string why(metadata_shortage(shortage, s, bytes));
   if (why.empty())
     why = fmt::format(
         "metadata_limit_bytes ({}) or the file system of its segment allows no more; release some, "

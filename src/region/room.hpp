@@ -9,7 +9,9 @@
 // leaves a file without a name.
 #pragma once
 #include <functional>
+#include <span>
 #include <string>
+#include <string_view>
 
 #include "base/failure.hpp"
 
@@ -42,10 +44,13 @@ std::unexpected<error> refuse_pages(int os_errno, int fd, u64 bytes, u64 page_by
 /// Why there are no hugepages of this size.
 std::unexpected<error> refuse_hugepages(int os_errno, u64 bytes, u64 page_bytes);
 
+/// Room that the longest of the next two needs.
+inline constexpr std::size_t longest_shortage = 512;
 /// Why the segment has no room for so many bytes more; empty: nothing is short that shows.
-std::string metadata_shortage(const segment& s, u64 bytes);
+std::string_view metadata_shortage(std::span<char> into, const segment& s, u64 bytes) noexcept;
 /// The same for the end of a region that is taken from its file system as blocks are cut from it.
-std::string place_shortage(const local_region& region, u64 bytes);
+std::string_view place_shortage(std::span<char> into, const local_region& region,
+                                u64 bytes) noexcept;
 /// The refusal of what needs metadata: limit_reached.
 error no_metadata(const segment& s, std::string_view heap, u64 bytes, std::string_view what);
 

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <memory>
 
+#include "platform/memory.hpp"
 #include "region/region_record.hpp"
 #include "shared/arena.hpp"
 
@@ -21,6 +22,12 @@ inline constexpr u64 whole_table_bytes = 64 * KiB;
 constexpr backing backing_of_table(u64 bytes) noexcept {
   return bytes <= whole_table_bytes ? backing::whole : backing::sparse;
 }
+
+/// Deletes what os::map_own_pages() gave.
+struct unmapped {
+  u64 bytes = 0;
+  void operator()(std::atomic<u64>* bits) const noexcept { os::unmap(bits, bytes); }
+};
 
 class table_pages {
  public:
@@ -36,8 +43,8 @@ class table_pages {
 
  private:
   struct table {
-    u64 begin = 0, entry_bytes = 0;                // in the segment; 0: whole
-    std::unique_ptr<std::atomic<u64>[]> known {};  // bit per page
+    u64 begin = 0, entry_bytes = 0;                       // in the segment; 0: whole
+    std::unique_ptr<std::atomic<u64>[], unmapped> known;  // bit per page; null: none is known
     bool back(const segment& s, u32 first, u32 last) const noexcept;
   };
   const segment* segment_ = nullptr;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/mend.hpp"
+#include "platform/files.hpp"
 
 namespace annex::detail {
 
@@ -34,6 +35,14 @@ void find_header(rebuilding& rb) {
   if (mend_header(h, rb.s.file_bytes()) &&
       std::memcmp(static_cast<const void*>(&before), &h, sizeof before) != 0)
     rb.say("the header: a word of it is right again, by its seal or by the file's length");
+}
+
+void count_header(counting& c) {
+  const segment_header& h = c.s.header();
+  c.out.metadata_bytes = os::allocated_bytes(c.s.fd());
+  c.out.misuse_count = h.misuse_count.load(std::memory_order_relaxed);
+  c.out.lock_steals = h.lock_steals.load(std::memory_order_relaxed);
+  c.out.recovered_threads = h.recovered_threads.load(std::memory_order_relaxed);
 }
 
 }  // namespace annex::detail

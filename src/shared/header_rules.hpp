@@ -4,6 +4,7 @@
 // segment was mapped. A repair changes one byte back, or the seal, and takes from the file's length
 // and from the limits what these tell better.
 #pragma once
+#include "shared/counting.hpp"
 #include "shared/rebuilding.hpp"
 
 namespace annex::detail {
@@ -14,5 +15,8 @@ bool mend_header(segment_header& h, u64 file_bytes);
 
 /// The same for the segment under repair, whose lock nobody holds any more.
 void find_header(rebuilding& rb);
+
+/// What the header itself counts.
+void count_header(counting& c);
 
 }  // namespace annex::detail

@@ -115,4 +115,9 @@ void rebuild_members(rebuilding& rb) {
     rebuild_record(rb, id);
 }
 
+void count_members(counting& c) {
+  for (u32 id = 1; id <= c.s.members_used(); ++id)
+    c.out.member_count += c.s.member(id).state.load(std::memory_order_relaxed) == member_live;
+}
+
 }  // namespace annex::detail

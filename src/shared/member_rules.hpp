@@ -12,6 +12,7 @@
 #include <unordered_map>
 #include "shared/heap_lock.hpp"
 
+#include "shared/counting.hpp"
 #include "shared/inspection.hpp"
 #include "shared/rebuilding.hpp"
 
@@ -50,5 +51,7 @@ void rebuild_members(rebuilding& rb);
 void recover_claims(transaction& t, u32 member) noexcept;
 /// Its state, when every structure has been asked.
 void mark_member_dead(transaction& t, u32 member) noexcept;
+
+void count_members(counting& c);
 
 }  // namespace annex::detail

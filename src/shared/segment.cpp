@@ -74,19 +74,6 @@ bool back_pages(const segment& s, u64 offset, u64 bytes) noexcept {
   return why != ENOSPC && why != ENOMEM && why != EDQUOT && why != EIO;
 }
 
-std::vector<u32> used_region_slots(const segment& s) {
-  std::vector<u32> slots;
-  const segment_header& h = s.header();
-  for (u32 word = 0; word < region_words(h); ++word)
-    for (u64 bits = std::atomic_ref(const_cast<u64&>(h.used_regions[word]))
-                        .load(std::memory_order_acquire);
-         bits != 0; bits &= bits - 1)
-      if (const u32 slot = word * 64 + static_cast<u32>(std::countr_zero(bits));
-          slot < s.region_limit())
-        slots.push_back(slot);
-  return slots;
-}
-
 u64 layout_hash() noexcept {
   u64 hash = 0xcbf29ce484222325;  // FNV-1a over what a change of layout changes
   auto mix = [&](u64 value) { hash = (hash ^ value) * 0x100000001b3; };

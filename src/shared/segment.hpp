@@ -6,8 +6,9 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <bit>
+#include <iterator>
 #include <string_view>
-#include <vector>
 
 #include <annex/error.hpp>
 
@@ -249,8 +250,56 @@ inline u32 region_words(const segment_header& h) noexcept {
       64;
   return words < limits::region_slots / 64 ? words : limits::region_slots / 64;
 }
-/// Slots of the regions that exist, in order. Without the heap lock: as of now.
-std::vector<u32> used_region_slots(const segment& s);
+/// Slots of the regions that exist, in order: for (const u32 slot : used_region_slots(s)). Without
+/// the heap lock: as of now, 64 slots at a time.
+class used_region_slots {
+ public:
+  explicit used_region_slots(const segment& s) noexcept
+      : bitmap_(s.header().used_regions),
+        words_(region_words(s.header())),
+        limit_(s.region_limit()) {}
+
+  class iterator {
+   public:
+    explicit iterator(const used_region_slots& slots) noexcept : slots_(slots) {
+      read();
+      skip_empty();
+    }
+    u32 operator*() const noexcept {
+      return word_ * 64 + static_cast<u32>(std::countr_zero(bits_));
+    }
+    iterator& operator++() noexcept {
+      bits_ &= bits_ - 1;
+      skip_empty();
+      return *this;
+    }
+    bool operator==(std::default_sentinel_t) const noexcept {
+      return word_ >= slots_.words_ || **this >= slots_.limit_;
+    }
+
+   private:
+    void read() noexcept {
+      if (word_ < slots_.words_)
+        bits_ = std::atomic_ref(const_cast<u64&>(slots_.bitmap_[word_]))
+                    .load(std::memory_order_acquire);
+    }
+    void skip_empty() noexcept {
+      while (bits_ == 0 && word_ < slots_.words_) {
+        ++word_;
+        read();
+      }
+    }
+    const used_region_slots& slots_;
+    u32 word_ = 0;
+    u64 bits_ = 0;
+  };
+  iterator begin() const noexcept { return iterator(*this); }
+  std::default_sentinel_t end() const noexcept { return {}; }
+
+ private:
+  const u64* bitmap_;
+  u32 words_, limit_;
+};
 
 /// Where the tables lie, from the limits; the bytes up to the arena.
 struct table_plan {

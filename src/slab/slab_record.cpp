@@ -278,6 +278,19 @@ void recount(const segment& s, slab_record* slab) noexcept {
   slab->summary = summary;
 }
 
+slab_record* slab_of(const segment& s, const local_region& region, u32 granule) noexcept {
+  const chunk_ref ref =
+      std::atomic_ref(region.extents[granule].record).load(std::memory_order_relaxed);
+  if (ref == 0 || u64{ref} * chunk_unit_bytes + sizeof(slab_record) > s.header().arena.top)
+    return nullptr;
+  auto* slab = s.chunk<slab_record>(ref);
+  const bool sane =
+      slab->size_class != 0 && slab->size_class < class_count &&
+      slab->words == divide_up(slab->capacity, 64) && slab->capacity <= limits::slab_blocks &&
+      u64{ref} * chunk_unit_bytes + slab_record_bytes(slab->words) <= s.header().arena.top;
+  return sane ? slab : nullptr;
+}
+
 u32 live_blocks(slab_record* slab) noexcept {
   u32 free = 0;
   for (u32 w = 0; w < slab->words; ++w)

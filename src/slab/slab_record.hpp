@@ -246,6 +246,8 @@ u64 held_bits(const segment& s, slab_record* slab, u32 word) noexcept;
 u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept;
 /// Free count and summary from the bitmap, and what a death left in taken[] and in the holdings.
 void recount(const segment& s, slab_record* slab) noexcept;
+/// The slab whose extent begins at this granule, if its record can be one; else null.
+slab_record* slab_of(const segment& s, const local_region& region, u32 granule) noexcept;
 u32 live_blocks(slab_record* slab) noexcept;  // including those in magazines
 
 }  // namespace annex

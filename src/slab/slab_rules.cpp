@@ -237,4 +237,18 @@ void check_slabs_are_linked(inspection& in) {
               seen.linked.size());
 }
 
+void count_slabs(counting& c) {
+  for_each_region_in_use(c.s, c.views, [&](const local_region& region) {
+    walk_extents(region, [&](u32 granule, u32, u8 kind) {
+      slab_record* const slab = is_slab(kind) ? slab_of(c.s, region, granule) : nullptr;
+      if (slab == nullptr) return;
+      ++c.out.slab_count;
+      const u64 live = live_blocks(slab);
+      c.out.live_blocks += live;
+      c.slab_live_bytes += live * class_bytes[slab->size_class];
+      c.slab_bytes += bytes_at(region, granule);
+    });
+  });
+}
+
 }  // namespace annex::detail

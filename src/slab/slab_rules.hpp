@@ -49,4 +49,6 @@ void find_slabs(rebuilding& rb);
 /// Free count and summary by the free words. what empty: the numbers have been said already.
 void count_free(rebuilding& rb, slab_record* slab, const std::string& what);
 
+void count_slabs(counting& c);
+
 }  // namespace annex::detail

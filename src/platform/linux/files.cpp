@@ -32,18 +32,17 @@ bool passes_size_limit(int fd, u64 end) {
 }
 
 // /proc/self/mountinfo writes blanks and such as three octal digits.
-std::string decode(std::string_view text) {
-  std::string plain;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != '\\' || i + 3 >= text.size()) {
-      plain += text[i];
-      continue;
-    }
-    plain +=
-        static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0'));
-    i += 3;
+void decode(std::string_view text, mount_point* point) {
+  std::size_t length = 0;
+  for (std::size_t i = 0; i < text.size() && length < sizeof point->text - 1; ++i) {
+    const bool is_octal = text[i] == '\\' && i + 3 < text.size();
+    point->text[length++] = is_octal
+                                ? static_cast<char>((text[i + 1] - '0') * 64 +
+                                                    (text[i + 2] - '0') * 8 + (text[i + 3] - '0'))
+                                : text[i];
+    if (is_octal) i += 3;
   }
-  return plain;
+  point->text[length] = '\0';
 }
 
 }  // namespace
@@ -143,17 +142,17 @@ file_system file_system_of(int fd) {
   return found;
 }
 
-std::string mount_point_of(int fd) {
+mount_point mount_point_of(int fd) {
   struct stat s {};
-  if (::fstat(fd, &s) != 0) return {};
-  std::string point;
+  mount_point point;
+  if (::fstat(fd, &s) != 0) return point;
   each_line<2 * PATH_MAX>("/proc/self/mountinfo", [&](const char* line) {
     unsigned major_number = 0, minor_number = 0;
     char path[PATH_MAX];
     static_assert(PATH_MAX == 4096);
     if (std::sscanf(line, "%*d %*d %u:%u %*s %4095s", &major_number, &minor_number, path) == 3 &&
         makedev(major_number, minor_number) == s.st_dev)
-      point = decode(path);  // mounted last: on top
+      decode(path, &point);  // mounted last: on top
     return true;
   });
   return point;

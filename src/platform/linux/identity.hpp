@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-#include <string>
+#include <cstdio>
 
 #include "platform/files.hpp"
 
@@ -37,8 +37,11 @@ inline file_identity identity_of(const struct stat& s) {
           .kind = kind_of(s.st_mode)};
 }
 
-inline std::string descriptor_path(int fd) {
-  return "/proc/self/fd/" + std::to_string(fd);
-}
+/// The way to what this process has open, by a name.
+struct descriptor_path {
+  explicit descriptor_path(int fd) { std::snprintf(text, sizeof text, "/proc/self/fd/%d", fd); }
+  const char* c_str() const noexcept { return text; }
+  char text[32];
+};
 
 }  // namespace annex::os

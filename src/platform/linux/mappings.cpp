@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <cinttypes>
 #include <cstdio>
-#include <functional>
 #include <system_error>
 #include <thread>
 
@@ -37,7 +36,7 @@ struct stretch {
 
 // Runs look() where a descriptor is left: in a thread with a table of descriptors of its own, one
 // of which it closes there. The program's own stay as they are.
-int with_a_descriptor(const std::function<int()>& look) {
+int with_a_descriptor(function_ref<int()> look) {
   int why = EMFILE;
   try {
     std::thread([&] {
@@ -56,7 +55,7 @@ int with_a_descriptor(const std::function<int()>& look) {
 
 // Calls visit for the mappings that touch [begin, end) in order, until it returns false. Not 0:
 // they could not be seen.
-int walk_mappings(u64 begin, u64 end, const std::function<bool(const stretch&)>& visit,
+int walk_mappings(u64 begin, u64 end, function_ref<bool(const stretch&)> visit,
                   bool may_try_elsewhere = true) {
   const int fd = repeat([] { return ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC); });
   if (fd < 0 && errno == EMFILE && may_try_elsewhere)
@@ -119,7 +118,7 @@ mapping_check check_mapping(const void* address, u64 bytes) {
 }
 
 int for_each_mapped(const void* address, u64 bytes,
-                    const std::function<bool(const mapped_stretch&)>& visit) {
+                    function_ref<bool(const mapped_stretch&)> visit) {
   const u64 begin = reinterpret_cast<u64>(address), end = begin + bytes;
   bool is_seen = false;
   walk_mappings(begin, end, [&](const stretch& s) {

@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <functional>
 
 #include "platform/linux/call.hpp"
 
@@ -18,7 +17,7 @@ namespace {
 
 // Reserves a little more than asked for, then maps at the first aligned address inside.
 map_result map_aligned(u64 bytes, u64 alignment,
-                       const std::function<void*(void* where, int extra_flags)>& map) {
+                       function_ref<void*(void* where, int extra_flags)> map) {
   if (alignment <= page_bytes()) {
     void* p = map(nullptr, 0);
     return p != MAP_FAILED ? map_result{p, 0} : map_result{nullptr, errno};
@@ -104,6 +103,11 @@ map_result reserve(u64 bytes, bool accessible) {
   void* p = ::mmap(nullptr, bytes, accessible ? PROT_READ | PROT_WRITE : PROT_NONE,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   return p != MAP_FAILED ? map_result{p, 0} : map_result{nullptr, errno};
+}
+
+void* map_own_pages(u64 bytes) {
+  void* p = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  return p != MAP_FAILED ? p : nullptr;
 }
 
 void hide_from_leak_search(void* address, u64 bytes) {

@@ -24,10 +24,10 @@ namespace ANNEX_OS {
 namespace {
 
 std::optional<u64> number_in(const std::string& path) {
-  const text_file file = open_text(path.c_str());
+  char text[32];
+  read_start(path.c_str(), text);
   unsigned long long value = 0;
-  const bool is_read = file && std::fscanf(file.get(), "%llu", &value) == 1;
-  return is_read ? std::optional<u64>(value) : std::nullopt;
+  return std::sscanf(text, "%llu", &value) == 1 ? std::optional<u64>(value) : std::nullopt;
 }
 
 // Calls visit(name, number) for the lines of a file that a pattern with room for both (63 bytes, a
@@ -94,7 +94,7 @@ u64 free_memory() {
   // The limit of the process's control group and of those around it (version 2).
   std::string group;
   each_line<4096>("/proc/self/cgroup", [&](std::string_view line) {
-    if (line.starts_with("0::/")) group = line.substr(3, line.find('\n') - 3);
+    if (line.starts_with("0::/")) group = line.substr(3);
     return true;
   });
   for (; !group.empty(); group.resize(group.rfind('/'))) {

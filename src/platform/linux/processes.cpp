@@ -63,9 +63,9 @@ u64 random_number() {
 }
 
 u64 start_time(u32 process) {
-  char text[1024] = {};
-  if (const text_file file = open_text(("/proc/" + std::to_string(process) + "/stat").c_str()))
-    (void)!std::fread(text, 1, sizeof text - 1, file.get());
+  char path[32], text[1024];
+  std::snprintf(path, sizeof path, "/proc/%u/stat", process);
+  read_start(path, text);
   // The program's name may hold anything but this.
   const char* after_name = std::strrchr(text, ')');
   if (after_name == nullptr) return 0;
@@ -76,8 +76,10 @@ u64 start_time(u32 process) {
 }
 
 u32 owner_of_process(u32 process) {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%u", process);
   struct stat s {};
-  return ::stat(("/proc/" + std::to_string(process)).c_str(), &s) == 0 ? s.st_uid : nobody_known;
+  return ::stat(path, &s) == 0 ? s.st_uid : nobody_known;
 }
 
 void at_fork(void (*before)(), void (*after)(), void (*in_child)()) {

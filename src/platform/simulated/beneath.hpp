@@ -73,6 +73,7 @@ decltype(os::map_file_again) map_file_again;
 decltype(os::forbid_writing) forbid_writing;
 decltype(os::map_anonymous) map_anonymous;
 decltype(os::reserve) reserve;
+decltype(os::map_own_pages) map_own_pages;
 decltype(os::unmap) unmap;
 decltype(os::hide_from_leak_search) hide_from_leak_search;
 decltype(os::populate) populate;

@@ -77,8 +77,8 @@ file_system file_system_of(int fd) {
   return simulated::ask(__func__, {file_system()}, beneath::file_system_of, fd);
 }
 
-std::string mount_point_of(int fd) {
-  return simulated::ask(__func__, {std::string()}, beneath::mount_point_of, fd);
+mount_point mount_point_of(int fd) {
+  return simulated::ask(__func__, {mount_point()}, beneath::mount_point_of, fd);
 }
 
 std::string path_of(int fd) {

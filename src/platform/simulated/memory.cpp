@@ -36,6 +36,11 @@ map_result reserve(u64 bytes, bool accessible) {
                         accessible);
 }
 
+// As malloc, it is not refused.
+void* map_own_pages(u64 bytes) {
+  return simulated::pass(beneath::map_own_pages, bytes);
+}
+
 void unmap(void* address, u64 bytes) {
   simulated::pass(beneath::unmap, address, bytes);
 }
@@ -54,7 +59,7 @@ mapping_check check_mapping(const void* address, u64 bytes) {
 }
 
 int for_each_mapped(const void* address, u64 bytes,
-                    const std::function<bool(const mapped_stretch&)>& visit) {
+                    function_ref<bool(const mapped_stretch&)> visit) {
   return simulated::ask(__func__, {EMFILE, ENFILE, ENOENT}, beneath::for_each_mapped, address,
                         bytes, visit);
 }
