@@ -41,13 +41,21 @@ void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
 void* __libc_realloc(void*, size_t);
 void* __libc_memalign(size_t, size_t);
-void* malloc(size_t bytes) { return is_refused() ? nullptr : __libc_malloc(bytes); }
-void* calloc(size_t n, size_t bytes) { return is_refused() ? nullptr : __libc_calloc(n, bytes); }
-void* realloc(void* p, size_t bytes) { return is_refused() ? nullptr : __libc_realloc(p, bytes); }
+void* malloc(size_t bytes) {
+  return is_refused() ? nullptr : __libc_malloc(bytes);
+}
+void* calloc(size_t n, size_t bytes) {
+  return is_refused() ? nullptr : __libc_calloc(n, bytes);
+}
+void* realloc(void* p, size_t bytes) {
+  return is_refused() ? nullptr : __libc_realloc(p, bytes);
+}
 void* aligned_alloc(size_t align, size_t bytes) {
   return is_refused() ? nullptr : __libc_memalign(align, bytes);
 }
-void* memalign(size_t align, size_t bytes) { return aligned_alloc(align, bytes); }
+void* memalign(size_t align, size_t bytes) {
+  return aligned_alloc(align, bytes);
+}
 int posix_memalign(void** p, size_t align, size_t bytes) {
   *p = aligned_alloc(align, bytes);
   return *p != nullptr ? 0 : ENOMEM;

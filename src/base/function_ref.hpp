@@ -16,8 +16,9 @@ template <class Result, class... Arguments>
 class function_ref<Result(Arguments...)> {
  public:
   template <class Callable>
-    requires(!std::is_same_v<std::remove_cvref_t<Callable>, function_ref>)
-  function_ref(Callable&& callable) noexcept
+  requires(!std::is_same_v<std::remove_cvref_t<Callable>, function_ref>)
+      function_ref(Callable&& callable)
+  noexcept
       : callable_(const_cast<void*>(static_cast<const void*>(std::addressof(callable)))),
         call_([](void* of, Arguments... arguments) -> Result {
           return (*static_cast<std::remove_reference_t<Callable>*>(of))(

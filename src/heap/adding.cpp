@@ -157,8 +157,8 @@ result<void> regions::addition::reserve() {
   is_reserved_ = true;
   if (m_.fd < 0) return {};
   fd_ = os::duplicate(m_.fd);
-  if (fd_ >= 0 && os::identify(fd_, &file_) == 0) return {};
-  const int why = errno;
+  const int why = fd_ < 0 ? errno : os::identify(fd_, &file_);
+  if (why == 0) return {};
   return refuse_os(errc::invalid_argument, why, "descriptor {} can't be used: {}{}", m_.fd,
                    std::strerror(why), remedy_for(why));
 }

@@ -25,8 +25,8 @@ void read_start(const char* path, char (&text)[Room]) {
   if (fd >= 0) ::close(fd);
 }
 
-/// Calls visit(line) for each line, without what ends it, until it returns false. A longer line than
-/// this comes in pieces.
+/// Calls visit(line) for each line, without what ends it, until it returns false. A longer line
+/// than this comes in pieces.
 template <std::size_t LongestLine, class Visit>
 void each_line(const char* path, const Visit& visit) {
   const int fd = repeat([&] { return ::open(path, O_RDONLY | O_CLOEXEC); });
