@@ -23,6 +23,7 @@ frozen_caches freeze_all(transaction& t, u32 only_member) noexcept {
   const bool barrier = h.no_barrier.load(std::memory_order_relaxed) == 0;
   for (u32 i = 0; i < t.seg().slots_used(); ++i) {
     const thread_slot& slot = t.seg().slot(i);
+    // sync(slot): what whoever had it before left is seen.
     const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
     if (member == 0 || (only_member != 0 && member != only_member) || slot.cache == 0) continue;
     auto* c = t.seg().chunk<thread_cache>(slot.cache);
@@ -76,6 +77,7 @@ void thaw(frozen_caches& frozen) noexcept {
 void make_all_look(const segment& s) noexcept {
   for (u32 i = 0; i < s.slots_used(); ++i) {
     const thread_slot& slot = s.slot(i);
+    // sync(slot): as in freeze_all().
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0)
       continue;
     auto* c = s.chunk<thread_cache>(slot.cache);
@@ -95,6 +97,7 @@ void take_back(tenure& t, thread_cache& c) noexcept {
 void repair_frozen(tenure& t) noexcept {
   for (u32 i = 0; i < t.seg().slots_used(); ++i) {
     const thread_slot& slot = t.seg().slot(i);
+    // sync(slot): as in freeze_all().
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0)
       continue;
     take_back(t, *t.seg().chunk<thread_cache>(slot.cache));

@@ -139,6 +139,7 @@ extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial
 
 /// Under the heap lock.
 inline frozen_state frozen_of(const thread_cache& c) noexcept {
+  // sync(frozen): what a freezer that died did before it said so is seen.
   return static_cast<frozen_state>(c.frozen.load(std::memory_order_acquire) & ~u32{frozen_look});
 }
 inline void set_frozen(thread_cache& c, frozen_state state) noexcept {

@@ -213,8 +213,9 @@ result<int> regions::open_memory(const region_record& r, u32 slot) noexcept {
       continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
-    const u32 open_as = claims[slot].fd_plus_1.load(std::memory_order_relaxed);
-    if (claims[slot].region.load(std::memory_order_acquire) == id && open_as != 0)
+    // sync(claim): the descriptor that it says is the region's.
+    if (claims[slot].region.load(std::memory_order_acquire) != id) continue;
+    if (const u32 open_as = claims[slot].fd_plus_1.load(std::memory_order_relaxed); open_as != 0)
       any = found(files_.open_memory_of(segment_, r, member.process_id, open_as - 1, writable));
   }
   if (!any && shortage != 0)
@@ -292,6 +293,7 @@ bool regions::is_attached_elsewhere(region_id region) noexcept {
   if (slot >= views_.slots()) return false;
   for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
+    // sync(member): what the record says is seen.
     if (m == self() || member.state.load(std::memory_order_acquire) != member_live ||
         member.region_claims == 0)
       continue;

@@ -69,6 +69,7 @@ result<void> end_it(attachment& here, const open_directory& where) {
                   "\"{}\" still has live blocks in {} regions and {} zones; free them, or `annex "
                   "reap` dead members first",
                   here.name, live, h.zone_count);
+  // sync(destroyed): the records of regions stay as they are.
   h.state.store(segment_destroyed, std::memory_order_release);  // commit
   remove_own_files(here.files, where, here.seg);
   remove_names(where, here.name, here.files.segment_file(), life_name(here.name, h.heap_id),

@@ -214,8 +214,9 @@ outcome put_in_cache(const segment& s, region_views& views, thread_cache& c, con
 
 // The owner of its slab finds by it that a block came back. The slab may change owners meanwhile:
 // the new one is told, too.
+// The owner is read relaxed: whatever it is, a slot's hints are there, and a hint may be lost.
 void leave_hint(const segment& s, slab_record* slab) noexcept {
-  u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
+  u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_relaxed);
   for (int look = 0; look < 2 && owner != no_owner && owner < s.slots_used(); ++look) {
     const u32 lane = slab->lane % limits::lanes;
     shared_word<u64>& hint = s.slot(owner).hints[lane / 64];
@@ -223,7 +224,7 @@ void leave_hint(const segment& s, slab_record* slab) noexcept {
     // sync(hint).
     if ((hint.load(std::memory_order_relaxed) & lane_bit) == 0)
       hint.fetch_or(lane_bit, std::memory_order_acq_rel);
-    const u16 now = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
+    const u16 now = std::atomic_ref(slab->owner).load(std::memory_order_relaxed);
     if (now == owner) break;
     owner = now;
   }

@@ -56,6 +56,7 @@ void finish_destruction(const open_directory& where, std::string_view name) {
   const bool is_ours = os::identify(*old, &identity) == 0 &&
                        copy_header(*old, identity.length_bytes, &h) == 0 &&
                        check_header(h, identity.length_bytes) &&
+                       // sync(destroyed): copied by a system call; the records are mapped after it
                        h.state.load(std::memory_order_relaxed) == segment_destroyed;
   if (is_ours) {
     const auto whole = os::map_file(*old, 0, h.arena_at, false, 0);

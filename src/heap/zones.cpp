@@ -154,7 +154,8 @@ result<zone> zones::wait_zone(std::string_view name, std::chrono::nanoseconds de
         found.error().code != errc::not_committed)
       return found;
     ANNEX_TRY(refuse_if_damaged());
-    if (segment_.header().state.load(std::memory_order_acquire) != segment_ready)
+    // Relaxed: nothing is read because of it.
+    if (segment_.header().state.load(std::memory_order_relaxed) != segment_ready)
       return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
     const u64 waited_ns = os::now_ns() - begun_ns;
     if (waited_ns >= longest_ns && found)

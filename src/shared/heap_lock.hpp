@@ -72,7 +72,8 @@ class transaction {
   void put(T& word, std::type_identity_t<T> value) noexcept {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
     if (!log(word)) return;
-    store_word(word, value);
+    // sync(published): as below; readers without the lock take plain words by an atomic_ref.
+    __atomic_store(&word, &value, __ATOMIC_RELEASE);
     compiler_fence();
   }
   template <class T>

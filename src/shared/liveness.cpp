@@ -31,7 +31,7 @@ void raise(shared_word<u32>& most, u32 to) noexcept {
 int try_to_claim(const segment& s, u32 id, void** life) noexcept {
   member_record& m = s.member(id);
   if (!back_member(s, id)) return ENOSPC;
-  if (m.state.load(std::memory_order_acquire) != member_free) return EAGAIN;
+  if (m.state.load(std::memory_order_relaxed) != member_free) return EAGAIN;  // again below
   *life = nullptr;
   if (s.has_life_file()) {
     const os::life_lock held = os::hold_byte(s.life_fd(), life_position_of(id));

@@ -78,6 +78,7 @@ std::vector<u32> used_region_slots(const segment& s) {
   std::vector<u32> slots;
   const segment_header& h = s.header();
   for (u32 word = 0; word < region_words(h); ++word)
+    // sync(published): what was written into the records before is seen.
     for (u64 bits = std::atomic_ref(const_cast<u64&>(h.used_regions[word]))
                         .load(std::memory_order_acquire);
          bits != 0; bits &= bits - 1)

@@ -189,7 +189,9 @@ class segment {
 
 /// What a member says of regions; null: nothing, or it lies where it can't.
 inline region_claim* claims_of(const segment& s, const member_record& m) noexcept {
-  const chunk_ref ref = m.region_claims;
+  // sync(published): the table was zeros before it was the member's.
+  const chunk_ref ref =
+      std::atomic_ref(const_cast<chunk_ref&>(m.region_claims)).load(std::memory_order_acquire);
   return ref != 0 ? s.find_chunk<region_claim>(ref, u64{s.region_limit()} * sizeof(region_claim))
                   : nullptr;
 }

@@ -27,10 +27,11 @@ struct pool_access {
   static pool_cache* find(const raw_pool& p) noexcept {
     return this_thread.pool_number == p.number_ ? this_thread.pool : find_slowly(p);
   }
-  // Not released.
+  // Not released. Relaxed: whoever releases it has the heap lock and holds every thread still: that
+  // orders it before what this thread does, busy and not frozen or with the lock, sync(frozen).
   static bool is_there(const raw_pool& p) noexcept {
     return static_cast<const zone_record*>(p.record_)->incarnation.load(
-               std::memory_order_acquire) == p.incarnation_;
+               std::memory_order_relaxed) == p.incarnation_;
   }
   // Not released, and its table still says what it said when it was opened: its parts lie where
   // they lay. Under the heap lock, or where this thread is busy and has a cache in the pool: else

@@ -85,6 +85,7 @@ bool join_group() {
     group->version = stamp_version;
     directory().copy(group->directory, sizeof group->directory - 1);
     base_name_of_group().copy(group->base_name, sizeof group->base_name - 1);
+    // sync(group): the rest of the stamp comes before.
     __atomic_store_n(&group->magic, stamp_magic, __ATOMIC_RELEASE);
   } else {
     const memzone* const z = r.rte_memzone_lookup(stamp_name);
@@ -93,6 +94,7 @@ bool join_group() {
       return false;
     }
     group = static_cast<stamp*>(z->addr);
+    // sync(group): the rest of the stamp is seen.
     if (__atomic_load_n(&group->magic, __ATOMIC_ACQUIRE) != stamp_magic ||
         group->version != stamp_version) {
       say("not serving: the primary runs another version of this library (stamp {}, here {}); this "

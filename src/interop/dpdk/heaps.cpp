@@ -132,7 +132,8 @@ served_heap* internal_heap(int socket) noexcept {
   if (internal_refused[at].load(std::memory_order_relaxed) || !is_known_socket(socket))
     return nullptr;
   std::lock_guard guard(open_mutex);
-  if (served_heap* const known = internal_heaps[at].load(std::memory_order_acquire)) return known;
+  // Relaxed: whoever made it had the lock.
+  if (served_heap* const known = internal_heaps[at].load(std::memory_order_relaxed)) return known;
   char dpdk_name[heap_name_bytes] = {};
   write_sentence(dpdk_name, "socket_{}", socket);
   served_heap* const made = open_heap(socket, true, dpdk_name);
@@ -145,8 +146,9 @@ served_heap* internal_heap(int socket) noexcept {
 served_heap* external_heap(int socket) noexcept {
   if (served_heap* const known = find_external(socket)) [[likely]]
     return known;
+  // Relaxed: follow_others() acquires it.
   if (group == nullptr || seen_generation.load(std::memory_order_relaxed) ==
-                              group->generation.load(std::memory_order_acquire))
+                              group->generation.load(std::memory_order_relaxed))
     return nullptr;
   follow_others();
   return find_external(socket);
