@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <regex>
+#include <set>
 #include <sstream>
 
 namespace {
@@ -18,6 +19,14 @@ std::string text_of(const fs::path& file) {
   std::stringstream out;
   out << in.rdbuf();
   return out.str();
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream in(text);
+  for (std::string line; std::getline(in, line);)
+    lines.push_back(line);
+  return lines;
 }
 
 std::vector<fs::path> sources(std::initializer_list<const char*> folders) {
@@ -87,6 +96,41 @@ TEST(files, begin_by_saying_what_they_are) {
   }
 }
 
+// A file that a comment leads to is there: its name, or the end of its path.
+TEST(files, are_there_when_a_comment_names_them) {
+  std::set<std::string> names;
+  for (const char* folder :
+       {"src", "include", "tests", "tools", "torture", "fuzz", "examples", "bench", "docs"})
+    for (const auto& entry : fs::recursive_directory_iterator(root / folder))
+      for (fs::path rest = fs::relative(entry.path(), root); !rest.empty();) {
+        names.insert(rest.string());
+        fs::path shorter;  // without the first folder
+        for (auto part = std::next(rest.begin()); part != rest.end(); ++part)
+          shorter /= *part;
+        rest = shorter;
+      }
+  for (const auto& entry : fs::directory_iterator(root))
+    names.insert(entry.path().filename().string());
+  const std::regex comment("//.*"), file_name("[A-Za-z0-9][\\w./-]*\\.(cpp|hpp|md)\\b");
+  size_t seen = 0;
+  for (const fs::path& file : sources({"src"})) {
+    const auto lines = lines_of(text_of(file));
+    for (size_t i = 0; i < lines.size(); ++i) {
+      std::smatch said;
+      if (!std::regex_search(lines[i], said, comment)) continue;
+      const std::string text = said.str();
+      for (std::sregex_iterator n(text.begin(), text.end(), file_name), end; n != end; ++n) {
+        // "…_rules.hpp" stands for several.
+        if (n->position() > 0 && text[static_cast<size_t>(n->position()) - 1] == '_') continue;
+        ++seen;
+        EXPECT_TRUE(names.contains(n->str()))
+            << fs::relative(file, root) << ":" << i + 1 << " names " << n->str();
+      }
+    }
+  }
+  EXPECT_GT(seen, 500u);
+}
+
 /// Characters, not bytes: all but the second and further bytes of a character in UTF-8.
 std::ptrdiff_t width_of(const std::string& line) {
   return std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xC0) != 0x80; });
@@ -144,14 +188,6 @@ TEST(files, may_be_wide_inside_raw_strings_only) {
   EXPECT_EQ(wide_lines("x" + drawn + "\n"), std::vector<int>{1});
   EXPECT_TRUE(wide_lines("f(R\"css(a\n" + wide + ")\"\n)css\" + R\"(" + wide + ")\");\n").empty());
   EXPECT_EQ(wide_lines("f(R\"css(a\n)css\");\n" + wide), std::vector<int>{3});
-}
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream in(text);
-  for (std::string line; std::getline(in, line);)
-    lines.push_back(line);
-  return lines;
 }
 
 // A file that one sitting reads has one subject.

@@ -14,8 +14,8 @@
 
 namespace annex {
 
-// The dead recovered and the living held still. Who dies in between, in the middle of an operation,
-// is recovered too.
+// The dead recovered and the living held still. Whoever dies in between, in the middle of an
+// operation, is recovered too.
 frozen_caches recover_and_freeze(tenure& t) noexcept {
   for (int tries = 0;; ++tries) {
     recover_dead(t);

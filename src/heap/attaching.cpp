@@ -166,7 +166,7 @@ result<void> regions::arrival::enter() {
   return {};
 }
 
-// The claim comes first: who drains the region from now on waits for the observers.
+// The claim comes first: whoever drains the region from now on waits for the observers.
 result<void> regions::arrival::agree() {
   if (claim_ != nullptr) begin_claim(*claim_, id_, fd_, memory_.attached_bits());
   return memory_.observers_.agree(view_for_observers(view_));
@@ -300,7 +300,7 @@ bool regions::is_attached_elsewhere(region_id region) noexcept {
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    // sync(claim): who has let go uses the region no more.
+    // sync(claim): whoever has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, self()))
       return true;
   }

@@ -22,7 +22,7 @@
 namespace annex::detail {
 namespace {
 
-// Living processes but this one that have the heap attached; one may be several members. Who is
+// Living processes but this one that have the heap attached; one may be several members. Whoever is
 // joining waits for the lock, and then sees that the heap has ended.
 std::vector<u32> other_processes(const attachment& here) {
   std::vector<u32> others;

@@ -62,7 +62,7 @@ result<void> regions::check_removable(u32 slot) {
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    // sync(claim): what it says is seen; who has let go uses the region no more.
+    // sync(claim): what it says is seen; whoever has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, self()))
       continue;
     // sync(lease): what it was taken for is over.

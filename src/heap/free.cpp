@@ -9,7 +9,7 @@
 // Each way leads on to the next where it does not end:
 //
 //   free               a hit (heap/fast_path.hpp)
-//   free_past_hit      who knows that it is none; of no heap at all: the program ends
+//   free_past_hit      known to be none; of no heap at all: the program ends
 //   free_in_its_heap   this thread's cache of the block's heap takes it, unless it is another's,
 //                      large, or something is wrong
 //   free_past_cache    may this process free, is the region there still? Large: 4. Else:
@@ -198,7 +198,7 @@ outcome put_in_cache(const segment& s, region_views& views, thread_cache& c, con
                      aftermath* left) noexcept {
   busy_scope busy(c);
   if (!busy.entered()) return outcome::frozen;
-  // A freezer may have come and gone since we looked: who makes orphans of the slabs of a cache
+  // A freezer may have come and gone since we looked: whoever makes orphans of the slabs of a cache
   // holds it still.
   if (b.granule_now().owner != c.slot) return outcome::is_others;
   const u64 entry = u64{b.region.slot} << region_shift | b.offset;

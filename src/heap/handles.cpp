@@ -101,7 +101,7 @@ handle addressing::handle_of(const void* p) noexcept {
     }
     if (is_kept(*b, n, false)) return null_handle;
     u32 expected = seen;
-    // sync(name): who resolves it sees what was written into the block before.
+    // sync(name): whoever resolves it sees what was written into the block before.
     if (std::atomic_ref(*n.word).compare_exchange_strong(expected, seen | word_is_named,
                                                          std::memory_order_acq_rel))
       return name;  // commit

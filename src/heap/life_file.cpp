@@ -47,8 +47,8 @@ result<void> refuse_if_known_to_the_system(const segment& s, std::string_view li
   return {};
 }
 
-// A segment was copied here alone, or somebody has removed the file. Who holds a byte of the old
-// one can't be seen any more: only when no process of the records exists is there nobody to be
+// A segment was copied here alone, or somebody has removed the file. Whoever holds a byte of the
+// old one can't be seen any more: only when no process of the records exists is there nobody to be
 // overlooked.
 result<void> make_life_file_again(attachment& heap, const open_directory& where,
                                   const std::string& name, u32 file_mode) {

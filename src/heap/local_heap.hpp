@@ -36,8 +36,8 @@ class local_heap {
   u32 users = 1;          // shares of this attachment
   bool is_ready = false;  // it is set up
 
-  /// Only a heap of a name, and not a child's before it has joined, is shared with who attaches it
-  /// again.
+  /// Only a heap of a name, and not a child's before it has joined, is shared with whoever attaches
+  /// it again.
   bool can_be_shared() const noexcept { return !here.forked && !here.has_option(option_private); }
   static local_heap* of(const heap& h) noexcept { return h.internal(); }
   static heap face_of(local_heap* h) noexcept { return heap(h); }

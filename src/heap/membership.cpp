@@ -151,7 +151,7 @@ result<void> membership::come_alive(tenure& t, arrival how) {
     }
   }
   if (t.stole() || !is_vouched) repair_frozen(t);
-  // sync(member): who takes its word sees what was repaired.
+  // sync(member): whoever takes its word sees what was repaired.
   segment_.member(self()).state.store(member_live, std::memory_order_release);  // commit
   return {};
 }

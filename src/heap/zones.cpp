@@ -9,19 +9,19 @@
 //
 // A zone may be reserved so that it is found only when it has been filled (docs/design/0016):
 //   reserve_zone(on_commit) ──▶ being filled ──commit_zone()──▶ committed      one transaction each
-//                                    └── its maker dies: it stays so; who reserves the name anew,
-//                                        or releases it, frees it
+//                                    └── its maker dies: it stays so; whoever reserves the name
+//                                        anew, or releases it, frees it
 // So a process that dies between any two stores leaves a zone that nobody finds, or one that is
 // full. Waiting (wait_zone):
 //   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for
 //              waiter_looks_again_ns at most
 //   committer  commit; ++zones_signal; wake. A look that missed the commit came before the
-//              increment: no sleep is entered, or it is woken. Who dies between the two is made up
+//              increment: no sleep is entered, or it is woken. A death between the two is made up
 //              for by the next look
 //
 // A pool or ring may be released while others have it open (docs/design/0011). Each has a number no
-// other of the heap ever had (incarnation), which who has it open compares before it touches
-// anything:
+// other of the heap ever had (incarnation), which everybody who has it open compares before it
+// touches anything:
 //   pool   in the zone record. Records of released pools become records of pools only. Its caches
 //          and its table are freed at once: no thread is inside (they are held still), and each
 //          takes a slow path, which compares, before its next hit

@@ -48,8 +48,8 @@ struct segment_geometry {
 ///                         segment is marked as damaged: links in it end every list, counts in it
 ///                         are 0, and what is written there is lost. Whoever changes anything asks
 ///                         is_damaged() at its end.
-///   find_chunk<T>(ref,n)  null instead, and no mark: for who looks without the heap lock, where
-///                         things move meanwhile.
+///   find_chunk<T>(ref,n)  null instead, and no mark: for whoever looks without the heap lock,
+///                         where things move meanwhile.
 class segment;
 /// The file is longer than the arena's top by at least so much: a reader that a damaged count or
 /// length leads a little behind the last chunk meets zeros, not the end of the file or of the
@@ -150,8 +150,8 @@ class segment {
                     geometry_.thread_limit);
   }
 
-  /// Something in it can't be. Said once in the log, kept in the segment for who attaches next, and
-  /// for this process in is_damaged().
+  /// Something in it can't be. Said once in the log, kept in the segment for whoever attaches next,
+  /// and for this process in is_damaged().
   void mark_damaged(std::string_view what) const noexcept;
   bool is_damaged() const noexcept {
     return damage_ != nullptr && damage_->load(std::memory_order_relaxed) != 0;

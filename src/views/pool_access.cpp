@@ -37,7 +37,7 @@ pool_cache* pool_access::remember(const raw_pool& p, chunk_ref cache,
 }
 
 // Before they are given back: their handles are stale from now on. What is no object is left to
-// who finds that out.
+// whoever finds that out.
 void pool_access::forget(const raw_pool& p, std::span<void* const> objects) noexcept {
   const local_region* const region = address_index::find(p.base_);
   if (region == nullptr) return;
@@ -52,7 +52,7 @@ void pool_access::forget(const raw_pool& p, std::span<void* const> objects) noex
 }
 
 // W1 under the heap lock: nobody releases the pool then, and its table is a pool's still. W2: a
-// process barrier, since who gives has none.
+// process barrier, since whoever gives has none.
 detail::waiting_place pool_access::waiting_at(const raw_pool& p, std::function<bool()> look) {
   return {.heap = p.heap_,
           .signal = &table(p).object_signal,

@@ -53,7 +53,7 @@ struct pool_access {
     return known(p).holders(p.heap_->here.seg.thread_limit());
   }
   // Before they are given back: their handles are stale from now on. What is no object is left to
-  // who finds that out.
+  // whoever finds that out.
   [[gnu::noinline]] static void forget(const raw_pool& p, std::span<void* const> objects) noexcept;
   // Where an object is waited for; look: says that there is one.
   static detail::waiting_place waiting_at(const raw_pool& p, std::function<bool()> look);

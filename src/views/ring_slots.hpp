@@ -13,8 +13,8 @@ inline ring_table& table_of(void* table) noexcept {
   return *static_cast<ring_table*>(table);
 }
 
-// Both words at once. sync(ring slot): a full barrier: who sees the value sees what was done before
-// it was put.
+// Both words at once. sync(ring slot): a full barrier: whoever sees the value sees what was done
+// before it was put.
 template <class T>
 inline bool change(T& words, T expected, T desired) noexcept {
   return cpu::compare_and_swap_pair(words, expected, desired);
@@ -36,7 +36,7 @@ inline u64 walk_on(u64 position, u64 at, u64 capacity) noexcept {
 
 // Every slot before position is past what the counter counts; seen: what it was a moment ago.
 inline void catch_up(shared_word<u64>& counter, u64 seen, u64 position) noexcept {
-  // sync(counter): who begins here sees the slots that it has passed.
+  // sync(counter): whoever begins here sees the slots that it has passed.
   while (seen < position && !counter.compare_exchange(seen, position, std::memory_order_acq_rel)) {}
 }
 

@@ -263,7 +263,7 @@ int detach_memory(const char* name, void* base, size_t length) {
   const bool sane = base != nullptr && length != 0;
   const int socket = is_serving() && sane ? socket_of(name) : -1;
   if (find_area(socket, base, length, &a)) {
-    if (a.adder == a.heap->annex.self()) return refuse_with(EBUSY);  // who added it removes it
+    if (a.adder == a.heap->annex.self()) return refuse_with(EBUSY);  // whoever added it removes it
     (void)a.heap->annex.detach_memory(a.region);
   }
   return r.rte_malloc_heap_memory_detach(name, base, length);

@@ -96,7 +96,7 @@ void explain_failed_start(bool wants_hugepages) noexcept {
 
 void begin_draining() noexcept {
   if (current_phase.load() != phase::serving) return;
-  // sync(phase): the same is seen by who sees this one.
+  // sync(phase): the same is seen by whoever sees this one.
   current_phase.store(phase::draining, std::memory_order_release);
   if (!is_primary) return;
   give_back_everywhere();

@@ -30,7 +30,7 @@ constinit const memzone* group_zone = nullptr;
 stamp_entry* entry_of(int socket, bool claim) noexcept {
   const u32 wanted = static_cast<u32>(socket) + 1;
   for (stamp_entry& e : group->entries) {
-    // sync(stamp socket): who had the entry before has freed it.
+    // sync(stamp socket): whoever had the entry before has freed it.
     u32 seen = e.socket_plus_1.load(std::memory_order_acquire);
     if (seen == 0 && claim &&
         e.socket_plus_1.compare_exchange_strong(seen, wanted, std::memory_order_acq_rel))

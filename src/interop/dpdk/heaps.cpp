@@ -86,7 +86,7 @@ served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
   served->annex = std::move(*opened);
   served_heap* const h = served.release();
   if (h->inside().here.index < most_heaps)
-    // sync(served heap): what was written into it is seen by who finds it.
+    // sync(served heap): what was written into it is seen by whoever finds it.
     by_index[h->inside().here.index].store(h, std::memory_order_release);
   if (!h->is_external) h->annex.on_shortage([h](size_t bytes) { return h->grow(bytes); });
   h->inside().memory.attach_more();
@@ -218,7 +218,7 @@ void forget_external_heap(int socket) noexcept {
   (void)heap::destroy(name);
   // sync(stamp): we are done with the entry.
   e.state.store(entry_free, std::memory_order_release);
-  // sync(stamp socket): who claims it finds it free.
+  // sync(stamp socket): whoever claims it finds it free.
   e.socket_plus_1.store(0, std::memory_order_release);
 }
 
