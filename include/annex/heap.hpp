@@ -268,7 +268,7 @@ class ANNEX_PUBLIC heap {
   std::size_t recover() noexcept;
   /// Frees every block of a dead member, pool objects included; returns how many. With look, every
   /// block is shown first and only those it chooses are freed, if the dead member still holds them
-  /// then; look is called without any lock and may use the heap. Who reaches a block through a
+  /// then; look is called without any lock and may use the heap. Whoever reaches a block through a
   /// handle must not free it while it is being reaped. Errors: invalid_argument (alive, or nobody),
   /// read_only, forked_away.
   result<std::size_t> reap(member_id,

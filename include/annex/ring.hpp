@@ -42,9 +42,9 @@ class ANNEX_PUBLIC ring {
   std::size_t take(std::span<handle>) noexcept;
 
   /// The same, but waits, up to so long, for a handle or for room. Zero or less: looks once.
-  /// However many wait and whoever is killed, nobody sleeps on when there is something: who adds
-  /// wakes them; if it dies before it has, they look again by themselves within a tenth of a
-  /// second. Costs who adds nothing but one load when nobody waits. Errors: deadline_passed,
+  /// However many wait and whoever is killed, nobody sleeps on when there is something: whoever
+  /// adds wakes them; if it dies before it has, they look again by themselves within a tenth of a
+  /// second. Whoever adds pays nothing but one load when nobody waits. Errors: deadline_passed,
   /// others_gone (another process had this ring open while this one had, and now no other living
   /// process has the heap attached; noticed within a tenth of a second. A ring that one process
   /// alone ever opened is waited on until the deadline: its own threads may put), no_such_zone

@@ -128,7 +128,7 @@ struct zone {
   std::uint64_t generation = 0;
 };
 
-/// What a new heap is like. Kept in the heap: who attaches gets the same.
+/// What a new heap is like. Kept in the heap: whoever attaches gets the same.
 struct heap_options {
   /// What a mistake of the program does, in every process.
   misuse_policy on_misuse = misuse_policy::stop;

@@ -24,7 +24,7 @@ struct at_most {
   at_most() = default;
   constexpr at_most(T v) noexcept : value(v) {}
   operator T() const noexcept {
-    // Relaxed: who needs an order has the heap lock or a fence.
+    // Relaxed: whoever needs an order has the heap lock or a fence.
     const T seen = __atomic_load_n(&value, __ATOMIC_RELAXED);
     return seen <= most ? seen : T{0};
   }

@@ -5,7 +5,7 @@
 // Each step is a bijection of the words so far, so a change of any one word changes the seal for
 // certain, and a change of several goes unseen once in 2^32 (or 2^64 where all of it is kept).
 // Words that are all zero have a seal that is not: a page that lost its contents does not agree
-// with itself. It is no secret: who wants to forge a record can forge its seal.
+// with itself. It is no secret: whoever wants to forge a record can forge its seal.
 #pragma once
 #include <cstring>
 #include <initializer_list>

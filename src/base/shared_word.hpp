@@ -53,7 +53,7 @@ struct shared_word {
 /// our death.
 template <class T>
 void store_word(T& word, std::type_identity_t<T> value) noexcept {
-  // Relaxed: who needs an order has a fence or the heap lock.
+  // Relaxed: whoever needs an order has a fence or the heap lock.
   __atomic_store(&word, &value, __ATOMIC_RELAXED);
 }
 

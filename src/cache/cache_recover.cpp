@@ -33,7 +33,8 @@ bool orphan_slabs_of_gone(tenure& t, thread_slot& slot, thread_cache& c) noexcep
       t.commit();
       if (++done % slabs_per_holding != 0 || !t.let_others_in()) continue;
       if (t.stole()) repair_frozen(t);
-      if (slot.state.load(std::memory_order_acquire) != state) return false;
+      // Relaxed: whoever finished it had the lock, which is ours again.
+      if (slot.state.load(std::memory_order_relaxed) != state) return false;
     }
   }
   return true;

@@ -56,6 +56,7 @@ class thread_check {
  private:
   void check_thread(u32 i) {
     const thread_slot& slot = in_.s.slot(i);
+    // sync(slot): what whoever had it before left is seen.
     const u32 member = member_of_state(slot.state.load(std::memory_order_acquire));
     if (slot.cache != 0 && !in_.take(slot.cache, sizeof(thread_cache), "thread cache")) return;
     if (in_.locked && slot.inflight_region_1 != 0 && !slot.has_inflight())

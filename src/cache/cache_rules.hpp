@@ -25,8 +25,8 @@ struct cached_block {
 cached_block find_cached_block(const segment& s, u64 entry, u32 size_class,
                                function_ref<bool(chunk_ref)> is_slab) noexcept;
 
-/// What the cache of a thread slot says of who worked with it last: nothing, or that it was in the
-/// middle of a slow path, or that it was not.
+/// What the cache of a thread slot says of whoever worked with it last: nothing, or that it was in
+/// the middle of a slow path, or that it was not.
 enum class owner_state : u8 { unknown, busy, at_rest };
 owner_state state_of_owner(const segment& s, u32 slot) noexcept;
 

@@ -17,7 +17,8 @@ constexpr int spins_before_look = 1000;  // then it may be dead
 
 thread_cache* frozen_caches::started(u32 slot) const noexcept {
   const thread_slot& of = segment_->slot(slot);
-  const u32 member = member_of_state(of.state.load(std::memory_order_acquire));  // sync(slot)
+  // sync(slot): what whoever had it before left is seen.
+  const u32 member = member_of_state(of.state.load(std::memory_order_acquire));
   if (member == 0 || (only_member_ != 0 && member != only_member_) || of.cache == 0) return nullptr;
   auto* const cache = segment_->chunk<thread_cache>(of.cache);
   return cache->key != 0 ? cache : nullptr;  // 0: not started, or being recovered
@@ -92,6 +93,7 @@ frozen_caches freeze_all(transaction& t, u32 only_member) noexcept {
 void make_all_look(const segment& s) noexcept {
   for (u32 i = 0; i < s.slots_used(); ++i) {
     const thread_slot& slot = s.slot(i);
+    // sync(slot): as in freeze_all().
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0)
       continue;
     auto* c = s.chunk<thread_cache>(slot.cache);
@@ -111,6 +113,7 @@ void take_back(tenure& t, thread_cache& c) noexcept {
 void repair_frozen(tenure& t) noexcept {
   for (u32 i = 0; i < t.seg().slots_used(); ++i) {
     const thread_slot& slot = t.seg().slot(i);
+    // sync(slot): as in freeze_all().
     if (member_of_state(slot.state.load(std::memory_order_acquire)) == 0 || slot.cache == 0)
       continue;
     take_back(t, *t.seg().chunk<thread_cache>(slot.cache));

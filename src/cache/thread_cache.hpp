@@ -11,10 +11,10 @@
 //              (in between a block is in both: the union counts)
 //   flush      set the free bits; fence; move the rest down; fence; count = n
 //
-// Refill and flush say so in the magazine (moving) while a block may be in both. So who takes over
-// from a thread, or from who stood in for it, tells what rule R2 left there from what the program
-// freed twice: a block of a magazine that is not moving and of its slab's free bits, or of two
-// entries, was freed twice.
+// Refill and flush say so in the magazine (moving) while a block may be in both. So whoever takes
+// over from a thread, or from whoever stood in for it, tells what rule R2 left there from what the
+// program freed twice: a block of a magazine that is not moving and of its slab's free bits, or of
+// two entries, was freed twice.
 //
 // Who may touch a thread's magazines, free bitmaps and partial lists (rule C1):
 //   the thread itself, with busy set and frozen clear, or holding the heap lock; or
@@ -139,6 +139,7 @@ extern constinit thread_local thread_state this_thread [[gnu::tls_model("initial
 
 /// Under the heap lock.
 inline frozen_state frozen_of(const thread_cache& c) noexcept {
+  // sync(frozen): what a freezer that died did before it said so is seen.
   return static_cast<frozen_state>(c.frozen.load(std::memory_order_acquire) & ~u32{frozen_look});
 }
 inline void set_frozen(thread_cache& c, frozen_state state) noexcept {

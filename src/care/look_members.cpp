@@ -63,7 +63,8 @@ void look::add_zone(const zone_record& z) {
   const zone_type type = seen(z.type);
   s.kind = type == zone_type::pool ? "pool" : type == zone_type::ring ? "ring" : "zone";
   if (type == zone_type::pool) count_pool(z);
-  s.committed = z.state.load(std::memory_order_acquire) == zone_committed;
+  // Relaxed: it is said, and nothing is read because of it.
+  s.committed = z.state.load(std::memory_order_relaxed) == zone_committed;
   s.generation = seen(z.generation);
   const u32 maker = seen(z.maker);
   s.maker = member_id{maker};
@@ -106,6 +107,7 @@ void look::count_pool(const zone_record& z) {
   for (u32 i = 0; i < segment_.slots_used(); ++i) {
     const chunk_ref ref = seen(pool.caches()[i]);
     const auto* const kept = ref != 0 ? segment_.find_chunk<pool_cache>(ref) : nullptr;
+    // sync(slot): what a cache kept for whoever had the slot before has gone back.
     const u32 member = member_of_state(segment_.slot(i).state.load(std::memory_order_acquire));
     if (kept != nullptr && member < out.size())
       out[member] -= std::min<u64>(out[member], entries_in(*kept));

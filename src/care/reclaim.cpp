@@ -154,7 +154,7 @@ size_t free_held_by(tenure& t, u32 id, const std::vector<handle>* only, u32* ski
   for_each_pool(t.seg(), [&](const zone_record& z, const known_pool& pool) {
     freed += free_in_pool(t, z, pool, chosen);
   });
-  // What is left of its record: orphan slabs that hold nothing of it any more belong to nobody now.
+  // What is left of its record: its orphan slabs now hold none of its blocks, and have no holder.
   release_member_if_done(t, id);
   t.commit();
   return freed;

@@ -14,8 +14,8 @@
 
 namespace annex {
 
-// The dead recovered and the living held still. Who dies in between, in the middle of an operation,
-// is recovered too.
+// The dead recovered and the living held still. Whoever dies in between, in the middle of an
+// operation, is recovered too.
 frozen_caches recover_and_freeze(tenure& t) noexcept {
   for (int tries = 0;; ++tries) {
     recover_dead(t);
@@ -27,6 +27,7 @@ frozen_caches recover_and_freeze(tenure& t) noexcept {
 
 void recover_thread(tenure& t, u32 index, bool dead) noexcept {
   thread_slot& slot = t.seg().slot(index);
+  // sync(slot): the record of the member that it names is seen.
   const u64 state = slot.state.load(std::memory_order_acquire);
   const u32 member = member_of_state(state);
   if (member == 0) return;
@@ -64,7 +65,8 @@ void recover_dead(tenure& t) noexcept {
     log(log_level::info, "member {} (process {}) of heap {} is dead: taking its caches back", id,
         t.seg().member(id).process_id, t.files().heap());
     for (u32 i = 0; i < t.seg().slots_used(); ++i)
-      if (member_of_state(t.seg().slot(i).state.load(std::memory_order_acquire)) == id)
+      // Relaxed: recover_thread() acquires it.
+      if (member_of_state(t.seg().slot(i).state.load(std::memory_order_relaxed)) == id)
         recover_thread(t, i, true);
     // Others were let in: one of them may have finished this, and the record be somebody else's.
     if (!is_claim_of_the_dead(t.seg(), id, t.member())) continue;
@@ -85,6 +87,7 @@ void recover_dead(tenure& t) noexcept {
     if (!is_member_alive(t.seg(), id)) recover_thread(t, i, true);
   }
   for (u32 id = 1; id <= t.seg().members_used(); ++id)
+    // sync(member): what the record says is seen.
     if (t.seg().member(id).state.load(std::memory_order_acquire) == member_dead &&
         !is_member_alive(t.seg(), id))
       release_member_if_done(t, id);

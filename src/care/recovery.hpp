@@ -16,7 +16,7 @@ namespace annex {
 bool is_claim_of_the_dead(const segment& s, u32 member, u32 self) noexcept;
 /// Every dead member that was not recovered yet. Lets others have the lock in between.
 void recover_dead(tenure& t) noexcept;
-/// The dead recovered and the living held still. Who dies in between, in the middle of an
+/// The dead recovered and the living held still. Whoever dies in between, in the middle of an
 /// operation, is recovered too.
 frozen_caches recover_and_freeze(tenure& t) noexcept;
 /// A thread that ended, or is dead: its cache back to slabs and pools, its slot free.

@@ -1,9 +1,9 @@
 // care/structures.hpp - the one list of the structures of a segment, and of what each brings.
 //
-// A structure is a folder below this one with its rules (…_rules.hpp) and a line here: who goes
+// A structure is a folder below this one with its rules (…_rules.hpp) and a line here: whoever goes
 // over the list knows none of them by name. What another conductor needs of each structure is one
-// more pointer in a line, null where there is nothing to do. The order is that of the segment: who
-// lies in something stands behind it, so that what a line leads to has been looked at.
+// more pointer in a line, null where there is nothing to do. The order is that of the segment:
+// whoever lies in something stands behind it, so that what a line leads to has been looked at.
 // docs/design/0017 has the reasons.
 #pragma once
 #include <span>
@@ -23,7 +23,7 @@ struct structure {
   void (*check)(inspection&) = nullptr;
   /// Audit, then up the list: sums over what all of them have noted.
   void (*check_whole)(inspection&) = nullptr;
-  /// Recovery of a thread that is gone, up the list: who lies in something goes first. False:
+  /// Recovery of a thread that is gone, up the list: what lies in something goes first. False:
   /// somebody else has finished it.
   bool (*recover_thread)(tenure&, const gone_thread&) = nullptr;
   /// Recovery of a member that is gone, down the list; its threads have been recovered.

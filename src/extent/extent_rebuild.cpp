@@ -64,7 +64,8 @@ class region_rebuild {
            t_.extents[last].foot == at;
   }
 
-  // Whether an extent seems to begin here, for who looks where one ends whose length is not known.
+  // Whether an extent seems to begin here, for whoever looks where one ends whose length is not
+  // known.
   bool begins_something(u32 at) {
     if (kind_in_use(at) != granule_inside || is_free_run(at) ||
         t_.granules[at].kind == granule_large)

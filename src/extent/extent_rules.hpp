@@ -55,7 +55,7 @@ inline void set_in_use(extent_entry& e, u32 length, u16 holder, u16 lead,
   e.record = record;
 }
 /// The table of generations of what lies in this extent is lost: nobody knows what its blocks were
-/// called, and they begin half a turn further. Who calls this seals the entry.
+/// called, and they begin half a turn further. Whoever calls this seals the entry.
 void forget_generations(const known_region& region, u32 granule) noexcept;
 
 /// Free extents, large blocks and zones.

@@ -77,7 +77,7 @@ class extents {
   /// once where a look-up has left a hint (remember_first), else by looking back, or from the
   /// region's start.
   u32 first_of(u32 granule) const noexcept;
-  /// Leaves the hint, in a granule that is not the first. For who may write to the segment.
+  /// Leaves the hint, in a granule that is not the first. For whoever may write to the segment.
   void remember_first(u32 granule, u32 first) const noexcept;
 
   u64 offset_of(u32 granule) const noexcept { return u64{granule} << region_.granule_shift; }

@@ -69,7 +69,8 @@ void* requests::allocate_in(region_id region, const placement& p) noexcept {
                                                 "region {}, where the container's blocks lie, has "
                                                 "been removed; make the container anew",
                                                 id));
-  if (record->state.load(std::memory_order_acquire) != region_active)
+  // Relaxed: find() acquired the record; what has changed since is looked at under the lock.
+  if (record->state.load(std::memory_order_relaxed) != region_active)
     return explain_one_region(p, write_sentence(why,
                                                 "region {}, where the container's blocks lie, is "
                                                 "being drained; make the container in another one",

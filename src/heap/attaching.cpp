@@ -166,7 +166,7 @@ result<void> regions::arrival::enter() {
   return {};
 }
 
-// The claim comes first: who drains the region from now on waits for the observers.
+// The claim comes first: whoever drains the region from now on waits for the observers.
 result<void> regions::arrival::agree() {
   if (claim_ != nullptr) begin_claim(*claim_, id_, fd_, memory_.attached_bits());
   return memory_.observers_.agree(view_for_observers(view_));
@@ -213,8 +213,9 @@ result<int> regions::open_memory(const region_record& r, u32 slot) noexcept {
       continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
-    const u32 open_as = claims[slot].fd_plus_1.load(std::memory_order_relaxed);
-    if (claims[slot].region.load(std::memory_order_acquire) == id && open_as != 0)
+    // sync(claim): the descriptor that it says is the region's.
+    if (claims[slot].region.load(std::memory_order_acquire) != id) continue;
+    if (const u32 open_as = claims[slot].fd_plus_1.load(std::memory_order_relaxed); open_as != 0)
       any = found(files_.open_memory_of(segment_, r, member.process_id, open_as - 1, writable));
   }
   if (!any && shortage != 0)
@@ -292,13 +293,14 @@ bool regions::is_attached_elsewhere(region_id region) noexcept {
   if (slot >= views_.slots()) return false;
   for (u32 m = 1; m <= segment_.members_used(); ++m) {
     const member_record& member = segment_.member(m);
+    // sync(member): what the record says is seen.
     if (m == self() || member.state.load(std::memory_order_acquire) != member_live ||
         member.region_claims == 0)
       continue;
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    // sync(claim): who has let go uses the region no more.
+    // sync(claim): whoever has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) == id && !is_member_gone(segment_, m, self()))
       return true;
   }

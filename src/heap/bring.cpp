@@ -1,8 +1,8 @@
 // heap/bring.cpp - getting memory in one call: anonymous, shared, hugepages, files, devices.
 //
-// Order (devices.md): the file (source_file.hpp) → room looked at → map → bind to the node →
-// reserve or populate → read physical addresses → observers → publish. What was mapped, made or
-// made longer here is put right again when any step refuses; removal unmaps.
+// Order: the file (source_file.hpp) → room looked at → map → bind to the node → reserve or
+// populate → read physical addresses → observers → publish. What was mapped, made or made longer
+// here is put right again when any step refuses; removal unmaps.
 //
 //   from, on                  by default                reserve                overcommit
 //   shared or file:           reserved (fallocate),     the same               no look, and no

@@ -88,6 +88,7 @@ result<size_t> caretaker::reap(u32 id,
   locked t(heap_);
   recover_dead(*t);
   // Its record may have gone to another process meanwhile, because nothing of its was left.
+  // sync(member): what the record says is seen.
   if (m.state.load(std::memory_order_acquire) != member_dead || m.process_id != process ||
       m.start_time != born)
     return 0;
@@ -142,10 +143,10 @@ result<audit_report> caretaker::audit() {
       const u64 before = segment_.header().lock_sequence.load(std::memory_order_acquire);
       report = {};
       inspect_segment(segment_, {}, false, &report, false);
-      if (report.holds() ||
-          (before == segment_.header().lock_sequence.load(std::memory_order_acquire) &&
-           before % 2 == 0))
-        return report;
+      // sync(sequence): if a change was seen, so is its odd number.
+      std::atomic_thread_fence(std::memory_order_acquire);
+      const u64 after = segment_.header().lock_sequence.load(std::memory_order_relaxed);
+      if (report.holds() || (before == after && before % 2 == 0)) return report;
     }
     report.broken.clear();
     return report;

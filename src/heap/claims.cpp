@@ -8,8 +8,8 @@
 
 namespace annex::detail {
 
-// What this member has said of the view's region; null: nothing. Takes no lock: also for who has
-// it, and for readers.
+// What this member has said of the view's region; null: nothing. Takes no lock: also for whoever
+// has it, and for readers.
 region_claim* membership::claim_here(const local_region& view) noexcept {
   if (self() == 0 || is_read_only()) return nullptr;
   region_claim* const mine = claims_of(segment_, segment_.member(self()));

@@ -133,9 +133,9 @@ result<local_heap*> create_heap(std::string_view name, const heap_options& optio
 }
 
 // Of those who come at once one gives its file the name (os::publish_in: the kernel decides), and
-// the others find the name taken and attach. Who finds neither a heap to attach to nor a free name
-// has met one that is just ending, or one whose destroyer died: attach and create both remove what
-// is left of it (finish_destruction). So each round, somebody gets on.
+// the others find the name taken and attach. Whoever finds neither a heap to attach to nor a free
+// name has met one that is just ending, or one whose destroyer died: attach and create both remove
+// what is left of it (finish_destruction). So each round, somebody gets on.
 result<local_heap*> open_heap(std::string_view name, const heap_options& options, bool* is_new) {
   if (is_new != nullptr) *is_new = false;
   ANNEX_TRY(check_heap_name(name));

@@ -22,7 +22,7 @@
 namespace annex::detail {
 namespace {
 
-// Living processes but this one that have the heap attached; one may be several members. Who is
+// Living processes but this one that have the heap attached; one may be several members. Whoever is
 // joining waits for the lock, and then sees that the heap has ended.
 std::vector<u32> other_processes(const attachment& here) {
   std::vector<u32> others;
@@ -69,6 +69,7 @@ result<void> end_it(attachment& here, const open_directory& where) {
                   "\"{}\" still has live blocks in {} regions and {} zones; free them, or `annex "
                   "reap` dead members first",
                   here.name, live, h.zone_count);
+  // sync(destroyed): the records of regions stay as they are.
   h.state.store(segment_destroyed, std::memory_order_release);  // commit
   remove_own_files(here.files, where, here.seg);
   remove_names(where, here.name, here.files.segment_file(), life_name(here.name, h.heap_id),

@@ -25,7 +25,8 @@ using clock = std::chrono::steady_clock;
 // False, and nothing has changed: one of them could not be held still.
 bool regions::stop_serving_here(local_region& view) noexcept {
   locked t(heap_);
-  view.usable.store(0, std::memory_order_release);
+  // Relaxed: whoever finds it so leaves it alone, or looks again under memory_mutex.
+  view.usable.store(0, std::memory_order_relaxed);
   frozen_caches frozen = freeze_all(*t, self());
   // Else none can be.
   const bool has_barrier = segment_.header().no_barrier.load(std::memory_order_relaxed) == 0;

@@ -62,7 +62,7 @@ result<void> regions::check_removable(u32 slot) {
     const region_claim* const claims = claims_of(segment_, member);
     if (claims == nullptr) continue;
     const region_claim& claim = claims[slot];
-    // sync(claim): what it says is seen; who has let go uses the region no more.
+    // sync(claim): what it says is seen; whoever has let go uses the region no more.
     if (claim.region.load(std::memory_order_acquire) != id || is_member_gone(segment_, m, self()))
       continue;
     // sync(lease): what it was taken for is over.
@@ -191,7 +191,8 @@ result<void> regions::removal::empty() {
     ANNEX_TRY(recall());
     const result<void> removable = is_live_ ? result<void>{} : memory_.check_removable(slot_);
     if (!is_live_ && removable) return {};
-    if (record_->cancel_drain.load(std::memory_order_acquire) != cancels_)
+    // Relaxed: a count, by which nothing is published; the region is changed under the lock.
+    if (record_->cancel_drain.load(std::memory_order_relaxed) != cancels_)
       return refuse(errc::canceled, "draining region {} was canceled; it serves again", id_);
     if (!waits_ || clock::now() >= deadline_) return is_live_ ? still_held() : removable;
     const i64 left_ns = std::chrono::nanoseconds(deadline_ - clock::now()).count();
@@ -276,7 +277,7 @@ result<void> regions::cancel_drain(region_id region) {
   region_record* record = views_.find(static_cast<u32>(region));
   if (record == nullptr)
     return refuse(errc::no_such_region, "\"{}\" has no region {}", name_, static_cast<u32>(region));
-  record->cancel_drain.fetch_add(1, std::memory_order_release);
+  record->cancel_drain.fetch_add(1, std::memory_order_relaxed);  // as in removal::empty()
   // A drainer that died left the region draining: then this is what makes it serve again.
   locked t(heap_);
   if (record->state.load(std::memory_order_relaxed) == region_draining)

@@ -9,7 +9,7 @@
 // Each way leads on to the next where it does not end:
 //
 //   free               a hit (heap/fast_path.hpp)
-//   free_past_hit      who knows that it is none; of no heap at all: the program ends
+//   free_past_hit      known to be none; of no heap at all: the program ends
 //   free_in_its_heap   this thread's cache of the block's heap takes it, unless it is another's,
 //                      large, or something is wrong
 //   free_past_cache    may this process free, is the region there still? Large: 4. Else:
@@ -198,7 +198,7 @@ outcome put_in_cache(const segment& s, region_views& views, thread_cache& c, con
                      aftermath* left) noexcept {
   busy_scope busy(c);
   if (!busy.entered()) return outcome::frozen;
-  // A freezer may have come and gone since we looked: who makes orphans of the slabs of a cache
+  // A freezer may have come and gone since we looked: whoever makes orphans of the slabs of a cache
   // holds it still.
   if (b.granule_now().owner != c.slot) return outcome::is_others;
   const u64 entry = u64{b.region.slot} << region_shift | b.offset;
@@ -214,8 +214,9 @@ outcome put_in_cache(const segment& s, region_views& views, thread_cache& c, con
 
 // The owner of its slab finds by it that a block came back. The slab may change owners meanwhile:
 // the new one is told, too.
+// The owner is read relaxed: whatever it is, a slot's hints are there, and a hint may be lost.
 void leave_hint(const segment& s, slab_record* slab) noexcept {
-  u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
+  u16 owner = std::atomic_ref(slab->owner).load(std::memory_order_relaxed);
   for (int look = 0; look < 2 && owner != no_owner && owner < s.slots_used(); ++look) {
     const u32 lane = slab->lane % limits::lanes;
     shared_word<u64>& hint = s.slot(owner).hints[lane / 64];
@@ -223,7 +224,7 @@ void leave_hint(const segment& s, slab_record* slab) noexcept {
     // sync(hint).
     if ((hint.load(std::memory_order_relaxed) & lane_bit) == 0)
       hint.fetch_or(lane_bit, std::memory_order_acq_rel);
-    const u16 now = std::atomic_ref(slab->owner).load(std::memory_order_acquire);
+    const u16 now = std::atomic_ref(slab->owner).load(std::memory_order_relaxed);
     if (now == owner) break;
     owner = now;
   }

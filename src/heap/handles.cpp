@@ -26,7 +26,8 @@ constexpr int most_names = 3;
 }  // namespace
 
 // Whether a block that nobody named is kept by a cache: its bits do not say so. everybody: of any
-// thread, else of this one.
+// thread, else of this one. A count is read relaxed: what this thread put is seen, and another's
+// cache, whose owner does not wait for us, may change as soon as it was looked at.
 bool addressing::is_kept(const live_block& b, const naming& n, bool everybody) noexcept {
   if (n.pool) {
     const u64 bits = std::atomic_ref(n.pool.bits()[n.object / 64]).load(std::memory_order_relaxed);
@@ -40,7 +41,7 @@ bool addressing::is_kept(const live_block& b, const naming& n, bool everybody) n
       const auto* cache = ref != 0 ? segment_.find_chunk<pool_cache>(ref) : nullptr;
       if (cache == nullptr) continue;
       const u64* const entries = cache->entries;
-      const u32 count = std::min(cache->count.load(std::memory_order_acquire), pool_cache_slots);
+      const u32 count = std::min(cache->count.load(std::memory_order_relaxed), pool_cache_slots);
       if (std::find(entries, entries + count, n.object * n.pool.object_bytes) != entries + count)
         return true;
     }
@@ -57,7 +58,7 @@ bool addressing::is_kept(const live_block& b, const naming& n, bool everybody) n
   if (c == nullptr || c->slot != owner || size_class >= class_count) return false;
   const u64* const entries = c->entries_of(size_class);
   const u32 count =
-      std::min(c->magazines[size_class].count.load(std::memory_order_acquire), magazine_slots);
+      std::min(c->magazines[size_class].count.load(std::memory_order_relaxed), magazine_slots);
   const u64 entry = u64{b.region->slot} << region_shift | b.offset_bytes;
   return std::any_of(entries, entries + count,
                      [entry](u64 kept) { return (kept & ~entry_is_clean) == entry; });
@@ -100,7 +101,7 @@ handle addressing::handle_of(const void* p) noexcept {
     }
     if (is_kept(*b, n, false)) return null_handle;
     u32 expected = seen;
-    // sync(name): who resolves it sees what was written into the block before.
+    // sync(name): whoever resolves it sees what was written into the block before.
     if (std::atomic_ref(*n.word).compare_exchange_strong(expected, seen | word_is_named,
                                                          std::memory_order_acq_rel))
       return name;  // commit

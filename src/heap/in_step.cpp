@@ -57,7 +57,8 @@ bool regions::leave_to_drainer(local_region& view) noexcept {
   std::optional<locked> t;
   if (!is_read_only()) t.emplace(heap_);
   if (!may_leave_to_drainer(view)) return false;
-  view.usable.store(0, std::memory_order_release);
+  // Relaxed: as in stop_serving_here().
+  view.usable.store(0, std::memory_order_relaxed);
   return true;
 }
 

@@ -47,8 +47,8 @@ result<void> refuse_if_known_to_the_system(const segment& s, std::string_view li
   return {};
 }
 
-// A segment was copied here alone, or somebody has removed the file. Who holds a byte of the old
-// one can't be seen any more: only when no process of the records exists is there nobody to be
+// A segment was copied here alone, or somebody has removed the file. Whoever holds a byte of the
+// old one can't be seen any more: only when no process of the records exists is there nobody to be
 // overlooked.
 result<void> make_life_file_again(attachment& heap, const open_directory& where,
                                   const std::string& name, u32 file_mode) {
@@ -81,7 +81,8 @@ result<void> open_life_file(attachment& heap, u32 file_mode) {
     return {};
   }
   if (heap.is_read_only()) return {};  // who lives is then told by the process table
-  if (heap.seg.header().state.load(std::memory_order_acquire) != segment_ready)
+  // Relaxed: nothing is read because of it.
+  if (heap.seg.header().state.load(std::memory_order_relaxed) != segment_ready)
     return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", heap.name);
   if (file.error == ENOENT) return make_life_file_again(heap, *where, name, file_mode);
   if (file.error == EINVAL)

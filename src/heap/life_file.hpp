@@ -1,7 +1,7 @@
 // heap/life_file.hpp - the file in which members lock their bytes (shared/liveness.hpp): opened,
 // made, made again where it is missing.
 //
-// Who may write to the heap may open it, nobody else.
+// Whoever may write to the heap may open it, nobody else.
 #pragma once
 #include <string_view>
 

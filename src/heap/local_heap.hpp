@@ -37,8 +37,8 @@ class local_heap {
   bool is_ready = false;  // it is set up
   u32 being_left = 0;     // by threads that end and give it their caches back
 
-  /// Only a heap of a name, and not a child's before it has joined, is shared with who attaches it
-  /// again.
+  /// Only a heap of a name, and not a child's before it has joined, is shared with whoever attaches
+  /// it again.
   bool can_be_shared() const noexcept { return !here.forked && !here.has_option(option_private); }
   static local_heap* of(const heap& h) noexcept { return h.internal(); }
   static heap face_of(local_heap* h) noexcept { return heap(h); }

@@ -48,8 +48,9 @@ bool membership::join_as_child() noexcept {
   for (u32 slot = 0; slot < views_.local_slots(); ++slot)
     if (local_region* view = views_.existing(slot); view != nullptr && view->base != nullptr)
       if (region_claim* const claim = claim_on(slot)) {
-        claim->region.store(view->id, std::memory_order_relaxed);
-        claim->attached.store(claim_attached, std::memory_order_release);
+        claim->attached.store(claim_attached, std::memory_order_relaxed);
+        // sync(claim): what it says of the region comes before.
+        claim->region.store(view->id, std::memory_order_release);
       }
   return true;
 }
@@ -106,7 +107,8 @@ membership::verdict membership::vouch_for_oneself(arrival how) {
   {
     tenure t(segment_, {heap_.self.slot, self()}, views_, files_);
     const member_record& mine = segment_.member(self());
-    found.is_ours = mine.state.load(std::memory_order_acquire) == member_joining;
+    // Relaxed: it is taken from its process under the lock only.
+    found.is_ours = mine.state.load(std::memory_order_relaxed) == member_joining;
     if (found.is_ours) found.done = come_alive(t, how);
     doubles = t.found();
   }
@@ -117,12 +119,14 @@ membership::verdict membership::vouch_for_oneself(arrival how) {
 // Under the heap lock; what a dead holder left open has been undone.
 result<void> membership::come_alive(tenure& t, arrival how) {
   segment_header& h = segment_.header();
-  if (h.state.load(std::memory_order_acquire) != segment_ready)
+  // Relaxed: it is changed under the lock only.
+  if (h.state.load(std::memory_order_relaxed) != segment_ready)
     return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
   const bool is_vouched = how == arrival::creator || is_vouched_for(segment_, self());
   // The first of those who open it at once ends it, the others see that it has ended; then one of
   // them creates it anew.
   if (how == arrival::opener && !is_vouched && has_option(option_ephemeral)) {
+    // sync(destroyed): the records of regions stay as they are.
     h.state.store(segment_destroyed, std::memory_order_release);  // commit
     return refuse(errc::no_such_heap, "the heap \"{}\" was ephemeral, and all its members are gone",
                   name_);
@@ -145,7 +149,7 @@ result<void> membership::come_alive(tenure& t, arrival how) {
     }
   }
   if (t.stole() || !is_vouched) repair_frozen(t);
-  // sync(member): who takes its word sees what was repaired.
+  // sync(member): whoever takes its word sees what was repaired.
   segment_.member(self()).state.store(member_live, std::memory_order_release);  // commit
   return {};
 }
@@ -154,7 +158,8 @@ result<void> membership::come_alive(tenure& t, arrival how) {
 // claim is given up.
 bool membership::vouch_for(const member_claim& claim) noexcept {
   member_record& m = segment_.member(claim.member);
-  if (m.state.load(std::memory_order_acquire) != member_joining) {
+  // Relaxed: as in vouch_for_oneself().
+  if (m.state.load(std::memory_order_relaxed) != member_joining) {
     give_up_membership(segment_, claim);
     return false;
   }

@@ -52,8 +52,8 @@ class membership : public part {
   /// This thread, or one that is gone, gives its cache back.
   void leave_thread(thread_cache* c) noexcept;
 
-  /// What this member has said of the view's region; null: nothing. Takes no lock: also for who has
-  /// it, and for readers.
+  /// What this member has said of the view's region; null: nothing. Takes no lock: also for whoever
+  /// has it, and for readers.
   region_claim* claim_here(const local_region& view) noexcept;
   /// What it does with each region; made on first use. Null: no metadata left.
   region_claim* claims() noexcept;
@@ -73,7 +73,7 @@ class membership : public part {
   bool vouch_for(const member_claim& claim) noexcept;
   void drop_what_a_child_lacks() noexcept;
 
-  // Not memory_mutex: who waits for others, or attaches once more, may be inside a callback.
+  // Not memory_mutex: whoever waits for others, or attaches once more, may be inside a callback.
   std::mutex shares_mutex_;
   std::vector<member_claim> shares_;  // records of further attaches in this process
 };

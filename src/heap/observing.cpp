@@ -167,7 +167,8 @@ result<lease> observing::hold(region_id region) {
     return refuse(errc::no_such_region, "region {} was removed meanwhile", id);
   if (!is_usable_here(views_.at(slot)))
     return refuse(errc::not_attached, "region {} is just being detached here", id);
-  mine[slot].leases.fetch_add(1, std::memory_order_acq_rel);
+  // Relaxed: taking one publishes nothing; giving it back does.
+  mine[slot].leases.fetch_add(1, std::memory_order_relaxed);
   lease held;
   held.heap_ = this;
   held.region_slot_ = slot;

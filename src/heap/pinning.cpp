@@ -67,6 +67,7 @@ result<void> regions::check_physical(const local_region& view, void* base) noexc
   // Not shown to this process: true as long as the one who looked still holds its pin.
   const member_record& adder = segment_.member(r.adder);
   const region_claim* const claims = claims_of(segment_, adder);
+  // sync(member), sync(claim): it lives, and has not let go of the region.
   if (adder.state.load(std::memory_order_acquire) == member_live && claims != nullptr &&
       claims[view.slot].region.load(std::memory_order_acquire) == view.id)
     return {};

@@ -35,8 +35,9 @@ result<void> look_at_a_copy(attachment& heap) {
 
 result<void> look_before_reading(attachment& heap, bool verify) {
   for (int looks = 0;; ++looks) {
+    // Relaxed: where nobody lives, nobody writes; where somebody comes, it is looked at again.
     const bool is_vouched = is_vouched_for(heap.seg, 0),
-               is_half_done = heap.seg.log().count.load(std::memory_order_acquire) != 0 &&
+               is_half_done = heap.seg.log().count.load(std::memory_order_relaxed) != 0 &&
                               heap.seg.header().lock.load(std::memory_order_relaxed) != 0;
     if (is_vouched && !verify) return {};
     const bool died_with_lock = heap.seg.header().lock.load(std::memory_order_relaxed) != 0;

@@ -6,8 +6,9 @@
 
 namespace annex::detail {
 
-/// What nobody alive vouches for is inspected as it lies; who comes meanwhile and changes something
-/// is seen alive afterwards, and has inspected it himself. verify: in any case. Errors: corrupt.
+/// What nobody alive vouches for is inspected as it lies; whoever comes meanwhile and changes
+/// something is seen alive afterwards, and has inspected it himself. verify: in any case. Errors:
+/// corrupt.
 result<void> look_before_reading(attachment& heap, bool verify);
 
 }  // namespace annex::detail

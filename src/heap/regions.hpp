@@ -55,6 +55,7 @@ class regions : public part {
   void synchronize() noexcept;
   /// Regions came or went since the last synchronize().
   bool has_news() const noexcept {
+    // sync(epoch): as in synchronize().
     return seen_epoch_.load(std::memory_order_relaxed) !=
            segment_.header().region_epoch.load(std::memory_order_acquire);
   }

@@ -51,7 +51,7 @@ constinit std::atomic<bool> late_threads{false};  // any entry is late
 
 // Destroyed with the main thread's thread_locals, which is before any static.
 struct end_notice {
-  ~end_notice() { program_ends.store(true, std::memory_order_release); }
+  ~end_notice() { program_ends.store(true, std::memory_order_relaxed); }  // it publishes nothing
   void touch() noexcept { asm volatile("" : : "r"(this) : "memory"); }
 };
 thread_local end_notice notice;
@@ -257,7 +257,7 @@ void give_back_late_caches() noexcept {
 }
 
 bool is_program_ending() noexcept {
-  return program_ends.load(std::memory_order_acquire);
+  return program_ends.load(std::memory_order_relaxed);  // nothing is read because of it
 }
 
 }  // namespace registry

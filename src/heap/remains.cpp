@@ -30,7 +30,7 @@ void remove_own_files(const heap_files& files, const open_directory& where,
 
 // The name, then the file of lives. One at a time, by the byte for it: while it is held nobody else
 // takes this name away, so what the name leads to can't become another heap between the look and
-// the removal. Who dies in between leaves a name that leads to a destroyed heap (the next one
+// the removal. Whoever dies in between leaves a name that leads to a destroyed heap (the next one
 // removes it), or a file of lives without a heap (the next heap of the name removes it).
 void remove_names(const open_directory& where, std::string_view name,
                   const os::file_identity& identity, const std::string& life, int life_fd) {
@@ -56,6 +56,7 @@ void finish_destruction(const open_directory& where, std::string_view name) {
   const bool is_ours = os::identify(*old, &identity) == 0 &&
                        copy_header(*old, identity.length_bytes, &h) == 0 &&
                        check_header(h, identity.length_bytes) &&
+                       // sync(destroyed): copied by a system call; the records are mapped after it
                        h.state.load(std::memory_order_relaxed) == segment_destroyed;
   if (is_ours) {
     const auto whole = os::map_file(*old, 0, h.arena_at, false, 0);

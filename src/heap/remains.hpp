@@ -1,5 +1,5 @@
-// heap/remains.hpp - what a heap that has ended leaves in the annex directory, and who died before
-// he could remove it.
+// heap/remains.hpp - what a heap that has ended leaves in the annex directory, when its last
+// process died before it could remove it.
 //
 // Everything here may be called by several processes at once, and again after a death in it.
 #pragma once

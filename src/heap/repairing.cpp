@@ -63,8 +63,8 @@ u32 living_member(const segment& s, int life_fd) {
 
 // Alone with the segment.
 result<repair_report> rebuild(const segment& s) {
-  // Only who died with the lock left anything open: a count without one is damage, and what is old
-  // in the journal stays there.
+  // Only whoever died with the lock left anything open: a count without one is damage, and what is
+  // old in the journal stays there.
   if (s.header().lock.load(std::memory_order_relaxed) != 0)
     (void)undo_journal(s);
   else

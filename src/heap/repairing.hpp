@@ -1,7 +1,7 @@
 // heap/repairing.hpp - a damaged heap's indexes built anew (care/), by one who is alone with it.
 //
-// The door of the heap (shared/liveness.hpp) keeps those out who come; who is a member already must
-// go first. A death in the middle: repair again.
+// The door of the heap (shared/liveness.hpp) keeps out whoever comes; whoever is a member already
+// must go first. A death in the middle: repair again.
 #pragma once
 #include <string_view>
 

@@ -63,7 +63,7 @@ class requests : public part {
   /// Any block of any heap of this process; what is no block is reported.
   /// Called by name only, so it needs no mark for jumps by address.
   ANNEX_NO_JUMP_MARK static void free(void* block) noexcept;
-  /// The same, for who knows that it is no hit.
+  /// The same, for whoever knows that it is no hit.
   [[gnu::noinline]] static void free_past_hit(void* block) noexcept;
   /// False, and nothing done: the address is in no region of any heap here.
   static bool free_if_known(void* block) noexcept;

@@ -178,7 +178,7 @@ void zones::reservation::write_record(tenure& t, u32 bucket) noexcept {
   z.seal = seal_of_zone(z);
 }
 
-// Who finds the zone has its handle.
+// Whoever finds the zone has its handle.
 void zones::reservation::name_extent(tenure& t) noexcept {
   if (!place_) return;
   extent_entry& e = view_->extents[place_->granule];

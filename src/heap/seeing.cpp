@@ -138,11 +138,11 @@ class member_list {
     for (u32 i = 0; i < segment_.slots_used(); ++i) {  // what its caches keep is not in its hands
       const chunk_ref ref = pool.caches()[i];
       if (ref == 0) continue;
+      // sync(slot): what a cache kept for whoever had the slot before has gone back.
       member_summary* const m =
           of(member_of_state(segment_.slot(i).state.load(std::memory_order_acquire)));
-      if (m == nullptr) continue;
       const u64 kept = segment_.chunk<pool_cache>(ref)->count.load(std::memory_order_relaxed);
-      m->held_blocks -= std::min<u64>(m->held_blocks, kept);
+      if (m != nullptr) m->held_blocks -= std::min<u64>(m->held_blocks, kept);
     }
   }
 

@@ -9,19 +9,19 @@
 //
 // A zone may be reserved so that it is found only when it has been filled (docs/design/0016):
 //   reserve_zone(on_commit) ──▶ being filled ──commit_zone()──▶ committed      one transaction each
-//                                    └── its maker dies: it stays so; who reserves the name anew,
-//                                        or releases it, frees it
+//                                    └── its maker dies: it stays so; whoever reserves the name
+//                                        anew, or releases it, frees it
 // So a process that dies between any two stores leaves a zone that nobody finds, or one that is
 // full. Waiting (wait_zone):
 //   waiter     signal = zones_signal; look; sleep while zones_signal == signal, for
 //              waiter_looks_again_ns at most
 //   committer  commit; ++zones_signal; wake. A look that missed the commit came before the
-//              increment: no sleep is entered, or it is woken. Who dies between the two is made up
+//              increment: no sleep is entered, or it is woken. A death between the two is made up
 //              for by the next look
 //
 // A pool or ring may be released while others have it open (docs/design/0011). Each has a number no
-// other of the heap ever had (incarnation), which who has it open compares before it touches
-// anything:
+// other of the heap ever had (incarnation), which everybody who has it open compares before it
+// touches anything:
 //   pool   in the zone record. Records of released pools become records of pools only. Its caches
 //          and its table are freed at once: no thread is inside (they are held still), and each
 //          takes a slow path, which compares, before its next hit
@@ -154,7 +154,8 @@ result<zone> zones::wait_zone(std::string_view name, std::chrono::nanoseconds de
         found.error().code != errc::not_committed)
       return found;
     ANNEX_TRY(refuse_if_damaged());
-    if (segment_.header().state.load(std::memory_order_acquire) != segment_ready)
+    // Relaxed: nothing is read because of it.
+    if (segment_.header().state.load(std::memory_order_relaxed) != segment_ready)
       return refuse(errc::no_such_heap, "the heap \"{}\" has been destroyed", name_);
     const u64 waited_ns = os::now_ns() - begun_ns;
     if (waited_ns >= longest_ns && found)

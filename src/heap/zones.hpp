@@ -31,7 +31,7 @@ class zones : public part {
   result<void> commit_zone(std::string_view name, u64 generation);
   result<zone> wait_zone(std::string_view name, std::chrono::nanoseconds deadline,
                          u64 after_generation);
-  /// The record of this name. For who holds the heap lock, or believes nothing in it.
+  /// The record of this name. For whoever holds the heap lock, or believes nothing in it.
   result<zone_record*> find_record(std::string_view name, zone_type type) noexcept {
     return find_zone_record(segment_, name_, name, type);
   }

@@ -23,6 +23,7 @@ naming naming_of(const segment& s, const live_block& b, u64 offset) noexcept {
     return {generation_word(s, e, *b.slab, b.index), first_generation(e)};
   naming own{&e.name, 0, word_is_name};
   if (b.kind != block_kind::zone || offset < b.offset_bytes) return own;
+  // sync(published): what the zone's record says is seen.
   const auto* z =
       s.find_chunk<zone_record>(std::atomic_ref(e.record).load(std::memory_order_acquire));
   if (z == nullptr || z->type != zone_type::pool) return own;

@@ -20,6 +20,7 @@ void for_each_pool(const segment& s,
 u32 busy_member_of(const segment& s, const known_pool& pool, const frozen_caches& frozen,
                    u32 own_slot) noexcept {
   for (u32 i = 0; i < s.slots_used(); ++i) {
+    // sync(slot): what whoever had it before left is seen.
     const u32 member = member_of_state(s.slot(i).state.load(std::memory_order_acquire));
     if (member == 0 || i == own_slot || pool.caches()[i] == 0) continue;
     // Not started.

@@ -15,7 +15,7 @@ namespace {
 // Nobody is a taker by this record, or the process that was is gone.
 bool is_dead_taker(const segment& s, u32 member, u32 self) noexcept {
   const member_record& who = s.member(member);
-  // sync(member): who has left has written down all that it took.
+  // sync(member): whoever has left has written down all that it took.
   return who.state.load(std::memory_order_acquire) != member_live ||
          is_member_gone(s, member, self);
 }

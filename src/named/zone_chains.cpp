@@ -43,9 +43,10 @@ result<zone_record*> find_zone_record(const segment& s, std::string_view heap,
 bool is_maker_alive(const segment& s, const zone_record& z, u32 self) noexcept {
   if (z.maker == 0 || z.maker > s.member_limit()) return false;
   const member_record& m = s.member(z.maker);
+  // sync(member): what the record says is seen.
+  const bool is_there = is_claimed(m.state.load(std::memory_order_acquire));
   if (m.process_id != z.maker_process || m.start_time != z.maker_start_time) return false;
-  return z.maker == self ||
-         (is_claimed(m.state.load(std::memory_order_acquire)) && is_member_alive(s, z.maker));
+  return z.maker == self || (is_there && is_member_alive(s, z.maker));
 }
 
 zone zone_of(const segment& s, region_views& views, const zone_record& z) noexcept {

@@ -19,7 +19,7 @@ namespace annex {
 inline constexpr u32 no_region = ~u32{0};
 
 /// What a zone record says; pools and rings are zones with tables of their own. The record of a
-/// released pool is used for pools again and for nothing else: who has the pool open reads its
+/// released pool is used for pools again and for nothing else: whoever has the pool open reads its
 /// incarnation there at any time (docs/design/0011).
 enum class zone_type : u32 { plain = 1, pool = 2, ring = 3 };
 /// Far apart: no damaged bit makes a zone that is being filled one that can be found.

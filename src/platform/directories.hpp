@@ -1,8 +1,8 @@
 // platform/directories.hpp - names in a directory: what was looked at is what is used, wherever its
 // path may lead meanwhile.
 //
-// Errors are errno values (0: done). Interrupted calls are repeated. Any thread may call. Who gets
-// a descriptor closes it.
+// Errors are errno values (0: done). Interrupted calls are repeated. Any thread may call. Whoever
+// gets a descriptor closes it.
 #pragma once
 #include <string>
 #include <vector>

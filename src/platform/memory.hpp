@@ -1,7 +1,7 @@
 // platform/memory.hpp - address space and what is mapped in it.
 //
-// Errors are errno values (0: done). Interrupted calls are repeated. Any thread may call; who maps
-// unmaps.
+// Errors are errno values (0: done). Interrupted calls are repeated. Any thread may call; whoever
+// maps unmaps.
 #pragma once
 #include "base/function_ref.hpp"
 #include "base/units.hpp"

@@ -1,4 +1,4 @@
-// platform/waiting.hpp - time, sleeping, and waking who sleeps.
+// platform/waiting.hpp - time, sleeping, and waking whoever sleeps.
 //
 // Any thread of any process that has the word may wait and wake. Waits may end early, and who
 // waited looks again: nothing here tells why.

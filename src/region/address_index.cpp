@@ -57,7 +57,7 @@ void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin,
     shared_word<u64>& entry = entries[(at - level_base) >> shift];
     if (at >= begin && at + span <= end &&
         (entry.load(std::memory_order_relaxed) & is_table) == 0) {
-      // sync(index): the region's fields are seen by who finds it.
+      // sync(index): the region's fields are seen by whoever finds it.
       entry.store(value, std::memory_order_release);
       continue;
     }
@@ -66,7 +66,7 @@ void fill_level(shared_word<u64>* entries, u32 shift, u64 level_base, u64 begin,
       // The entry was empty or not entirely ours: ranges never share a page.
       table* made = make<table>();
       word = reinterpret_cast<u64>(made) | is_table;
-      // sync(index): who finds the table finds it empty.
+      // sync(index): whoever finds the table finds it empty.
       entry.store(word, std::memory_order_release);
     }
     const u64 from = at > begin ? at : begin, to = at + span < end ? at + span : end;

@@ -8,8 +8,8 @@
 //                                                                          process's descriptor
 //
 // Whoever may write to a segment may write any path, inode, process and address into it. So none of
-// them is followed on its word; who reads a record maps only what every writer of the record could
-// have opened itself:
+// them is followed on its word; whoever reads a record maps only what every writer of the record
+// could have opened itself:
 //
 //   F1  The directory is one that this user named (ANNEX_DIR), or one of his own that nobody else
 //       may write to and that no link leads to. It is opened by its path each time and compared

@@ -37,8 +37,8 @@
 //       these
 //
 // Threads and processes: a word is set to named by one compare and swap, by anybody who has the
-// block; it is moved on by one store, by who frees the block, before the block is free. floors[]
-// and numbers_used are changed in transactions.
+// block; it is moved on by one store, by whoever frees the block, before the block is free.
+// floors[] and numbers_used are changed in transactions.
 #pragma once
 #include "base/limits.hpp"
 #include "region/region_record.hpp"
@@ -147,7 +147,7 @@ void retire_generation(transaction& t, region_record& record, const generations_
 inline void forget_name(region_record& record, const generations_of_region& all, u32 first,
                         u32& word) noexcept {
   const u32 seen = std::atomic_ref(word).load(
-      std::memory_order_relaxed);  // relaxed: who frees a block knows of its handles
+      std::memory_order_relaxed);  // relaxed: whoever frees a block knows of its handles
   if ((seen & word_is_named) == 0) return;
   const u32 risen = count_in(seen) + 1;
   if (u64{first} + risen >= all.count) {

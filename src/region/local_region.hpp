@@ -62,7 +62,7 @@ struct alignas(64) local_region {
 inline bool is_usable_here(const local_region& region) noexcept {
   return region.usable.load(std::memory_order_acquire) != 0;  // sync(attached)
 }
-/// What was written of the region before is seen by who finds it usable.
+/// What was written of the region before is seen by whoever finds it usable.
 inline void make_usable(local_region& region) noexcept {
   region.usable.store(1, std::memory_order_release);  // sync(attached)
 }
@@ -96,7 +96,7 @@ bool is_backed(const local_region& region, u32 first, u32 last) noexcept;
 /// The length of an extent in granules, never beyond the region's end.
 inline u32 length_at(const local_region& region, u32 granule) noexcept {
   if (granule >= region.granule_count) return 0;
-  // Relaxed: who needs more has the heap lock.
+  // Relaxed: whoever needs more has the heap lock.
   const u32 seen = __atomic_load_n(&region.extents[granule].length, __ATOMIC_RELAXED);
   return seen < region.granule_count - granule ? seen : region.granule_count - granule;
 }

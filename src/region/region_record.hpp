@@ -10,8 +10,8 @@
 //    ▲                          │   ▲                          └──────────drain─────▶ draining ─┘
 //    └─made undone, worker died─┘   └────────────nothing live: the region is gone────────┘
 //
-// partial: on its way in or out; nobody else touches it. Its worker, or who recovers it, removes
-// the file annex made for it, then frees the record: no death leaves a file behind.
+// partial: on its way in or out; nobody else touches it. Its worker, or whoever recovers it,
+// removes the file annex made for it, then frees the record: no death leaves a file behind.
 // An id leads to its slot, and so to the record, in one step (region_slot_of); no id is ever given
 // out again.
 #pragma once
@@ -141,8 +141,8 @@ struct region_record {
 };
 static_assert(sizeof(region_record) == 2048);
 
-/// Of what a region is, and where its bytes are found. Who changes one of these words writes the
-/// seal too.
+/// Of what a region is, and where its bytes are found. Whoever changes one of these words writes
+/// the seal too.
 inline u64 seal_of_region(const region_record& r) noexcept {
   return seal_of(
       {u64{r.id.value} << 32 | static_cast<u32>(r.numa_node), r.length_bytes, r.page_bytes,

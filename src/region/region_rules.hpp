@@ -30,7 +30,7 @@ bool is_sane_region(const segment& s, const region_record& r, u32 slot) noexcept
 /// Runs in order, inside the region, without wrapping around.
 bool are_sane_runs(const region_record& r, const iova_run* runs) noexcept;
 
-/// A region whose record and tables have been compared. Who follows these parts is led nowhere
+/// A region whose record and tables have been compared. Whoever follows these parts is led nowhere
 /// else, whatever the record says meanwhile.
 struct known_region {
   region_record* record = nullptr;

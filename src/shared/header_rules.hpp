@@ -1,6 +1,6 @@
 // shared/header_rules.hpp - the rules of the header: what is written once fits its seal.
 //
-// An audit needs none of them: who attaches has compared the header with its seal before the
+// An audit needs none of them: whoever attaches has compared the header with its seal before the
 // segment was mapped. A repair changes one byte back, or the seal, and takes from the file's length
 // and from the limits what these tell better.
 #pragma once

@@ -22,11 +22,11 @@
 // The fences are for the compiler only (base/shared_word.hpp). A waiter never waits for the dead:
 // it asks the kernel whether the holder lives before it sleeps, and every few milliseconds after. A
 // holder that is stopped (SIGSTOP, a frozen container) in the microsecond it holds the lock is
-// alive: taking it over would let it write into what is others' when it goes on. Who needs the lock
-// waits for it, and says so in the log; hits of the caches go on.
+// alive: taking it over would let it write into what is others' when it goes on. Whoever needs the
+// lock waits for it, and says so in the log; hits of the caches go on.
 //
-//   waiters   the lock's top bit: somebody may sleep; unlock wakes one, and who has slept takes the
-//             lock with the bit set
+//   waiters   the lock's top bit: somebody may sleep; unlock wakes one, and whoever has slept takes
+//             the lock with the bit set
 //
 // Of 10,000 threads one is woken at a time. A wake is lost when the one it went to dies, or is
 // stopped: the lock is free then, and the others, who look again by themselves (2 ms, times the
@@ -72,7 +72,8 @@ class transaction {
   void put(T& word, std::type_identity_t<T> value) noexcept {
     static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
     if (!log(word)) return;
-    store_word(word, value);
+    // sync(published): as below; readers without the lock take plain words by an atomic_ref.
+    __atomic_store(&word, &value, __ATOMIC_RELEASE);
     compiler_fence();
   }
   template <class T>

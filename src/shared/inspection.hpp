@@ -23,7 +23,7 @@ class inspection {
  public:
   /// still: threads whose caches do not move (empty: all threads are dead); settled: those whose
   /// slabs nobody can have left in the middle of a change; is_locked: nobody changes anything else;
-  /// after_a_death: who had the lock died with it.
+  /// after_a_death: whoever had the lock died with it.
   inspection(const segment& looked_at, const std::vector<bool>& still,
              const std::vector<bool>& settled, bool is_locked, bool after_a_death,
              audit_report* report)

@@ -31,7 +31,7 @@ void raise(shared_word<u32>& most, u32 to) noexcept {
 int try_to_claim(const segment& s, u32 id, void** life) noexcept {
   member_record& m = s.member(id);
   if (!back_member(s, id)) return ENOSPC;
-  if (m.state.load(std::memory_order_acquire) != member_free) return EAGAIN;
+  if (m.state.load(std::memory_order_relaxed) != member_free) return EAGAIN;  // again below
   *life = nullptr;
   if (s.has_life_file()) {
     const os::life_lock held = os::hold_byte(s.life_fd(), life_position_of(id));
@@ -39,14 +39,14 @@ int try_to_claim(const segment& s, u32 id, void** life) noexcept {
     *life = held.pin;
   }
   // Claimed, and died, in between: for recovery.
-  // sync(member): who freed the record is done with it.
+  // sync(member): whoever freed the record is done with it.
   if (m.state.load(std::memory_order_acquire) != member_free) {
     os::let_go_of_byte(*life);
     return EAGAIN;
   }
   write_record(m);
   raise(s.header().member_records_used, id);
-  // sync(member): who sees it claimed sees what it says.
+  // sync(member): whoever sees it claimed sees what it says.
   m.state.store(member_joining, std::memory_order_release);  // commit
   return 0;
 }
@@ -85,8 +85,8 @@ bool claim_slot(const segment& s, u32 index, u32 member) noexcept {
   // taken for the new one.
   const u64 mine = ((state >> 16) + 1) << 16 | member;
   raise(h.thread_slots_used, index + 1);
-  // sync(slot): acquire: what the last owner's recovery left is seen; release: who sees the slot
-  // claimed sees the record of the member that it names.
+  // sync(slot): acquire: what the last owner's recovery left is seen; release: whoever sees the
+  // slot claimed sees the record of the member that it names.
   if (!slot.state.compare_exchange(state, mine, std::memory_order_acq_rel)) return false;
   slot.thread_id = os::thread_id();
   return true;
@@ -113,9 +113,9 @@ member_claim claim_record(const segment& s, bool may_mend) noexcept {
   return claim;
 }
 
-// The lowest free one, so that few are ever used. The hint is lowered by who frees a slot. A race
-// of the two can leave it too high: a slot is missed then until the next search from the beginning,
-// once for so many new slots, or before a refusal.
+// The lowest free one, so that few are ever used. The hint is lowered by whoever frees a slot. A
+// race of the two can leave it too high: a slot is missed then until the next search from the
+// beginning, once for so many new slots, or before a refusal.
 u16 claim_thread_slot(const segment& s, u32 member) noexcept {
   if (is_record_of_mender(s, member)) {
     for (u32 i = s.thread_limit() - kept_for_mending; i < s.thread_limit(); ++i)

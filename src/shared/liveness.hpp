@@ -6,12 +6,12 @@
 // then: not when it forks and its child lives on, not when the program closes descriptors that are
 // not its own. The byte can be asked about in 0.2 µs from any process, in any PID namespace;
 // process ids may be reused. The file may be opened by those alone who may write to the heap, so
-// that who may only read it can't lock a byte and make a dead member look alive, or keep others
+// that whoever may only read it can't lock a byte and make a dead member look alive, or keep others
 // out. See docs/design/0002.
 //
 //   position           held by
-//   door − 1           who removes the heap's name (exclusive)
-//   door               who attaches (shared); who repairs (exclusive)
+//   door − 1           whoever removes the heap's name (exclusive)
+//   door               whoever attaches (shared); whoever repairs (exclusive)
 //   door + member id   the member
 //
 //   free ──lock byte, write record, state = joining──▶ joining ──heap lock, inspected──▶ live
@@ -23,10 +23,10 @@
 // nothing has happened.
 //
 // The last few member records and thread slots are kept for those who mend: when every other record
-// is taken and some of them are dead members', who attaches takes one of these, recovers the dead,
-// and moves to a record that became free. If none did, it stays there, and can do everything but
-// hold blocks: so its own death takes nothing away once the next one has seen it. They are several
-// because that next one must come in before it can see.
+// is taken and some of them are dead members', whoever attaches takes one of these, recovers the
+// dead, and moves to a record that became free. If none did, it stays there, and can do everything
+// but hold blocks: so its own death takes nothing away once the next one has seen it. They are
+// several because that next one must come in before it can see.
 #pragma once
 #include "shared/segment.hpp"
 
@@ -65,8 +65,8 @@ member_claim claim_record(const segment& s, bool may_mend = false) noexcept;
 void give_up_membership(const segment& s, const member_claim& claim) noexcept;
 
 /// Whether the process behind this record lives, whatever the record's state. Where nothing can be
-/// asked (a reader who may not open the file of lives), the process table is, and who is not known
-/// there counts as alive.
+/// asked (a reader who may not open the file of lives), the process table is, and whoever is not
+/// known there counts as alive.
 bool is_member_alive(const segment& s, u32 member) noexcept;
 /// True when the record is not that of a living member, joining ones included. A member of this
 /// mapping (self) is alive.

@@ -9,7 +9,8 @@
 namespace annex::detail {
 namespace {
 
-// A record that nobody ever used, before one that is free; never one of those kept for who mends.
+// A record that nobody ever used, before one that is free; never one of those kept for whoever
+// mends.
 u32 find_free_record(const segment& s) {
   const u32 last = s.member_limit() - kept_for_mending;
   u32 found = 0;

@@ -10,7 +10,7 @@
 // own (nobody_known in shared/member_rules.hpp), so that `who` lists it and `reap` frees it, once
 // somebody has looked.
 //
-// For who is alone with the segment and keeps others out. A death in the middle: repair again.
+// For whoever is alone with the segment and keeps others out. A death in the middle: repair again.
 #pragma once
 #include <fmt/format.h>
 

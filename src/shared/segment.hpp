@@ -49,8 +49,8 @@ struct segment_geometry {
 ///                         segment is marked as damaged: links in it end every list, counts in it
 ///                         are 0, and what is written there is lost. Whoever changes anything asks
 ///                         is_damaged() at its end.
-///   find_chunk<T>(ref,n)  null instead, and no mark: for who looks without the heap lock, where
-///                         things move meanwhile.
+///   find_chunk<T>(ref,n)  null instead, and no mark: for whoever looks without the heap lock,
+///                         where things move meanwhile.
 class segment;
 /// The file is longer than the arena's top by at least so much: a reader that a damaged count or
 /// length leads a little behind the last chunk meets zeros, not the end of the file or of the
@@ -151,8 +151,8 @@ class segment {
                     geometry_.thread_limit);
   }
 
-  /// Something in it can't be. Said once in the log, kept in the segment for who attaches next, and
-  /// for this process in is_damaged().
+  /// Something in it can't be. Said once in the log, kept in the segment for whoever attaches next,
+  /// and for this process in is_damaged().
   void mark_damaged(std::string_view what) const noexcept;
   bool is_damaged() const noexcept {
     return damage_ != nullptr && damage_->load(std::memory_order_relaxed) != 0;
@@ -190,7 +190,9 @@ class segment {
 
 /// What a member says of regions; null: nothing, or it lies where it can't.
 inline region_claim* claims_of(const segment& s, const member_record& m) noexcept {
-  const chunk_ref ref = m.region_claims;
+  // sync(published): the table was zeros before it was the member's.
+  const chunk_ref ref =
+      std::atomic_ref(const_cast<chunk_ref&>(m.region_claims)).load(std::memory_order_acquire);
   return ref != 0 ? s.find_chunk<region_claim>(ref, u64{s.region_limit()} * sizeof(region_claim))
                   : nullptr;
 }
@@ -279,6 +281,7 @@ class used_region_slots {
 
    private:
     void read() noexcept {
+      // sync(published): what was written into the records before is seen.
       if (word_ < slots_.words_)
         bits_ = std::atomic_ref(const_cast<u64&>(slots_.bitmap_[word_]))
                     .load(std::memory_order_acquire);

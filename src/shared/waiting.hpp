@@ -6,7 +6,7 @@
 //
 //   count << 1 | somebody waits
 //
-//   waiter                                        who adds
+//   waiter                                        whoever adds
 //     W1 set the mark: signal |= 1                  A1 add: one store or compare-and-swap (commit)
 //     W2 make that seen by all (see below)          A2 look at the signal: without a mark, done
 //     W3 look: is there something? then take it     A3 one compare-and-swap: count up, no mark
@@ -25,8 +25,8 @@
 // If a process dies
 //   a waiter, after W1      the mark stays: whoever adds next wakes nobody, once, and clears it.
 //                           Nothing is counted that a death would leave too high
-//   who adds, after A1      waiters sleep on until they look again by themselves (look_again_ns)
-//   who adds, after A3      the same: the word has changed, so nobody new goes to sleep on the old
+//   whoever adds, after A1  waiters sleep on until they look again by themselves (look_again_ns)
+//   whoever adds, after A3  the same: the word has changed, so nobody new goes to sleep on the old
 //                           one
 //   everybody else          a waiter that looks again finds that (openers below,
 //                           membership::has_living_others) and says so
@@ -53,7 +53,7 @@ inline u32 begin_waiting(shared_word<u32>& signal) noexcept {
   return signal.fetch_or(somebody_waits, std::memory_order_seq_cst) | somebody_waits;
 }
 
-/// A3 and A4, out of the way of who adds.
+/// A3 and A4, out of the way of whoever adds.
 void wake_waiters(shared_word<u32>& signal) noexcept;
 
 /// A2, after a commit that is a full barrier, or whose waiters use a process barrier.
@@ -65,8 +65,8 @@ void wake_waiters(shared_word<u32>& signal) noexcept;
 
 /// Who has opened a ring or a pool: changes rises whenever somebody does who was not the last.
 /// Changed under the heap lock. A view compares it with what it found when it was opened: then it
-/// knows whether another process ever had it meanwhile. Only a notice: who dies between the stores
-/// has opened it for nobody.
+/// knows whether another process ever had it meanwhile. Only a notice: whoever dies between the
+/// stores has opened it for nobody.
 struct openers {
   u32 last;  // member
   shared_word<u32> changes;

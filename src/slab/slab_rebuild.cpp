@@ -203,7 +203,7 @@ class slab_rebuild {
       dropped_ += static_cast<u64>(std::popcount(word & 0xffffffff & ~here));
       word = (word & here) | (~(word & here) & 0xffffffff) << 32;
     }
-    // Who moved this word died: what has arrived in the bitmap has not been taken away yet.
+    // Whoever moved this word died: what has arrived in the bitmap has not been taken away yet.
     if (slab_->moving == w + 1)
       if (const u64 arrived = word & agreed >> (half * 32) & 0xffffffff; arrived != 0)
         word ^= arrived | arrived << 32;

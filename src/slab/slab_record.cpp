@@ -229,7 +229,7 @@ u64 held_bits(const segment& s, slab_record* slab, u32 word) noexcept {
 
 u32 collect(const segment& s, slab_record* slab, u32* doubles) noexcept {
   u32 collected = 0;
-  // Who began to move this word died: what has arrived has not been taken away yet.
+  // Whoever began to move this word died: what has arrived has not been taken away yet.
   if (slab->moving != 0) {
     if (const u32 w = slab->moving - 1; w < slab->words)
       clear_remote(*slab, w, slab->remote_bits(w) & slab->free_bits(w));

@@ -10,7 +10,7 @@
 // Invariants (audit):
 //   S1  free_count = bits in free[]; bits beyond capacity are 0; summary bit w = (free[w] != 0)
 //   S2  no block is in two of free, remote and magazines (after recovery; in between the union
-//       counts). Who frees a block twice breaks it, which is said when the block comes back
+//       counts). Whoever frees a block twice breaks it, which is said when the block comes back
 //   S3  all granules of the slab name its owner, class, their distance to the first and where
 //       blocks end
 //   S4  the slab is in its owner's lane list, or, without owner, in the heap's orphan list of its
@@ -238,8 +238,8 @@ void clear_holders(const segment& s, slab_record* slab, u32 word, u64 bits) noex
 /// The bits of live blocks in word w that are held through holdings.
 u64 held_bits(const segment& s, slab_record* slab, u32 word) noexcept;
 
-/// Moves blocks that others freed into the free bitmap. Only the owner, or who stands in for it.
-/// Returns how many;
+/// Moves blocks that others freed into the free bitmap. Only the owner, or whoever stands in for
+/// it. Returns how many;
 /// *doubles counts blocks that were free already: freed twice. Where somebody died collecting
 /// (moving), one word's blocks are in both places by rule R2; these are no mistakes and not
 /// counted.

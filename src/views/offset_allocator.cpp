@@ -73,7 +73,7 @@ offset_home::offset_home(offset_home&& other) noexcept : heap_(other.heap_) {
 }
 
 void offset_home::check_swap(offset_home& a, offset_home& b) noexcept {
-  // Who has no blocks yet, and lies in no region, takes what it is given.
+  // An allocator that has no blocks yet, and lies in no region, takes what it is given.
   if (a.heap_ == b.heap_ && a.region_ == unknown) a.region_ = a.region_here(b.region_);
   if (a.heap_ == b.heap_ && b.region_ == unknown) b.region_ = b.region_here(a.region_);
   if (a == b) return;

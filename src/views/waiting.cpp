@@ -64,8 +64,8 @@ result<void> wait_at(const waiting_place& p, std::chrono::nanoseconds deadline,
   }
 }
 
-// One thread per event: a descriptor can't be put into the segment, and who adds must not need to
-// reach each waiter's.
+// One thread per event: a descriptor can't be put into the segment, and whoever adds must not need
+// to reach each waiter's.
 //
 //   armed ──wait_at() says so──▶ told: the descriptor is readable ──rearm()──▶ armed
 struct watching {

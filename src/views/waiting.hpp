@@ -1,4 +1,4 @@
-// views/waiting.hpp - the loop of who waits for a ring or pool, and the thread that feeds an
+// views/waiting.hpp - the loop of whoever waits for a ring or pool, and the thread that feeds an
 // event's descriptor.
 //
 // The protocol is in shared/waiting.hpp. Here is what ends a wait: something was found, the view is

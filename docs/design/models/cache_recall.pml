@@ -9,7 +9,7 @@
  *
  *   NO_BARRIER   without the process barrier  -> must fail
  *   READS_FIRST  the owner reads the count before it asks whether it is frozen -> must fail
- *   BUSY_DECIDES who takes over asks `busy` instead of `frozen == held` whether to repair -> must fail
+ *   BUSY_DECIDES whoever takes over asks `busy` instead of `frozen == held` whether to repair -> must fail
  */
 #define NO 0
 #define ASKED 1

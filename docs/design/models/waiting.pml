@@ -1,4 +1,4 @@
-/* docs/design/models/waiting.pml - a waiter and who adds: no wake-up is lost (src/shared/waiting.hpp).
+/* docs/design/models/waiting.pml - a waiter and whoever adds: no wake-up is lost (src/shared/waiting.hpp).
  *
  * Two add one item each, one waiter wants both. Memory is as on x86: a store goes into its processor's buffer (here: of the one
  * item word) and reaches memory later, or at a full barrier. An adder of a ring commits by a locked instruction (a barrier); an

@@ -9,15 +9,8 @@
 // instead, and mapped for devices by rte_dev_dma_map as for any registered memory. Areas below 1
 // MiB and with pages below 4 KiB stay with the real heap.
 //
-// Whose memory it is, its mapping says. The real heap writes to every byte, and dies where that
-// can't be:
-//
-//   all of it may be written       the CPU's: populated here, so that what has no memory behind it
-//                                  is refused, not met
-//   all of it mapped PROT_NONE     a device's: its addresses are taken, and nobody's but a device's
-//                                  to touch; said in the log
-//   anything else                  a mistake (not mapped, read-only, mixed): refused, with the
-//                                  place
+// Whose memory it is, its mapping says (area_memory.hpp); mistakes are refused before anything is
+// added.
 //
 // Mended on the way (numbers of docs/dpdk.md): B1 duplicate names, B2 and B16 overlap, B3 removal
 // while others are attached, B4 unregistering a heap's area, B5 detaching what this process added,
@@ -31,8 +24,8 @@
 #include <vector>
 
 #include "heap/local_heap.hpp"
+#include "interop/dpdk/area_memory.hpp"
 #include "interop/dpdk/drop_in.hpp"
-#include "platform/memory.hpp"
 #include "platform/report.hpp"
 
 namespace annex::dpdk {
@@ -98,80 +91,6 @@ bool find_area_anywhere(const void* base, u64 length, area* out) {
 int socket_of(const char* name) noexcept {
   const keep_rte_errno untouched;
   return name != nullptr ? real().rte_malloc_heap_get_socket(name) : -1;
-}
-
-bool overlaps_anything(const void* base, u64 length) {
-  struct search {
-    u64 begin, end;
-    bool clash;
-  } s{reinterpret_cast<u64>(base), reinterpret_cast<u64>(base) + length, false};
-  real().rte_memseg_list_walk(
-      [](const memseg_list* list, void* argument) {
-        auto& look = *static_cast<search*>(argument);
-        if (list->len != 0 && list->addr_64 < look.end && look.begin < list->addr_64 + list->len)
-          look.clash = true;
-        return look.clash ? 1 : 0;
-      },
-      &s);
-  return s.clash;
-}
-
-enum class memory_kind : u8 { for_cpu, for_devices, mistaken };
-
-// What the mapping says; what is wrong with it is in the log.
-memory_kind look_at(const void* base, u64 length) {
-  u64 covered = reinterpret_cast<u64>(base);
-  const u64 end = covered + length;
-  bool any_untouchable = false, any_writable = false;
-  const char* wrong = nullptr;
-  u64 where = 0;
-  const int why = os::for_each_mapped(base, length, [&](const os::mapped_stretch& s) {
-    if (s.begin > covered) return false;
-    const bool untouchable = !s.readable && !s.writable;
-    if (!s.writable && !untouchable)
-      wrong = "the memory there may only be read; map it with PROT_READ | PROT_WRITE";
-    else if (s.writable ? any_untouchable : any_writable)
-      wrong =
-          "some of the memory is PROT_NONE and some is not; add what devices have and what the CPU "
-          "has as two areas";
-    any_untouchable |= untouchable;
-    any_writable |= s.writable;
-    if (wrong != nullptr) where = s.begin;
-    covered = s.end;
-    return wrong == nullptr && covered < end;
-  });
-  if (why != 0) {
-    log(log_level::error, "[{}, +{}) can't be a heap's memory: its mapping can't be seen ({})",
-        base, length, std::strerror(why));
-    return memory_kind::mistaken;
-  }
-  if (wrong == nullptr && covered < end) {
-    wrong =
-        "nothing is mapped there; map the memory, or, where only a device may touch it, take its "
-        "addresses with PROT_NONE";
-    where = covered;
-  }
-  if (wrong != nullptr) {
-    log(log_level::error, "[{}, +{}) can't be a heap's memory: at {:#x} {}", base, length, where,
-        wrong);
-    return memory_kind::mistaken;
-  }
-  return any_writable ? memory_kind::for_cpu : memory_kind::for_devices;
-}
-
-// Pages for all of it, as the real heap is about to write to all of it: a file cut short or a full
-// file system is an answer here, and SIGBUS there.
-bool has_memory_behind(void* base, u64 length) {
-  const u64 page = os::page_bytes(), begin = align_down(reinterpret_cast<u64>(base), page);
-  const int why = os::populate(reinterpret_cast<void*>(begin),
-                               align_up(reinterpret_cast<u64>(base) + length, page) - begin);
-  if (why == 0) return true;
-  log(log_level::error,
-      "[{}, +{}) can't be a heap's memory: there is no memory behind all of it ({}); the file may "
-      "be shorter, or its file "
-      "system or the hugepages used up",
-      base, length, std::strerror(why));
-  return false;
 }
 
 // The native block that is all of a fresh area.
@@ -344,7 +263,7 @@ int detach_memory(const char* name, void* base, size_t length) {
   const bool sane = base != nullptr && length != 0;
   const int socket = is_serving() && sane ? socket_of(name) : -1;
   if (find_area(socket, base, length, &a)) {
-    if (a.adder == a.heap->annex.self()) return refuse_with(EBUSY);  // who added it removes it
+    if (a.adder == a.heap->annex.self()) return refuse_with(EBUSY);  // whoever added it removes it
     (void)a.heap->annex.detach_memory(a.region);
   }
   return r.rte_malloc_heap_memory_detach(name, base, length);

@@ -20,6 +20,9 @@
 #include "platform/report.hpp"
 
 namespace annex::dpdk {
+
+constinit thread_local u64 wanted_alignment = 0;
+
 namespace {
 
 constexpr u64 unit = 64 * KiB, smallest_chunk = 31 * unit, largest_step = 64 * MiB;

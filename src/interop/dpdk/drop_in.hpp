@@ -75,13 +75,19 @@ void explain_failed_start(bool wants_hugepages) noexcept;
 void begin_draining() noexcept;  // before the real rte_eal_cleanup
 void end_serving() noexcept;     // after it
 
-// ---- heaps --------------------------------------------------------------------------------------
+// ---- sockets ------------------------------------------------------------------------------------
+void look_at_sockets() noexcept;  // when serving begins
 /// The socket a request for SOCKET_ID_ANY begins with.
 int preferred_socket() noexcept;
 /// Whether internal requests have no socket (--no-huge).
 bool is_without_sockets() noexcept;
 /// Whether a request for any socket can only be served by this one.
 bool is_only_socket(int socket) noexcept;
+/// Whose heap serves an internal request for this one.
+int served_socket(int socket) noexcept;
+bool is_known_socket(int socket) noexcept;
+
+// ---- heaps --------------------------------------------------------------------------------------
 /// By socket; null: not made yet, or the socket's blocks come from the real allocator.
 extern constinit std::array<std::atomic<served_heap*>, internal_sockets> internal_heaps;
 /// Made on first use. Null: the socket's blocks come from the real allocator.
@@ -110,12 +116,18 @@ class looking {
 served_heap* owner_of(const void* address) noexcept;
 /// What other processes of the group made or added since the last look; true: something new.
 bool follow_others() noexcept;
+/// The next look finds all that others ever made.
+void begin_following() noexcept;
 /// The region came or went elsewhere: looks again. To be asked before an address found in a region
 /// is believed.
 void follow_changes(detail::local_heap& h) noexcept;
 /// True: memory was given back to the real heap by some socket.
 bool give_back_everywhere() noexcept;
 void for_each_served(void (*visit)(served_heap&, void*), void* argument) noexcept;
+/// In a forked child: whoever held them is not here.
+void renew_locks_of_heaps() noexcept;
+/// All of them, and leaves the group.
+void close_heaps() noexcept;
 
 /// One per page, from EAL's own records; empty: not all of them have one.
 std::vector<iova> iovas_of(const char* base, u64 bytes, u64 page_bytes);

@@ -48,7 +48,7 @@ std::string program_name() {
 }
 
 // A program that runs with another's rights (set-user-id, set-group-id) does not take places from
-// who started it.
+// whoever started it.
 std::string environment(const char* name) {
   if (::getuid() != ::geteuid() || ::getgid() != ::getegid()) return "";
   const char* value = std::getenv(name);
