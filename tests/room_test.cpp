@@ -140,6 +140,26 @@ TEST_F(room, a_region_as_large_as_its_file_system_shares_it_with_the_heaps_table
   EXPECT_EQ(child.wait_for_exit_code(), 0);
 }
 
+// The tables of a huge region are full of holes, and reading one through a mapping takes a page.
+TEST_F(room, who_only_looks_is_not_killed_where_nothing_is_left) {
+  NEEDS_A_PLACE(8 * MiB);
+  child_process maker([] {
+    heap h = must(heap::create("a", {.metadata_limit_bytes = 1 << 30}));
+    must(h.add_memory({.base = reinterpret_cast<void*>(std::uintptr_t{1} << 40),
+                       .length_bytes = std::size_t{512} << 30,
+                       .access = touch::none}));
+    return h.allocate(std::size_t{5} << 30) != nullptr ? 0 : 1;
+  });
+  ASSERT_EQ(maker.wait_for_exit_code(), 0);
+  fill_place();
+  child_process looker([] {
+    EXPECT_EQ(must(heap::list()).size(), 1u);
+    expect_sound(must(heap::attach("a", {.read_only = true})));
+    return ::testing::Test::HasFailure() ? 1 : 0;
+  });
+  EXPECT_EQ(looker.wait_for_exit_code(), 0);
+}
+
 TEST_F(room, growth_ends_in_a_refusal_and_not_in_a_signal) {
   NEEDS_A_PLACE(32 * MiB);
   child_process child([&] {

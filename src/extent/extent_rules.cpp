@@ -1,6 +1,7 @@
 // extent/extent_rules.cpp - see extent_rules.hpp: what an audit asks of extents.
 #include "extent/extent_rules.hpp"
 
+#include "platform/files.hpp"
 #include "shared/member_rules.hpp"
 
 namespace annex::detail {
@@ -58,7 +59,7 @@ class region_check {
 
   void check_interior(u32 at, u32 length, u8 kind) {
     for (u32 i = 1; i < length && i < interior_looks; ++i) {
-      const u8 inside = t_.granules[at + i].kind;
+      const u8 inside = kind_inside(at, length, at + i);
       const u8 right = is_slab(kind)                             ? kind
                        : kind == granule_free && i == length - 1 ? u8{granule_free}
                                                                  : u8{granule_inside};
@@ -66,6 +67,23 @@ class region_check {
         return in_.broken("S3: region {}: granule {} inside the extent at {} (kind {}) has kind {}",
                           t_.id, at + i, at, kind, inside);
     }
+  }
+
+  // The pages with the first and the last granule of an extent are there, those between may never
+  // have been written, and zeros are granule_inside (region/table_pages.hpp).
+  u8 kind_inside(u32 at, u32 length, u32 granule) {
+    const granule_entry* const entry = &t_.granules[granule];
+    const u64 page = page_of(entry);
+    if (page == page_of(&t_.granules[at]) || page == page_of(&t_.granules[at + length - 1]))
+      return entry->kind;
+    if (page != asked_page_) is_asked_page_hole_ = os::is_hole(in_.s.fd(), asked_page_ = page);
+    return is_asked_page_hole_ ? u8{granule_inside} : entry->kind;
+  }
+
+  u64 page_of(const granule_entry* entry) const noexcept {
+    const auto at = static_cast<u64>(reinterpret_cast<const char*>(entry) -
+                                     reinterpret_cast<const char*>(&in_.s.header()));
+    return align_down(at, limits::smallest_page_bytes);
   }
 
   void check_free(u32 at, u32 length) {
@@ -174,6 +192,8 @@ class region_check {
   std::unordered_map<u32, member_tallies::tally>& tallies_;
   u64 free_ = 0, live_ = 0, free_extents_ = 0, listed_ = 0;
   u32 given_ = 0;
+  u64 asked_page_ = ~u64{0};  // of the segment
+  bool is_asked_page_hole_ = false;
 };
 
 }  // namespace

@@ -51,6 +51,9 @@ int punch_hole(int fd, u64 offset, u64 bytes);  // reads as zero afterwards
 int identify(int fd, file_identity* out);
 int give_file(int fd, u32 owner, u32 group);  // changes whose it is
 u64 allocated_bytes(int fd);                  // 0 also when it can't be told
+/// Nothing was ever written there: it reads as zeros. Through a mapping even a reader needs a new
+/// page for it, and is killed when the file system has none left. False also when it can't be told.
+bool is_hole(int fd, u64 offset);
 
 /// The file system a file lies on. total_bytes 0: it has no size of its own (a memfd), or does not
 /// say.

@@ -128,6 +128,11 @@ u64 allocated_bytes(int fd) {
   return ::fstat(fd, &s) == 0 ? static_cast<u64>(s.st_blocks) * 512 : 0;
 }
 
+bool is_hole(int fd, u64 offset) {
+  const off_t data = ::lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
+  return data < 0 ? errno == ENXIO : static_cast<u64>(data) != offset;
+}
+
 file_system file_system_of(int fd) {
   struct statfs s {};
   if (repeat([&] { return ::fstatfs(fd, &s); }) != 0) return {};

@@ -56,6 +56,7 @@ decltype(os::punch_hole) punch_hole;
 decltype(os::identify) identify;
 decltype(os::give_file) give_file;
 decltype(os::allocated_bytes) allocated_bytes;
+decltype(os::is_hole) is_hole;
 decltype(os::file_system_of) file_system_of;
 decltype(os::mount_point_of) mount_point_of;
 decltype(os::path_of) path_of;

@@ -73,6 +73,10 @@ u64 allocated_bytes(int fd) {
   return simulated::ask(__func__, {0}, beneath::allocated_bytes, fd);
 }
 
+bool is_hole(int fd, u64 offset) {
+  return simulated::ask(__func__, {false}, beneath::is_hole, fd, offset);
+}
+
 file_system file_system_of(int fd) {
   return simulated::ask(__func__, {file_system()}, beneath::file_system_of, fd);
 }
