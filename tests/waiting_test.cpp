@@ -13,6 +13,7 @@
 #include <annex/pool.hpp>
 #include <annex/ring.hpp>
 
+#include "another_member.hpp"
 #include "heap/local_heap.hpp"
 #include "inside.hpp"
 #include "named/ring_table.hpp"
@@ -222,6 +223,8 @@ TEST_F(waiting, survives_waiters_that_are_killed) {
   }
   for (void* object : taken)
     p.give(object);
+  // Else the wait ends when it looks again, if the other thread is late: everybody else is dead.
+  const heap another = must(attach_as_another("a"));
   std::thread later([&] {
     std::this_thread::sleep_for(5ms);
     r.put(handle{7});

@@ -300,6 +300,10 @@ void transaction::acquire() noexcept {
   begin();
 }
 
+bool has_heap_lock() noexcept {
+  return innermost != nullptr;
+}
+
 // This thread is in it no more.
 void transaction::forget() noexcept {
   for (const transaction** held = &innermost; *held != nullptr;
@@ -311,9 +315,8 @@ void transaction::forget() noexcept {
 }
 
 void transaction::release() noexcept {
-  forget();
   // A child that was forked meanwhile: the lock is its parent's.
-  if (forks_ != os::fork_count()) return;
+  if (forks_ != os::fork_count()) return forget();
   commit();
   shared_word<u64>& sequence = segment_.header().lock_sequence;
   // sync(sequence): even again.
@@ -321,8 +324,9 @@ void transaction::release() noexcept {
   race_checker::lock_given_back(segment_.header().heap_id);
   // sync(heap lock): release: the next holder sees all of it. One waiter is woken: it leaves the
   // mark for those behind it. If it dies first, another looks again soon.
-  if ((segment_.header().lock.exchange(0, std::memory_order_release) & lock_waiters) != 0)
-    os::wake_one(&segment_.header().lock.value);
+  const u32 was = segment_.header().lock.exchange(0, std::memory_order_release);
+  forget();
+  if ((was & lock_waiters) != 0) os::wake_one(&segment_.header().lock.value);
   // sync(asking): after the lock is given back.
   asking(segment_, who_.slot).fetch_sub(1, std::memory_order_seq_cst);
 }

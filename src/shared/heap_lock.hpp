@@ -36,7 +36,8 @@
 //
 // One lock, so there is no lock order; no callback and no O(bytes) work under it. System calls are
 // made under it where there is no other place: the file of a region that goes is unlinked, the
-// segment grows or gets holes (shared/arena.cpp), a line is logged. What takes long (the slabs of a
+// segment grows or gets holes (shared/arena.cpp), a line is logged. tests/under_the_lock_test.cpp
+// has the list, with a reason for each. What takes long (the slabs of a
 // dead thread) lets others in.
 #pragma once
 #include <cstring>
@@ -58,6 +59,9 @@ struct lock_identity {
   u16 slot;
   u32 member;
 };
+
+/// Whether this thread has the lock of any heap: for tests of what is done under it.
+bool has_heap_lock() noexcept;
 
 class transaction {
  public:

@@ -6,8 +6,8 @@
 
 namespace annex::os::simulated {
 
-/// Passes this call's time, if the plan says so.
-void be_late_perhaps() noexcept;
+/// Tells whoever listens, and passes this call's time, if the plan says so.
+void begin_call(const char* name) noexcept;
 
 inline constexpr std::size_t none = ~std::size_t{0};
 /// Which of so many refusals this call of the function gets, or none.
@@ -18,7 +18,7 @@ std::size_t refusal_of(const char* name, std::size_t choices) noexcept;
 template <class Result, class... Parameters>
 Result ask(const char* name, std::initializer_list<std::type_identity_t<Result>> refusals,
            Result (*real)(Parameters...), std::type_identity_t<Parameters>... arguments) {
-  be_late_perhaps();
+  begin_call(name);
   if (const std::size_t which = refusal_of(name, refusals.size()); which != none)
     return refusals.begin()[which];
   return real(arguments...);
@@ -26,8 +26,9 @@ Result ask(const char* name, std::initializer_list<std::type_identity_t<Result>>
 
 /// What can't be refused.
 template <class Result, class... Parameters>
-Result pass(Result (*real)(Parameters...), std::type_identity_t<Parameters>... arguments) {
-  be_late_perhaps();
+Result pass(const char* name, Result (*real)(Parameters...),
+            std::type_identity_t<Parameters>... arguments) {
+  begin_call(name);
   return real(arguments...);
 }
 

@@ -15,7 +15,7 @@ life_lock hold_byte(int fd, u64 position, bool shared) {
 }
 
 void let_go_of_byte(void* pin) {
-  simulated::pass(beneath::let_go_of_byte, pin);
+  simulated::pass(__func__, beneath::let_go_of_byte, pin);
 }
 
 bool is_byte_locked(int fd, u64 position) {

@@ -34,11 +34,11 @@ open_result reopen(int fd, bool writable) {
 }
 
 void close_file(int fd) {
-  simulated::pass(beneath::close_file, fd);
+  simulated::pass(__func__, beneath::close_file, fd);
 }
 
 void close_file_if(int fd, u64 device, u64 inode) {
-  simulated::pass(beneath::close_file_if, fd, device, inode);
+  simulated::pass(__func__, beneath::close_file_if, fd, device, inode);
 }
 
 int duplicate(int fd) {

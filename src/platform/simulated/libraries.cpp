@@ -7,19 +7,19 @@
 namespace annex::os {
 
 void* first_symbol(const char* name) noexcept {
-  return simulated::pass(beneath::first_symbol, name);
+  return simulated::pass(__func__, beneath::first_symbol, name);
 }
 
 void* next_symbol(const char* name) noexcept {
-  return simulated::pass(beneath::next_symbol, name);
+  return simulated::pass(__func__, beneath::next_symbol, name);
 }
 
 void* loaded_library(const char* part_of_name) noexcept {
-  return simulated::pass(beneath::loaded_library, part_of_name);
+  return simulated::pass(__func__, beneath::loaded_library, part_of_name);
 }
 
 void* symbol_of(void* library, const char* name) noexcept {
-  return simulated::pass(beneath::symbol_of, library, name);
+  return simulated::pass(__func__, beneath::symbol_of, library, name);
 }
 
 }  // namespace annex::os

@@ -9,7 +9,7 @@
 namespace annex::os {
 
 u64 page_bytes() {
-  return simulated::pass(beneath::page_bytes);
+  return simulated::pass(__func__, beneath::page_bytes);
 }
 
 map_result map_file(int fd, u64 offset, u64 bytes, bool writable, u64 alignment) {
@@ -42,11 +42,11 @@ void* map_own_pages(u64 bytes) {
 }
 
 void unmap(void* address, u64 bytes) {
-  simulated::pass(beneath::unmap, address, bytes);
+  simulated::pass(__func__, beneath::unmap, address, bytes);
 }
 
 void hide_from_leak_search(void* address, u64 bytes) {
-  simulated::pass(beneath::hide_from_leak_search, address, bytes);
+  simulated::pass(__func__, beneath::hide_from_leak_search, address, bytes);
 }
 
 int populate(void* address, u64 bytes) {

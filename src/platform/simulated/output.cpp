@@ -13,7 +13,7 @@ int open_output(const char* path) noexcept {
 }
 
 void write_output(int fd, std::string_view text) noexcept {
-  simulated::pass(beneath::write_output, fd, text);
+  simulated::pass(__func__, beneath::write_output, fd, text);
 }
 
 }  // namespace annex::os

@@ -16,7 +16,7 @@ pin_result pin(void* address, u64 bytes, unsigned threads,
 }
 
 void unpin(pinned* held) {
-  simulated::pass(beneath::unpin, held);
+  simulated::pass(__func__, beneath::unpin, held);
 }
 
 int physical_runs(const void* address, u64 bytes, u64 page_bytes, std::vector<physical_run>* out) {

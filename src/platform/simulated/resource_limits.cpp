@@ -7,19 +7,19 @@
 namespace annex::os {
 
 u64 locked_memory_limit() {
-  return simulated::pass(beneath::locked_memory_limit);
+  return simulated::pass(__func__, beneath::locked_memory_limit);
 }
 
 u64 file_size_limit() {
-  return simulated::pass(beneath::file_size_limit);
+  return simulated::pass(__func__, beneath::file_size_limit);
 }
 
 u64 descriptor_limit() {
-  return simulated::pass(beneath::descriptor_limit);
+  return simulated::pass(__func__, beneath::descriptor_limit);
 }
 
 u64 address_space_limit() {
-  return simulated::pass(beneath::address_space_limit);
+  return simulated::pass(__func__, beneath::address_space_limit);
 }
 
 }  // namespace annex::os

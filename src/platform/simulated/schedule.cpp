@@ -18,6 +18,7 @@ std::atomic<u64> seed{0}, longest_delay_ns{0};
 std::atomic<u32> late{0}, refused{0}, refused_call{0}, plan_number{1}, threads{0}, count{0};
 std::atomic<bool> lasting{false};
 std::atomic<const char*> last{nullptr};
+std::atomic<void (*)(const char*) noexcept> listener{nullptr};
 // All of them, in the order in which they were refused first; null from some place on.
 std::array<std::atomic<const char*>, 128> names{};
 
@@ -88,7 +89,12 @@ bool was_refused(std::string_view function) noexcept {
   return false;
 }
 
-void be_late_perhaps() noexcept {
+void tell_of_calls(void (*next)(const char*) noexcept) noexcept {
+  listener = next;
+}
+
+void begin_call(const char* name) noexcept {
+  if (auto* const told = listener.load()) told(name);
   if (!happens(late)) return;
   const u64 number = next_number(), longest = longest_delay_ns;
   if (number % 3 == 0 || longest == 0) return beneath::yield();

@@ -39,4 +39,8 @@ const char* last_refused() noexcept;
 /// Whether this one was, ever since then.
 bool was_refused(std::string_view function) noexcept;
 
+/// From now on listener is told each function of the platform before it is called, by the thread
+/// that calls it; null: nobody is. Each name has one address.
+void tell_of_calls(void (*listener)(const char* function) noexcept) noexcept;
+
 }  // namespace annex::os::simulated

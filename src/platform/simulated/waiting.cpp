@@ -9,33 +9,33 @@
 namespace annex::os {
 
 u64 now_ns() {
-  return simulated::pass(beneath::now_ns);
+  return simulated::pass(__func__, beneath::now_ns);
 }
 
 void yield() {
-  simulated::pass(beneath::yield);
+  simulated::pass(__func__, beneath::yield);
 }
 
 void sleep_ns(u64 ns) {
-  simulated::be_late_perhaps();
+  simulated::begin_call(__func__);
   // Ended by a signal.
   if (simulated::refusal_of(__func__, 1) != simulated::none) return beneath::yield();
   beneath::sleep_ns(ns);
 }
 
 void wait_on(const u32* word, u32 expected, u64 ns) {
-  simulated::be_late_perhaps();
+  simulated::begin_call(__func__);
   // Woken for nothing, or by a signal.
   if (simulated::refusal_of(__func__, 1) != simulated::none) return beneath::yield();
   beneath::wait_on(word, expected, ns);
 }
 
 void wake_all(const u32* word) {
-  simulated::pass(beneath::wake_all, word);
+  simulated::pass(__func__, beneath::wake_all, word);
 }
 
 void wake_one(const u32* word) {
-  simulated::pass(beneath::wake_one, word);
+  simulated::pass(__func__, beneath::wake_one, word);
 }
 
 open_result open_event() {
@@ -43,11 +43,11 @@ open_result open_event() {
 }
 
 void signal_event(int fd) {
-  simulated::pass(beneath::signal_event, fd);
+  simulated::pass(__func__, beneath::signal_event, fd);
 }
 
 void clear_event(int fd) {
-  simulated::pass(beneath::clear_event, fd);
+  simulated::pass(__func__, beneath::clear_event, fd);
 }
 
 }  // namespace annex::os
