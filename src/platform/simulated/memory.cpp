@@ -38,7 +38,7 @@ map_result reserve(u64 bytes, bool accessible) {
 
 // As malloc, it is not refused.
 void* map_own_pages(u64 bytes) {
-  return simulated::pass(beneath::map_own_pages, bytes);
+  return simulated::pass(__func__, beneath::map_own_pages, bytes);
 }
 
 void unmap(void* address, u64 bytes) {
