@@ -17,9 +17,10 @@
 #   make deb      Debian packages of this tree in build/packages      make tarball   what is installed, in one archive, there too
 #   make packages-test   builds, installs, uses and removes the packages in a bare Debian 12 and 13 (root; 20 minutes the first time)
 #   make abi      the C face against the record of the last release; RECORD=1 records it
+#   make lint     clang-tidy by .clang-tidy over src, tools and examples: any finding fails
 #   make format   make install   make clean
 
-.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest docs format install clean packages device-packages deb tarball packages-test abi
+.PHONY: all demo test page asan tsan fuzz torture models bench dpdk guest docs format install clean packages device-packages deb tarball packages-test abi lint
 FUZZ_SECONDS ?= 60
 SECONDS ?= 300
 KILLS ?= 0
@@ -113,6 +114,10 @@ abi: packages
 	@./cmake/install-packages abi
 	cmake --preset dev >/dev/null && cmake --build build/dev --target annex
 	packaging/abi/check build/dev/libannex.so $(if $(RECORD),--record)
+
+lint:
+	@./cmake/install-packages base devices lint
+	cmake --preset lint >/dev/null && cmake/lint build/lint
 
 clean:
 	rm -rf build

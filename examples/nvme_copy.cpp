@@ -108,7 +108,7 @@ class controller {
     if (bytes == 2 * page) c.second = bus + page;
     if (bytes > 2 * page) {
       for (std::uint32_t i = 1; i < bytes / page; ++i)
-        list_[i - 1] = bus + i * page;
+        list_[i - 1] = bus + std::uint64_t{i} * page;
       c.second = bus_address(list_);
     }
     c.argument[0] = static_cast<std::uint32_t>(at / 512);

@@ -134,18 +134,19 @@ int main(int count, char** arguments) {
                            heap.allocate({.size_bytes = request_bytes, .align_bytes = 4096})),
                        static_cast<unsigned char*>(heap.allocate(64))});
     double seconds[2] = {};
+    const std::uint64_t disk_bytes = sectors * sector_bytes;
     std::uint64_t wrong = 0;
     for (const bool write : {true, false}) {
       const auto begin = clock_type::now();
-      wrong += pass(queue, slots, sectors * sector_bytes, write);
+      wrong += pass(queue, slots, disk_bytes, write);
       seconds[write ? 0 : 1] = std::chrono::duration<double>(clock_type::now() - begin).count();
     }
-    const double megabytes = static_cast<double>(sectors * sector_bytes) / 1e6;
+    const double megabytes = static_cast<double>(disk_bytes) / 1e6;
     std::printf(
         "%llu bytes written at %.0f MB/s and read at %.0f MB/s, %u KiB at a time; %llu wrong; "
         "memory table: %s, %u of %u entries\n",
-        static_cast<unsigned long long>(sectors * sector_bytes), megabytes / seconds[0],
-        megabytes / seconds[1], request_bytes >> 10, static_cast<unsigned long long>(wrong),
+        static_cast<unsigned long long>(disk_bytes), megabytes / seconds[0], megabytes / seconds[1],
+        request_bytes >> 10, static_cast<unsigned long long>(wrong),
         device->has_slots() ? "slots" : "whole", device->entries(), device->most_entries());
     for (slot& s : slots) {
       annex::heap::free(s.head);

@@ -109,8 +109,8 @@ std::string one_map(const titled_map& map, const std::string& caption, std::size
 
 std::string maps(const demo_report& r) {
   if (r.before.empty() || r.after.empty()) return {};
-  const titled_map before{"The heap at the kill", &r.before[0], r.owners},
-      after{"The heap after it", &r.after[0], r.owners_after};
+  const titled_map before{"The heap at the kill", r.before.data(), r.owners},
+      after{"The heap after it", r.after.data(), r.owners_after};
   const std::size_t rows = std::max(used_rows(before), used_rows(after));
   const std::uint64_t shown_bytes =
       std::min(rows * map_row * r.before[0].cell_bytes, r.memory_bytes);

@@ -96,8 +96,8 @@ std::string text_report(const demo_report& r, bool colour, unsigned columns) {
                 columns);
   if (!r.before.empty() && !r.after.empty())
     text += fmt::format("\nThe heap, one mark is {}\n{}", bytes_text(r.before[0].cell_bytes),
-                        text_pair({"at the kill", &r.before[0], r.owners},
-                                  {"after it", &r.after[0], r.owners_after}, colour));
+                        text_pair({"at the kill", r.before.data(), r.owners},
+                                  {"after it", r.after.data(), r.owners_after}, colour));
   text +=
       fmt::format("\nDMA addresses of some blocks\n{}\n{} conversations\n{}\n{:.2f} s in all.\n",
                   address_table(r), r.flows.size(), flow_table(r), r.seconds);

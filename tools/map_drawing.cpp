@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "output.hpp"
 
@@ -110,7 +111,9 @@ std::string legend_of(const titled_map& left, const titled_map& right, bool colo
 }
 
 std::string describe(const map_cell& c, const titled_map& map, std::size_t index) {
-  const auto bytes = [](double b) { return bytes_text(static_cast<std::uint64_t>(b + 0.5)); };
+  const auto bytes = [](double b) {
+    return bytes_text(static_cast<std::uint64_t>(std::llround(b)));
+  };
   const std::uint64_t begin = index * map.drawn->cell_bytes;
   std::string text =
       fmt::format("{} to {}: ", bytes_text(begin), bytes_text(begin + map.drawn->cell_bytes));
@@ -263,8 +266,8 @@ std::string svg_map(const titled_map& map, std::size_t rows) {
   const auto& cells = map.drawn->cells;
   for (std::size_t i = 0; i < std::min(cells.size(), rows * map_row); ++i) {
     const map_cell& c = cells[i];
-    const double x = static_cast<double>(i % map_row) * cell,
-                 top = static_cast<double>(i / map_row) * cell,
+    const std::size_t column = i % map_row, row = i / map_row;
+    const double x = static_cast<double>(column) * cell, top = static_cast<double>(row) * cell,
                  total = std::max(1.0, c.live + c.cached + c.free);
     const map_owner* const o = owner_of(c, map.owners);
     const std::string live = o != nullptr ? fmt::format("p{}", o->colour) : "zone";

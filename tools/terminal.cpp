@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
@@ -50,7 +51,7 @@ bool shows_colour() {
 }
 
 std::string duration_text(double seconds) {
-  const auto whole = static_cast<std::uint64_t>(std::clamp(seconds, 0.0, 1e9) + 0.5);
+  const auto whole = static_cast<std::uint64_t>(std::llround(std::clamp(seconds, 0.0, 1e9)));
   if (whole < 100) return fmt::format("{} s", whole);
   const std::uint64_t minutes = (whole + 30) / 60;
   return minutes < 100 ? fmt::format("{} min", minutes)

@@ -32,10 +32,12 @@
 // Null where the program has no checker. Source: compiler-rt's sanitizer/tsan_interface.h and
 // tsan/rtl/tsan_interface_java.h.
 extern "C" {
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the checker's names.
 [[gnu::weak, gnu::visibility("default")]] void __tsan_acquire(void* place);
 [[gnu::weak, gnu::visibility("default")]] void __tsan_release(void* place);
 // After everything that any thread has done so far.
 [[gnu::weak, gnu::visibility("default")]] void __tsan_java_finalize();
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
 }
 
 namespace annex::race_checker {

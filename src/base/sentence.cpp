@@ -5,6 +5,7 @@
 
 namespace annex {
 
+// NOLINTNEXTLINE(bugprone-exception-escape): the compiler has checked the format.
 std::string_view write_formatted(std::span<char> into, fmt::string_view format,
                                  fmt::format_args args) noexcept {
   const auto end = fmt::vformat_to_n(into.data(), into.size() - 1, format, args);

@@ -48,7 +48,7 @@ inline constexpr u32 magazine_slots = 128;
 // than its last chunk.
 inline constexpr u32 largest_class_number = 63;
 static_assert(class_count <= largest_class_number + 1 &&
-              (largest_class_number + 2 - class_count) * (magazine_slots + 8) * sizeof(u64) +
+              sizeof(u64) * (largest_class_number + 2 - class_count) * (magazine_slots + 8) +
                       256 * sizeof(u64) <=
                   spare_file_bytes);
 inline constexpr u32 first_capacity = 8;

@@ -115,7 +115,7 @@ class region_rebuild {
   }
 
   // One byte of the entry changed back, or its seal, if it is of this kind. False: as it was.
-  bool mend_entry_as(u32 at, u32 length, u8 kind) {
+  bool mend_entry_as(u32 at, u32 length, u8 kind) const {
     extent_entry& e = t_.extents[at];
     const extent_entry before = e;
     const u8 said = t_.granules[at].kind;

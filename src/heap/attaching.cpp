@@ -245,7 +245,7 @@ result<int> regions::open_memory(const region_record& r, u32 slot) noexcept {
 
 // A file with a name can't be kept from being cut short: whoever touches what is missing is killed.
 // So slow paths ask first.
-result<void> regions::check_length(const local_region& view) const noexcept {
+result<void> regions::check_length(const local_region& view) noexcept {
   os::file_identity file;
   const int fd = fd_of(view);
   if (fd < 0 || os::identify(fd, &file) != 0 || file.kind != os::file_kind::regular) return {};

@@ -85,7 +85,7 @@ class regions : public part {
   u32 find_region_id(u64 length_bytes) noexcept;
   result<local_region*> attach_slot(u32 slot, void* base_by_hand);
   result<int> open_memory(const region_record& r, u32 slot) noexcept;
-  result<void> check_length(const local_region& view) const noexcept;
+  static result<void> check_length(const local_region& view) noexcept;
   result<void> check_physical(const local_region& view, void* base) noexcept;
   void detach_view(local_region& view) noexcept;
   bool may_leave_to_drainer(const local_region& view) noexcept;

@@ -74,7 +74,7 @@ result<repair_report> rebuild(const segment& s) {
   std::memcpy(static_cast<void*>(&now), &s.header(), sizeof now);
   (void)mend_header(now, s.file_bytes());
   ANNEX_TRY(check_header(now, s.file_bytes()));
-  const repair_report done = rebuild_indexes(s);
+  repair_report done = rebuild_indexes(s);
   if (done.after.holds()) s.header().damaged.store(0, std::memory_order_relaxed);
   return done;
 }

@@ -26,7 +26,7 @@ log_settings read_settings() noexcept {
     const std::string_view key = item.substr(0, colon), value = item.substr(colon + 1);
     if (key == "level") {
       constexpr std::string_view names[] = {"off", "error", "warn", "info", "debug"};
-      for (u8 i = 0; i < std::size(names); ++i)
+      for (size_t i = 0; i < std::size(names); ++i)
         if (value == names[i]) settings.level = static_cast<log_level>(i);
     } else if (key == "output" && value != "stderr" && value.size() < 4096) {
       char path[4096] = {};

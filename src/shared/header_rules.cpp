@@ -31,9 +31,11 @@ void find_header(rebuilding& rb) {
   segment_header& h = rb.h;
   h.lock.value = 0;
   h.lock_sequence.value &= ~u64{1};
-  const segment_header before = h;
-  if (mend_header(h, rb.s.file_bytes()) &&
-      std::memcmp(static_cast<const void*>(&before), &h, sizeof before) != 0)
+  segment_header before;  // with what lies between the fields, since bytes are compared
+  std::memcpy(static_cast<void*>(&before), &h, sizeof before);
+  const bool fits = mend_header(h, rb.s.file_bytes());
+  // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): all of it was copied.
+  if (fits && std::memcmp(static_cast<const void*>(&before), &h, sizeof before) != 0)
     rb.say("the header: a word of it is right again, by its seal or by the file's length");
 }
 

@@ -205,7 +205,8 @@ class list_walk {
   bool goes_on() noexcept {
     if (segment_.is_damaged()) [[unlikely]]
       return false;
-    if (++steps_ < steps_before_asking || steps_ < segment_.file_bytes() / chunk_unit_bytes)
+    ++steps_;
+    if (steps_ < steps_before_asking || steps_ < segment_.file_bytes() / chunk_unit_bytes)
         [[likely]]
       return true;
     segment_.mark_damaged("a list runs in a circle");

@@ -53,7 +53,7 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
   for (u32 w = 0; w < words; ++w) {
     slab->free_words()[w] = slab->valid_bits(w);
     slab->taken_words()[w] = ~slab->valid_bits(w);
-    slab->remote_words()[2 * w].value = slab->remote_words()[2 * w + 1].value = no_remote;
+    slab->remote_words()[u64{2} * w].value = slab->remote_words()[u64{2} * w + 1].value = no_remote;
   }
   slab->summary = low_bits(words);
   slab->seal = slab->right_seal();

@@ -124,8 +124,8 @@ class slab_check {
   bool check_word(u32 w, bool is_settled) {
     const u64 free = slab_->free_words()[w], taken = slab_->taken_words()[w],
               valid = slab_->valid_bits(w);
-    const bool agree = is_remote_word(slab_->remote_words()[2 * w].value) &&
-                       is_remote_word(slab_->remote_words()[2 * w + 1].value);
+    const bool agree = is_remote_word(slab_->remote_words()[u64{2} * w].value) &&
+                       is_remote_word(slab_->remote_words()[u64{2} * w + 1].value);
     if (!agree)
       in_.broken(
           "S8: region {}: the slab at granule {} has blocks that others freed, by a word that "

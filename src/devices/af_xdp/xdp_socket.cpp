@@ -344,6 +344,7 @@ result<xdp_redirect> xdp_redirect::attach(const std::string& interface) {
   const std::array<::bpf_insn, 6> program{
       instruction(BPF_LDX | BPF_MEM | BPF_W, BPF_REG_2, BPF_REG_1,
                   offsetof(::xdp_md, rx_queue_index), 0),
+      // NOLINTNEXTLINE(misc-redundant-expression): both are 0.
       instruction(BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0, s->map),
       instruction(0, 0, 0, 0, 0),
       instruction(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_3, 0, 0, XDP_PASS),

@@ -127,7 +127,7 @@ bool served_heap::add_chunk(u64 least, u64 bytes) noexcept {
                               .contents = fill::is_zero,
                               .same_address = true});
   if (added) {
-    if (first_chunk == region_id{}) first_chunk = *added;
+    if (first_chunk_ == region_id{}) first_chunk_ = *added;
     return true;
   }
   log(log_level::warn, "DPDK socket {} can't grow by {} bytes: {}", socket, bytes,
@@ -149,7 +149,7 @@ bool served_heap::give_back(u64 keep_bytes, u64 enough_bytes) noexcept {
   if (keep_bytes == 0) inside().care.trim_all(true);  // what caches hold looks busy
   annex.for_each_region([&](const region_summary& r) {
     if (r.base == nullptr || r.free_bytes != r.length_bytes ||
-        (r.id == first_chunk && keep_bytes != 0))
+        (r.id == first_chunk_ && keep_bytes != 0))
       return;
     empty.push_back({r.id, r.base, r.length_bytes});
     empty_bytes += r.length_bytes;
@@ -160,7 +160,7 @@ bool served_heap::give_back(u64 keep_bytes, u64 enough_bytes) noexcept {
   // usual ones are a quarter of what is kept at most. The first one is there for the next small
   // blocks.
   std::sort(empty.begin(), empty.end(), [&](const chunk& a, const chunk& b) {
-    return std::pair(a.id == first_chunk, a.bytes) < std::pair(b.id == first_chunk, b.bytes);
+    return std::pair(a.id == first_chunk_, a.bytes) < std::pair(b.id == first_chunk_, b.bytes);
   });
   for (const chunk& c : empty) {
     const bool is_small = c.bytes <= largest_step;

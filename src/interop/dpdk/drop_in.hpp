@@ -64,7 +64,7 @@ struct served_heap {
   bool give_back(u64 keep_bytes, u64 enough_bytes = ~u64{0}) noexcept;
 
  private:
-  region_id first_chunk{};
+  region_id first_chunk_{};
   bool add_chunk(u64 least_bytes, u64 bytes) noexcept;
 };
 

@@ -12,12 +12,12 @@
 namespace annex::os {
 
 /// The file's first bytes, as many as there is room for, with a NUL behind them.
-template <std::size_t Room>
-void read_start(const char* path, char (&text)[Room]) {
+template <std::size_t room>
+void read_start(const char* path, char (&text)[room]) {
   std::size_t filled = 0;
   const int fd = repeat([&] { return ::open(path, O_RDONLY | O_CLOEXEC); });
-  while (fd >= 0 && filled < Room - 1) {
-    const ssize_t more = repeat([&] { return ::read(fd, text + filled, Room - 1 - filled); });
+  while (fd >= 0 && filled < room - 1) {
+    const ssize_t more = repeat([&] { return ::read(fd, text + filled, room - 1 - filled); });
     if (more <= 0) break;
     filled += static_cast<std::size_t>(more);
   }
@@ -27,11 +27,11 @@ void read_start(const char* path, char (&text)[Room]) {
 
 /// Calls visit(line) for each line, without what ends it, until it returns false. A longer line
 /// than this comes in pieces.
-template <std::size_t LongestLine, class Visit>
+template <std::size_t longest_line, class Visit>
 void each_line(const char* path, const Visit& visit) {
   const int fd = repeat([&] { return ::open(path, O_RDONLY | O_CLOEXEC); });
   if (fd < 0) return;
-  char text[LongestLine];
+  char text[longest_line];
   std::size_t filled = 0;
   for (bool goes_on = true, is_at_end = false; goes_on && !(is_at_end && filled == 0);) {
     const ssize_t more =
