@@ -298,7 +298,7 @@ class used_region_slots {
     u64 bits_ = 0;
   };
   iterator begin() const noexcept { return iterator(*this); }
-  std::default_sentinel_t end() const noexcept { return {}; }
+  static std::default_sentinel_t end() noexcept { return {}; }
 
  private:
   const u64* bitmap_;
