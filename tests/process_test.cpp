@@ -337,6 +337,8 @@ TEST_F(processes, a_stopped_process_is_not_dead_and_stops_nobody) {
     std::vector<void*> kept;
     for (int i = 0; i < 50; ++i)
       kept.push_back(mine.allocate(1000));
+    // The first of its size takes the heap lock; whoever is stopped with that is waited for.
+    heap::free(mine.allocate(100));
     w->ready = 1;
     for (;;)
       heap::free(mine.allocate(100));

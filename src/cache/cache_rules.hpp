@@ -57,6 +57,9 @@ void rebuild_caches(rebuilding& rb);
 /// has finished it.
 bool recover_cache(tenure& t, const gone_thread& gone) noexcept;
 
+/// Blocks of slabs that a dead member holds: in caches that can be held still, and in orphans.
+void reclaim_slab_blocks(reclaiming& r) noexcept;
+
 /// Threads, and what they keep: it is neither live nor used.
 void count_caches(counting& c);
 

@@ -1,8 +1,7 @@
-// care/reclaim.hpp - freeing what a dead member holds: large blocks, blocks of slabs, objects of
-// pools.
+// care/reclaim.hpp - freeing what a dead member holds, structure by structure.
 //
-// Under the heap lock, a transaction for each block or slab: dying in between is dying before or
-// after one of them, and the rest stays with the dead member.
+// Under the heap lock, a transaction for each block, slab or object: dying in between is dying
+// before or after one of them, and the rest stays with the dead member.
 #pragma once
 #include <vector>
 

@@ -8,6 +8,7 @@
 #include "shared/arena_rules.hpp"
 #include "shared/header_rules.hpp"
 #include "shared/member_rules.hpp"
+#include "shared/members.hpp"
 
 namespace annex::detail {
 namespace {
@@ -28,6 +29,7 @@ constexpr structure all[] = {
     {.name = "extent",
      .check = check_extents,
      .recover_thread = recover_large_block,
+     .reclaim = reclaim_large_blocks,
      .rebuild = rebuild_extents,
      .count = count_extents},
     {.name = "slab",
@@ -38,6 +40,7 @@ constexpr structure all[] = {
     {.name = "cache",
      .check = check_caches,
      .recover_thread = recover_cache,
+     .reclaim = reclaim_slab_blocks,
      .find = find_caches,
      .rebuild = rebuild_caches,
      .count = count_caches},
@@ -50,11 +53,13 @@ constexpr structure all[] = {
      .check = check_pools,
      .recover_thread = recover_pool_caches,
      .recover_member = recover_pool_objects,
+     .reclaim = reclaim_pool_objects,
      .find = find_pools},
     {.name = "ring", .check = check_rings, .find = find_rings},
     {.name = "member",
      .check = check_members,
      .recover_member = [](tenure& t, u32 member) { recover_claims(t, member); },
+     .reclaim = [](reclaiming& r) { release_member_if_done(r.t, r.member); },
      .rebuild = rebuild_members,
      .count = count_members},
 };

@@ -28,6 +28,8 @@ struct structure {
   bool (*recover_thread)(tenure&, const gone_thread&) = nullptr;
   /// Recovery of a member that is gone, down the list; its threads have been recovered.
   void (*recover_member)(tenure&, u32 member) = nullptr;
+  /// Reap, down the list: what a dead member holds of it goes back to the heap. Its record is last.
+  void (*reclaim)(reclaiming&) = nullptr;
   /// Repair, down the list: which there are by their own seals, before anything is rebuilt, and
   /// whom others ask about them.
   void (*find)(rebuilding&) = nullptr;

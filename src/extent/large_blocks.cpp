@@ -32,5 +32,40 @@ bool recover_large_block(tenure& t, const gone_thread& gone) noexcept {
   return true;
 }
 
+namespace {
+
+bool is_to_go(const reclaiming& r, const local_region& region, u32 granule) noexcept {
+  const extent_entry& e = region.extents[granule];
+  if (region.granules[granule].kind != granule_large || e.holder != r.member) return false;
+  const u64 offset = (u64{granule} << region.granule_shift) + u64{e.lead} * 64;
+  return r.is_chosen(handle_by(region, offset, 0, &e.name));
+}
+
+// In the order of their places. What is freed merges with the free extent in front of it, if there
+// is one, and the walk goes on where that one begins.
+void reclaim_of_region(reclaiming& r, local_region& region) noexcept {
+  for (u32 granule = 0, before = 0; granule < region.granule_count && !r.t.seg().is_damaged();) {
+    const u32 length = region.extents[granule].length;
+    if (length == 0 || length > region.granule_count - granule)
+      return r.t.seg().mark_damaged("an extent has no length");
+    if (is_to_go(r, region, granule)) {
+      free_extent(r.t, region, granule);
+      ++r.freed;
+      if (region.granules[before].kind == granule_free) granule = before;
+      continue;
+    }
+    before = granule;
+    granule += length;
+  }
+}
+
+}  // namespace
+
+void reclaim_large_blocks(reclaiming& r) noexcept {
+  for (const u32 slot : used_region_slots(r.t.seg()))
+    if (r.t.views().record(slot).state.load(std::memory_order_relaxed) >= region_active)
+      reclaim_of_region(r, r.t.views().at(slot));
+}
+
 }  // namespace detail
 }  // namespace annex

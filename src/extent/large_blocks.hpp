@@ -17,6 +17,8 @@ namespace detail {
 
 /// The block in flight of a thread that is gone. True: done.
 bool recover_large_block(tenure& t, const gone_thread& gone) noexcept;
+/// Those that a dead member holds, of all regions.
+void reclaim_large_blocks(reclaiming& r) noexcept;
 
 }  // namespace detail
 }  // namespace annex

@@ -153,8 +153,9 @@ enum class outcome { freed, frozen, is_others, twice };
 
 // What is to be done when a block is in its cache.
 struct aftermath {
-  u32 doubles = 0;              // found when the magazine overflowed
-  bool is_slab_unheld = false;  // members hold no block of the slab any more
+  u32 doubles = 0;               // found when the magazine overflowed
+  bool is_slab_unheld = false;   // members hold no block of the slab any more
+  bool has_spare_slabs = false;  // without a live block; read while nobody else held the cache
 };
 
 // Of one whose slab is the cache's: free there, freed by another, or the last one freed.
@@ -209,6 +210,7 @@ outcome put_in_cache(const segment& s, region_views& views, thread_cache& c, con
     free_direct(s, c, b.slab, b.index);  // commit
   else
     put_in_magazine(s, views, c, b.size_class, entry, &left->doubles);
+  left->has_spare_slabs = c.magazines[b.size_class].empties > 1;
   return outcome::freed;
 }
 
@@ -255,7 +257,7 @@ void requests::free_own(thread_cache& c, const leaving_block& b) noexcept {
   if (got == outcome::is_others) return free_others(b);
   if (got == outcome::twice)
     return report_misuse(heap_, "a block was freed twice", b.address, &b.region);
-  if (c.magazines[b.size_class].empties > 1 || left.is_slab_unheld) {
+  if (left.has_spare_slabs || left.is_slab_unheld) {
     locked t(heap_);
     // Since the block is free the slab may have been given back, and something else may lie there.
     const granule_entry now = b.granule_now();

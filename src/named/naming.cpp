@@ -3,17 +3,6 @@
 
 namespace annex {
 
-namespace {
-
-u32 generation_of(const generations_of_region& all, u32 first, const u32* word) noexcept {
-  if (word == nullptr) return first;
-  // sync(name): as in addressing::resolve().
-  const u32 seen = std::atomic_ref(*const_cast<u32*>(word)).load(std::memory_order_acquire);
-  return all.behind(first, count_in(seen));
-}
-
-}  // namespace
-
 // Where the name of the byte at offset is written, and what the first one there was.
 naming naming_of(const segment& s, const live_block& b, u64 offset) noexcept {
   const local_region& region = *b.region;
@@ -38,15 +27,14 @@ naming naming_of(const segment& s, const live_block& b, u64 offset) noexcept {
 handle where_is(const segment& s, const live_block& b) noexcept {
   const naming n = b.kind == block_kind::zone ? naming{&b.region->extents[b.granule].name}
                                               : naming_of(s, b, b.offset_bytes);
-  return handle_at(*b.region, b.offset_bytes,
-                   generation_of(b.region->generations, n.first, n.word));
+  return handle_by(*b.region, b.offset_bytes, n.first, n.word);
 }
 
 handle where_is(const segment& s, const local_region& region, const zone_record& z,
                 const known_pool& pool, u64 object) noexcept {
   const u32 first = region.generations.behind(count_in(region.extents[z.granule].name), 1);
-  return handle_at(region, z.offset_bytes + object * pool.object_bytes,
-                   generation_of(region.generations, first, generation_word(s, pool, object)));
+  return handle_by(region, z.offset_bytes + object * pool.object_bytes, first,
+                   generation_word(s, pool, object));
 }
 
 }  // namespace annex

@@ -23,9 +23,6 @@ struct naming {
 /// Where the name of the byte at offset is written, and what the first one there was.
 naming naming_of(const segment& s, const live_block& b, u64 offset) noexcept;
 
-inline handle handle_at(const local_region& region, u64 offset, u32 generation) noexcept {
-  return handle_from(region.slot, region.generations.number(offset, generation));
-}
 /// What lists say of a block: its handle, or the one that it would get.
 handle where_is(const segment& s, const live_block& b) noexcept;
 /// The same of a pool's object.

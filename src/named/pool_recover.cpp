@@ -1,6 +1,7 @@
 // named/pool_recover.cpp - objects of pools that a thread or member that is gone kept or has.
 #include <algorithm>
 
+#include "named/naming.hpp"
 #include "named/pool_caches.hpp"
 #include "named/pool_rules.hpp"
 
@@ -20,6 +21,30 @@ void recover_pool_objects(tenure& t, u32 member) noexcept {
         std::count(holders, holders + pool.object_count, static_cast<u16>(member)));
   });
   t.put(t.seg().member(member).pool_objects_held, objects);
+}
+
+namespace {
+
+void reclaim_of_pool(reclaiming& r, const zone_record& z, const known_pool& pool) noexcept {
+  if (z.region_slot == no_region) return;
+  const segment& s = r.t.seg();
+  const u16* const holders = pool.holders(s.thread_limit());
+  const local_region& region = r.t.views().at(z.region_slot);
+  const u32 generation = count_in(region.extents[z.granule].name);
+  for (u32 object = 0; object < pool.object_count; ++object) {
+    if (holders[object] != r.member) continue;
+    if (r.only != nullptr && !r.is_chosen(where_is(s, region, z, pool, object))) continue;
+    forget_object(s, region, pool, generation, object);
+    take_pool_object_back(r.t, pool, object);
+    ++r.freed;
+  }
+}
+
+}  // namespace
+
+void reclaim_pool_objects(reclaiming& r) noexcept {
+  for_each_pool(r.t.seg(),
+                [&](const zone_record& z, const known_pool& pool) { reclaim_of_pool(r, z, pool); });
 }
 
 }  // namespace annex::detail

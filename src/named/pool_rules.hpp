@@ -29,5 +29,7 @@ void find_pools(rebuilding& rb);
 bool recover_pool_caches(tenure& t, const gone_thread& gone) noexcept;
 /// How many objects a member that is gone has, in its record.
 void recover_pool_objects(tenure& t, u32 member) noexcept;
+/// Objects that a dead member holds.
+void reclaim_pool_objects(reclaiming& r) noexcept;
 
 }  // namespace annex::detail

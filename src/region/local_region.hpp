@@ -58,6 +58,19 @@ struct alignas(64) local_region {
   shared_word<u32> draining_here{0};  // this process drains it: its own thread tells the observers
 };
 
+inline handle handle_at(const local_region& region, u64 offset, u32 generation) noexcept {
+  return handle_from(region.slot, region.generations.number(offset, generation));
+}
+/// The handle of what begins at this byte, or the one that it would get. first: the generation that
+/// the place began with; word: where how often it rose is written; null: it has no table.
+inline handle handle_by(const local_region& region, u64 offset, u32 first,
+                        const u32* word) noexcept {
+  if (word == nullptr) return handle_at(region, offset, first);
+  // sync(name): as in addressing::resolve().
+  const u32 seen = std::atomic_ref(*const_cast<u32*>(word)).load(std::memory_order_acquire);
+  return handle_at(region, offset, region.generations.behind(first, count_in(seen)));
+}
+
 /// Whether this process may allocate from it.
 inline bool is_usable_here(const local_region& region) noexcept {
   return region.usable.load(std::memory_order_acquire) != 0;  // sync(attached)
