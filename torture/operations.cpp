@@ -373,6 +373,21 @@ std::vector<operation> make_operations() {
                    b.victim[0] = b.victim[1].exchange(b.victim[0].load());  // the middle one last
                  },
                  free_latest(3)});
+  // A sixth of the small region, where nothing so large is kept: the last ones lie in the large one.
+  const auto in_large_region = [](int free, int live = 9) {
+    return both(allocate(600000, live), free_latest(free));
+  };
+  all.push_back({"free, large, kept by the thread", in_large_region(0), free_latest()});
+  all.push_back({"allocate, large, that the thread keeps", in_large_region(2), allocate(600000)});
+  all.push_back(
+      {"allocate, large, of another size than is kept", in_large_region(2), allocate(200000)});
+  all.push_back({"free, large, more than a thread keeps", in_large_region(16, 26), free_latest(2)});
+  all.push_back({"trim: large blocks that are kept go back", in_large_region(3),
+                 [](heap& h, books&) { h.trim(); }});
+  all.push_back({"drain, large blocks are kept", in_large_region(3), [](heap& h, books&) {
+                   if (h.drain_memory(region_id{2}, std::chrono::milliseconds(1)))
+                     fail("a region with live blocks was drained");
+                 }});
   all.push_back({"allocate, aligned to 1 MiB", nothing,
                  place({.size_bytes = 200000, .align_bytes = 1 << 20})});
   all.push_back({"allocate, within a boundary", nothing,

@@ -50,13 +50,13 @@ class recall : public ::testing::Test {
   ~recall() override { std::filesystem::remove_all(directory_); }
 
   std::function<void()> body_of(const operation& op, unsigned allocated, unsigned freed) const {
-    return [op, allocated, freed, may_end = may_end_] {
+    return [op, allocated, freed, may_end = may_end_, bytes = block_bytes_] {
       auto h = heap::attach("r");
       if (!h) ::_exit(1);
       void* const kept = h->allocate(100'000);  // so that the region is not removed
       std::vector<void*> blocks;
       for (unsigned i = 0; i < allocated; ++i)
-        blocks.push_back(h->allocate(64));
+        blocks.push_back(h->allocate(bytes));
       for (unsigned i = 0; i < freed; ++i)
         blocks = free_one(*h, std::move(blocks));
       stepper::stop_here();
@@ -86,11 +86,12 @@ class recall : public ::testing::Test {
     EXPECT_EQ(status, 0);
   }
 
-  void stop_everywhere(const operation& op, unsigned allocated, unsigned freed = 0) {
+  void stop_everywhere(const operation& op, unsigned allocated, unsigned freed = 0,
+                       std::size_t step = 1) {
     path known;
     {
       heap h = *heap::create("r");
-      ASSERT_TRUE(h.bring_memory({.length_bytes = 1 << 20}).has_value());
+      ASSERT_TRUE(h.bring_memory({.length_bytes = region_bytes_}).has_value());
       stepper first(body_of(op, allocated, freed));
       known = first.record();
       first.let_go();
@@ -98,11 +99,11 @@ class recall : public ::testing::Test {
     }
     if (const auto ended = heap::destroy("r"); !ended) FAIL() << ended.error().message();
     ASSERT_GT(known.length(), 20u);
-    for (std::size_t k = 0; k < std::min(known.length(), looked_at); ++k) {
+    for (std::size_t k = 0; k < std::min(known.length(), looked_at); k += step) {
       SCOPED_TRACE(k);
       {
         heap h = *heap::create("r");
-        const auto region = h.bring_memory({.length_bytes = 1 << 20});
+        const auto region = h.bring_memory({.length_bytes = region_bytes_});
         may_end_->store(false);
         stepper victim(body_of(op, allocated, freed));
         (void)victim.go_to(known, k);
@@ -125,7 +126,14 @@ class recall : public ::testing::Test {
     }
   }
 
+  // Larger ones than slabs have are kept by the thread where they are little of the region.
+  void use_large_blocks() {
+    block_bytes_ = 200'000;
+    region_bytes_ = 16 << 20;
+  }
+
  private:
+  std::size_t block_bytes_ = 64, region_bytes_ = 1 << 20;
   std::atomic<bool>* may_end_ = nullptr;  // shared with the victims
   char name_[32] = "/dev/shm/annex-recall-XXXXXX";
   std::string directory_;
@@ -147,6 +155,21 @@ TEST_F(recall, before_any_instruction_of_an_allocation_leaves_each_block_in_one_
         return blocks;
       },
       2);
+}
+
+TEST_F(recall, before_any_instruction_of_the_free_of_a_large_block_leaves_it_in_one_place) {
+  use_large_blocks();
+  stop_everywhere(free_one, 3, 1, 5);
+}
+
+TEST_F(recall, before_any_instruction_of_an_allocation_of_a_large_block_leaves_it_in_one_place) {
+  use_large_blocks();
+  stop_everywhere(
+      [](heap& h, std::vector<void*> blocks) {
+        blocks.push_back(h.allocate(200'000));
+        return blocks;
+      },
+      3, 2, 3);
 }
 
 }  // namespace

@@ -1,8 +1,6 @@
 // cache/blocks.cpp - see blocks.hpp.
 #include "cache/blocks.hpp"
 
-#include "shared/members.hpp"
-
 namespace annex {
 
 std::optional<live_block> find_block(const segment& s, local_region& region, u64 offset,

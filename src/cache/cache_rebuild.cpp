@@ -54,6 +54,8 @@ void empty_cache(rebuilding& rb, thread_cache& c, u32 i) {
   std::fill(std::begin(c.lanes), std::end(c.lanes), 0);
   std::fill(std::begin(c.used_lanes), std::end(c.used_lanes), 0);
   c.busy.value = c.frozen.value = 0;
+  c.kept.count.value = 0;
+  c.kept.bytes.value = 0;
 }
 
 void rebuild_slot(rebuilding& rb, u32 i) {
@@ -140,6 +142,18 @@ void link_slabs(rebuilding& rb) {
     link_slab(rb, ref, where);
 }
 
+// What threads keep, for the extents: by their lists.
+void find_kept(rebuilding& rb) {
+  auto& places = rb.notes<extents_kept>().places;
+  for (u32 i = 0; i < rb.s.thread_limit(); ++i) {
+    if (state_of_owner(rb.s, i) == owner_state::unknown) continue;
+    const auto& c = *rb.s.chunk<thread_cache>(rb.s.slot(i).cache);
+    const u32 n = std::min<u32>(c.kept.count.value, most_kept_extents);
+    for (u32 at = 0; at < n; ++at)
+      places.insert(c.kept.entries[at]);
+  }
+}
+
 }  // namespace
 
 void find_caches(rebuilding& rb) {
@@ -147,6 +161,7 @@ void find_caches(rebuilding& rb) {
   busy.resize(rb.s.thread_limit());
   for (u32 slot = 0; slot < busy.size(); ++slot)
     busy[slot] = state_of_owner(rb.s, slot) == owner_state::busy;
+  find_kept(rb);
 }
 
 void rebuild_caches(rebuilding& rb) {

@@ -1,9 +1,10 @@
 // cache/cache_recover.cpp - what a thread that is gone kept: its magazines go back to their slabs,
-// its slabs to their regions or to the orphans.
+// its slabs to their regions or to the orphans, large blocks to their regions.
 //
 // Blocks that the program freed twice are found here as well: heap/free.cpp has the table of who is
 // told. What a death left in two places is marked where it lies (moving), and is no mistake.
 #include "cache/cache_rules.hpp"
+#include "cache/kept_extents.hpp"
 #include "cache/orphans.hpp"
 
 namespace annex::detail {
@@ -52,6 +53,7 @@ bool recover_cache(tenure& t, const gone_thread& gone) noexcept {
   c.busy.store(0, std::memory_order_relaxed);
   for (u32 i = 1; i < class_count; ++i)
     give_back_magazine(t.seg(), t.views(), c, i, gone.doubles);
+  give_back_kept(t, c, any_slot);
   member_record& m = t.seg().member(gone.member);
   if (counted && m.threads > 0) t.put(m.threads, m.threads - 1);
   return orphan_slabs_of_gone(t, slot, c);

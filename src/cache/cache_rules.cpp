@@ -51,6 +51,7 @@ class thread_check {
     std::sort(cached_.begin(), cached_.end());
     if (std::adjacent_find(cached_.begin(), cached_.end()) != cached_.end())
       in_.broken("S2: a block is in two magazines");
+    if (in_.locked) check_kept();
   }
 
  private:
@@ -146,6 +147,26 @@ class thread_check {
     }
   }
 
+  // C2. Of a thread that moves, one may just be on its way in or out.
+  void check_kept() {
+    for (const auto& [slot, granule, owner] : in_.notes<extents_seen>().kept) {
+      if (owner == no_owner || (owner < in_.s.slots_used() && !in_.is_still(owner))) continue;
+      if (!is_in_list(owner, u64{slot} << 32 | granule))
+        in_.broken(
+            "C2: the large block at granule {} of region {} is kept by thread {}, which does "
+            "not have it",
+            granule, regions_.find(slot)->id, owner);
+    }
+  }
+  bool is_in_list(u32 owner, u64 entry) const {
+    if (owner >= in_.s.slots_used() || in_.s.slot(owner).cache == 0) return false;
+    const auto* const c = in_.s.find_chunk<thread_cache>(in_.s.slot(owner).cache);
+    if (c == nullptr || c->slot != owner) return false;
+    const u64* const first = c->kept.entries;
+    const u32 n = std::min<u32>(c->kept.count.value, most_kept_extents);
+    return std::find(first, first + n, entry) != first + n;
+  }
+
   inspection& in_;
   const regions_known& regions_;
   const slabs_seen& slabs_;
@@ -170,7 +191,7 @@ void count_caches(counting& c) {
   c.out.live_blocks -= std::min(c.out.live_blocks, kept_blocks);
   const u64 live_bytes = c.slab_live_bytes - std::min(c.slab_live_bytes, kept_bytes);
   c.out.used_bytes += live_bytes;
-  c.out.cached_bytes = c.slab_bytes - std::min(c.slab_bytes, live_bytes);
+  c.out.cached_bytes = c.slab_bytes - std::min(c.slab_bytes, live_bytes) + c.kept_extent_bytes;
 }
 
 }  // namespace annex::detail

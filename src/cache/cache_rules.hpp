@@ -3,6 +3,7 @@
 // Invariants (audit):
 //   M1, M3  thread slots (shared/member_rules.hpp)
 //   C1      a still thread's magazines hold free blocks of its own slabs, each once
+//   C2      a large block that is kept is in the list of the thread that keeps it
 //   S2, S4  of slabs, as far as threads keep them: lanes, partial lists (slab/slab_record.hpp)
 //
 // Count and entries of a magazine are written by the hits, which can't afford a witness: a repair

@@ -1,6 +1,7 @@
 // cache/orphans.cpp - see orphans.hpp.
 #include "cache/orphans.hpp"
 
+#include "cache/kept_extents.hpp"
 #include "shared/members.hpp"
 
 namespace annex {
@@ -42,6 +43,7 @@ void take_region_out_of_caches(tenure& t, u32 region_slot, frozen_caches& frozen
   for (thread_cache* c : frozen) {
     flush_region(t.seg(), t.views(), *c, region_slot, t.doubles_of(c->member));
     make_orphans(t, *c, region_slot);
+    give_back_kept(t, *c, region_slot);
   }
   release_empty_orphans(t);
 }
@@ -146,6 +148,7 @@ void empty_cache(tenure& t, thread_cache& c) noexcept {
   collect_lanes(t.seg(), c, true, &t.found().anybodys);
   for (u32 i = 1; i < class_count; ++i)
     release_empty_slabs(t, c, i, 0);
+  give_back_kept(t, c, any_slot);
 }
 
 }  // namespace annex

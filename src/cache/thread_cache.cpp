@@ -25,6 +25,8 @@ void start_cache(thread_cache& c, u16 slot, u32 member, bool checked) noexcept {
   c.slot = slot;
   c.checked = checked ? 1 : 0;
   c.next_lane = 0;
+  c.kept.count.store(0, std::memory_order_relaxed);
+  c.kept.bytes.store(0, std::memory_order_relaxed);
   std::fill(std::begin(c.used_lanes), std::end(c.used_lanes), 0);
   std::fill(std::begin(c.lanes), std::end(c.lanes), 0);
   for (u32 i = 1; i < class_count; ++i) {

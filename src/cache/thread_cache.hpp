@@ -79,6 +79,16 @@ struct alignas(64) magazine {
 };
 static_assert(offsetof(magazine, entries) == 64);
 
+/// Large blocks that the thread keeps (cache/kept_extents.hpp), the oldest first.
+inline constexpr u32 most_kept_extents = 16;
+inline constexpr u64 most_kept_bytes = 64 * MiB;
+struct kept_extents {
+  bounded_word<u32, most_kept_extents> count;
+  u32 padding;
+  shared_word<u64> bytes;          // index: of all of them
+  u64 entries[most_kept_extents];  // region slot << 32 | granule
+};
+
 // frozen_look, in addition: something this thread remembers has gone (a pool was released); it
 // forgets it when it has the heap lock next, and takes no hit before.
 enum frozen_state : u32 { frozen_no = 0, frozen_asked = 1, frozen_held = 2, frozen_look = 4 };
@@ -95,6 +105,7 @@ struct thread_cache {
   u64 used_lanes[limits::lanes / 64];  // index: a lane without its bit is empty
   chunk_ref lanes[limits::lanes];
   magazine magazines[class_count];
+  kept_extents kept;
   u64* entries_of(u32 size_class) noexcept { return magazines[size_class].entries; }
   const u64* entries_of(u32 size_class) const noexcept { return magazines[size_class].entries; }
 };

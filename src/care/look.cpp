@@ -143,7 +143,11 @@ void look::add_piece(const local_region& region, u32 granule, u32 length) {
   p.piece.offset_bytes = u64{granule} << region.granule_shift;
   p.piece.length_bytes =
       std::min(u64{length} << region.granule_shift, region.region_bytes - p.piece.offset_bytes);
-  if (kind == granule_large || kind == granule_zone) {
+  if (kind == granule_kept) {
+    p.piece.use = map_use::large;
+    p.piece.cached_bytes = p.piece.length_bytes;
+    p.piece.holder = member_id{seen(region.extents[granule].holder)};
+  } else if (kind == granule_large || kind == granule_zone) {
     p.piece.use = kind == granule_large ? map_use::large : map_use::zone;
     p.piece.live_bytes = p.piece.length_bytes;
     p.piece.holder = member_id{seen(region.extents[granule].holder)};
@@ -185,7 +189,10 @@ void look::count_caches() {
     if (c == nullptr) continue;
     ++out_.stats.thread_count;
     member_summary* const whose = of(member);
-    if (whose != nullptr) ++whose->threads;
+    if (whose != nullptr) {
+      ++whose->threads;
+      whose->cached_bytes += c->kept.bytes.load(std::memory_order_relaxed);
+    }
     for (u32 k = 1; k < class_count; ++k) {
       const u32 count = count_in(*c, k);
       if (whose != nullptr) whose->cached_bytes += u64{count} * class_bytes[k];
@@ -259,6 +266,8 @@ void look::sum_up(const local_region& region) {
       s.free_bytes += p.piece.length_bytes;
       s.largest_free_bytes = std::max(s.largest_free_bytes, p.piece.length_bytes);
       ++h.hole_count;
+    } else if (p.piece.use != map_use::slab && p.piece.cached_bytes != 0) {
+      h.cached_bytes += p.piece.cached_bytes;
     } else if (p.piece.use != map_use::slab) {
       h.used_bytes += p.piece.length_bytes;
       ++h.live_blocks;

@@ -67,8 +67,7 @@ class region_rebuild {
   // Whether an extent seems to begin here, for whoever looks where one ends whose length is not
   // known.
   bool begins_something(u32 at) {
-    if (kind_in_use(at) != granule_inside || is_free_run(at) ||
-        t_.granules[at].kind == granule_large)
+    if (kind_in_use(at) != granule_inside || is_free_run(at) || is_large(t_.granules[at].kind))
       return true;
     return std::any_of(users_.begin(), users_.end(),
                        [&](const extent_user& user) { return user.has_one(rb_, t_, at); });
@@ -122,7 +121,9 @@ class region_rebuild {
     u32 seal = e.seal;
     // The seal itself can only be what is damaged where everything else fits.
     const bool fits = e.length == length && (kind == granule_large) == (e.holder != 0) &&
-                      (is_slab(said) ? kind == granule_slab : said == kind);
+                      (is_slab(said)    ? kind == granule_slab
+                       : is_large(said) ? kind == granule_large
+                                        : said == kind);
     const mending done = mend_by_seal(seal,
                                       {{&e.length, sizeof e.length},
                                        {&e.holder, sizeof e.holder},
@@ -176,6 +177,7 @@ class region_rebuild {
       kind = mend(at, length);
       if (kind != granule_inside) length = t_.extents[at].length;
     }
+    if (kind == granule_large && is_kept(at)) kind = free_kept(at, length);
     if (!restore_what_lies_there(at, length, kind)) kind = granule_inside;
     if (kind == granule_inside || (kind == granule_free && keeps_all_))
       kind = keep_as_block(at, length, kind);
@@ -185,6 +187,28 @@ class region_rebuild {
     else
       finish_in_use(at, length, kind);
     return length;
+  }
+
+  // By a thread, which is dead, by two witnesses.
+  bool is_kept(u32 at) const {
+    return t_.granules[at].kind == granule_kept &&
+           rb_.notes<extents_kept>().places.contains(extents_seen::zone_place(t_.slot, at));
+  }
+  u8 free_kept(u32 at, u32 length) {
+    extent_entry& e = t_.extents[at];
+    const granule_entry end{no_owner, granule_free, 0, 0, 0};
+    t_.granules[at] = t_.granules[at + length - 1] = end;
+    t_.extents[at + length - 1].foot = at;
+    // No damage: the records said as much.
+    if (e.holder <= rb_.s.member_limit() && rb_.s.member(e.holder).extents_held != 0)
+      --rb_.s.member(e.holder).extents_held;
+    e.holder = 0;
+    e.record = 0;
+    r_.free_granules += length;
+    --r_.live_extents;
+    kept_at_ = at;
+    kept_end_ = at + length;
+    return granule_free;
   }
 
   bool restore_what_lies_there(u32 at, u32 length, u8 kind) {
@@ -260,7 +284,9 @@ class region_rebuild {
     free_ += length;
     if (free_runs_.empty() || free_runs_.back().at + free_runs_.back().length != at)
       return free_runs_.push_back({at, length});
-    rb_.say("{}: the free extents at granules {} and {} touched", name_, free_runs_.back().at, at);
+    if (at != kept_at_ && at != kept_end_)
+      rb_.say("{}: the free extents at granules {} and {} touched", name_, free_runs_.back().at,
+              at);
     t_.granules[at] = t_.granules[at - 1] = granule_entry{no_owner, granule_inside, 0, 0, 0};
     free_runs_.back().length += length;
   }
@@ -292,7 +318,8 @@ class region_rebuild {
 
   void rebuild_bins() {
     if (!are_bins_right()) {
-      rb_.say("{}: the lists of its {} free extents were built anew", name_, free_runs_.size());
+      if (kept_at_ == no_extent)
+        rb_.say("{}: the lists of its {} free extents were built anew", name_, free_runs_.size());
       std::fill(std::begin(r_.bins), std::end(r_.bins), no_extent);
       std::fill(std::begin(r_.bin_bits), std::end(r_.bin_bits), u8{0});
       r_.bin_groups = 0;
@@ -336,6 +363,7 @@ class region_rebuild {
   const bool keeps_all_;
   std::vector<run_of_free> free_runs_;
   u32 free_ = 0, live_ = 0, given_ = 0;
+  u32 kept_at_ = no_extent, kept_end_ = no_extent;  // the last one that a thread kept
 };
 
 }  // namespace

@@ -99,9 +99,10 @@ class region_check {
     if (is_slab(kind)) {
       ++live_;
       seen_.slabs.push_back({t_.slot, at, length});
-    } else if (kind == granule_large || kind == granule_zone) {
+    } else if (is_large(kind) || kind == granule_zone) {
       ++live_;
       check_holder(at, kind);
+      if (kind == granule_kept) seen_.kept.push_back({t_.slot, at, t_.granules[at].owner});
     } else {
       in_.broken("E1: region {}: the extent at granule {} has kind {}", t_.id, at, kind);
     }
@@ -118,9 +119,9 @@ class region_check {
     if (e.holder > in_.s.member_limit() || u64{e.lead} * 64 >= u64{1} << t_.granule_shift)
       in_.broken("E1: region {}: the extent at {} has holder {} and lead {}", t_.id, at, e.holder,
                  e.lead);
-    if (in_.locked && (kind == granule_large) != (e.holder != 0))
+    if (in_.locked && is_large(kind) != (e.holder != 0))
       in_.broken("E7: region {}: the extent at {} is {} and has holder {}", t_.id, at,
-                 kind == granule_large ? "a large block" : "a zone", e.holder);
+                 is_large(kind) ? "a large block" : "a zone", e.holder);
     if (kind == granule_zone)
       seen_.zones.insert(extents_seen::zone_place(t_.slot, at));
     else
@@ -211,6 +212,8 @@ void count_extents(counting& c) {
         c.out.free_bytes += bytes;
         ++c.out.hole_count;
         c.out.largest_free_bytes = std::max(c.out.largest_free_bytes, bytes);
+      } else if (kind == granule_kept) {
+        c.kept_extent_bytes += bytes;
       } else if (kind == granule_large || kind == granule_zone) {
         c.out.used_bytes += bytes;
         ++c.out.live_blocks;

@@ -21,6 +21,11 @@ struct extent_run {
 /// Notes of an audit: extents that somebody else's record has to speak for.
 struct extents_seen {
   std::vector<extent_run> slabs;
+  struct kept_run {
+    u32 slot, granule;
+    u16 owner;
+  };
+  std::vector<kept_run> kept;  ///< large blocks that threads keep
   std::unordered_set<u64> zones;  ///< zone_place; the zone takes its own out
   static u64 zone_place(u32 slot, u32 granule) noexcept { return u64{slot} << 32 | granule; }
 };
@@ -34,6 +39,11 @@ struct extent_user {
   bool (*write_entry)(rebuilding& rb, const known_region& region, u32 granule, u32 length);
   /// The record that the entry leads to. False: there is none that could be believed.
   bool (*restore)(rebuilding& rb, const known_region& region, u32 granule, u32 length);
+};
+/// Notes of a repair: large blocks that threads keep, by their granules and by the threads' lists;
+/// they are free then.
+struct extents_kept {
+  std::unordered_set<u64> places;  ///< extents_seen::zone_place
 };
 /// Notes of a repair.
 struct extent_users {

@@ -264,7 +264,7 @@ void extents::free(transaction& t, u32 granule) noexcept {
   const bounded_table<extent_entry>& e = region_.extents;
   u32 first = granule, length = length_at(region_, granule);
   const u8 kind = region_.granules[granule].kind;
-  if ((kind == granule_large || kind == granule_zone) && (e[granule].name & word_is_named) != 0)
+  if (!is_slab(kind) && (e[granule].name & word_is_named) != 0)
     retire_generation(t, record_, region_.generations, offset_of(granule), end_of(granule),
                       count_in(e[granule].name));
   count_free(t, record_.free_granules + length);

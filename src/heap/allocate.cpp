@@ -299,6 +299,7 @@ bool requests::zero_if_asked(void* block, const placement& p, bool clean) noexce
 }
 
 void* requests::allocate_large(const placement& p) noexcept {
+  if (void* const kept = take_kept_block(p)) return kept;
   u64 dirty_bytes = 0;
   void* const block = allocate_extent(p, p.size_bytes, &dirty_bytes);
   // Asked for zeroed memory, only regions the CPU may touch were looked at.
@@ -311,6 +312,8 @@ void* requests::allocate_cleared(u64 size_bytes) noexcept {
 }
 
 void* requests::allocate(u64 size_bytes) noexcept {
+  if (size_bytes > limits::largest_slab_block_bytes)
+    if (void* const kept = take_kept_block(size_bytes)) return kept;
   placement p;
   p.size_bytes = size_bytes;
   p.align_bytes = 16;

@@ -42,6 +42,7 @@
 
 #include "attached/misuse.hpp"
 #include "base/race_checker.hpp"
+#include "cache/kept_extents.hpp"
 #include "heap/fast_path.hpp"
 #include "platform/report.hpp"
 
@@ -117,6 +118,9 @@ void requests::free_past_cache(local_region& region, void* block) noexcept {
   const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
   if (g.kind == granule_slab || g.kind == granule_slab_held)
     return free_into_slab(region, block, offset, g);
+  if (g.kind == granule_large && (offset & region.granule_mask) == 0 &&
+      keep_large(region, static_cast<u32>(offset >> region.granule_shift)))
+    return;
   std::string_view wrong;
   {
     locked t(heap_);
@@ -125,8 +129,10 @@ void requests::free_past_cache(local_region& region, void* block) noexcept {
       wrong = "free of an address that is no live block";
     else if (live->kind == block_kind::zone)
       wrong = "free of a zone: release it by its name";
-    else
+    else if (claim_large(*t, region, live->granule))
       free_extent(*t, region, live->granule);
+    else
+      wrong = "a block was freed twice";
   }
   if (!wrong.empty()) report_misuse(heap_, wrong, block, &region);
 }

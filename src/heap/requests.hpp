@@ -5,6 +5,7 @@
 //   reallocate.cpp    the block stays, or its bytes move
 //   explain.cpp       why there is none
 //   free.cpp          address → magazine, remote bitmap, extent
+//   keeping.cpp       large blocks that the thread keeps
 //
 // Threads and processes: any. The first comment of each file says what is left if the process dies.
 #pragma once
@@ -12,6 +13,7 @@
 #include <span>
 
 #include "cache/blocks.hpp"
+#include "cache/kept_extents.hpp"
 #include "cache/orphans.hpp"
 #include "heap/caretaker.hpp"
 #include "heap/regions.hpp"
@@ -72,6 +74,11 @@ class requests : public part {
   /// mistake.
   bool may_free(const void* block, const local_region* region) noexcept;
 
+  // ---- keeping.cpp
+  /// Large blocks go back to their regions at once: for whoever gives memory back as soon as
+  /// nothing is live in it. Before anything is freed.
+  void keep_no_large_blocks() noexcept { keeps_large_ = false; }
+
   // ---- explain.cpp
   void* explain(explanation::cause why, const placement& p) noexcept;
   /// Of an allocation that had to lie in one region, in the caller's words.
@@ -84,6 +91,11 @@ class requests : public part {
                         u32 only_slot = any_slot) noexcept;
   void* allocate_class_in(thread_cache& c, u32 slot, u32 size_class, const placement& p) noexcept;
   void* allocate_large(const placement& p) noexcept;
+  void* take_kept_block(u64 size_bytes, const kept_wish* wish = nullptr) noexcept;
+  void* take_kept_block(const placement& p) noexcept;
+  void give_back_oldest(thread_cache& c, u32 how_many) noexcept;
+  void wait_for_freezer() noexcept;
+  bool keep_large(local_region& region, u32 granule) noexcept;
   bool make_room_in(u32& stage, u32 slot, u64 size_bytes) noexcept;
   void* take_block(thread_cache& c, u32 size_class, bool* clean) noexcept;
   void* take_block(thread_cache& c, u32 size_class, bool* clean, u32* doubles) noexcept;
@@ -102,6 +114,7 @@ class requests : public part {
   regions& memory_;
   caretaker& care_;
   std::function<bool(size_t)> grow_;
+  bool keeps_large_ = true;
 };
 
 }  // namespace annex::detail

@@ -120,6 +120,7 @@ class member_list {
       ++m->threads;
       for (u32 k = 1; k < class_count; ++k)
         m->cached_bytes += u64{kept_in(c, k)} * class_bytes[k];
+      m->cached_bytes += c.kept.bytes.load(std::memory_order_relaxed);
     });
   }
 
@@ -263,12 +264,13 @@ void caretaker::for_each_map_piece(const std::function<void(const map_piece&)>& 
       p.region = region_id{view.id};
       p.offset_bytes = u64{granule} << view.granule_shift;
       p.length_bytes = extents(view).end_of(granule) - p.offset_bytes;
-      p.use = kind == granule_free    ? map_use::free
-              : kind == granule_large ? map_use::large
-              : kind == granule_zone  ? map_use::zone
-                                      : map_use::slab;
+      p.use = kind == granule_free   ? map_use::free
+              : is_large(kind)       ? map_use::large
+              : kind == granule_zone ? map_use::zone
+                                     : map_use::slab;
       p.holder = member_id{view.extents[granule].holder};
-      if (p.use == map_use::large || p.use == map_use::zone) p.live_bytes = p.length_bytes;
+      if (p.use == map_use::large || p.use == map_use::zone)
+        (kind == granule_kept ? p.cached_bytes : p.live_bytes) = p.length_bytes;
       if (slab_record* slab = is_slab(kind) ? slab_of(segment_, view, granule) : nullptr) {
         p.block_bytes = class_bytes[slab->size_class];
         p.live_bytes = u64{annex::live_blocks(slab)} * p.block_bytes;

@@ -40,10 +40,18 @@ enum granule_kind : u8 {
   // The same, of a slab with holdings or generations: the owner's frees take the slow path.
   granule_slab_held = 4,
   granule_zone = 5,  // first granule of a zone, pool or ring
+  // First granule of a large block that the thread of this owner keeps (cache/kept_extents.hpp); no
+  // owner: it is being freed.
+  granule_kept = 6,
 };
 
 constexpr bool is_slab(u8 kind) noexcept {
   return kind == granule_slab || kind == granule_slab_held;
+}
+
+/// A member's block, live or kept.
+constexpr bool is_large(u8 kind) noexcept {
+  return kind == granule_large || kind == granule_kept;
 }
 
 struct alignas(8) granule_entry {
@@ -83,7 +91,9 @@ static_assert(sizeof(extent_entry) == 24);
 /// generation are as they were written. Not whether it has a name (bit 0 of name): that is set
 /// without the heap lock.
 inline u32 seal_of_extent(const extent_entry& e, u8 kind, u32 granule, u32 region_id) noexcept {
-  const u64 use = kind == granule_slab_held ? u64{granule_slab} : kind;
+  const u64 use = kind == granule_slab_held ? u64{granule_slab}
+                  : kind == granule_kept    ? u64{granule_large}
+                                            : kind;
   return static_cast<u32>(seal_of({u64{region_id} << 32 | granule, u64{e.length} << 32 | e.record,
                                    u64{e.holder} << 32 | u64{e.lead} << 16 | use,
                                    u64{e.name & ~u32{1}} << 32 | e.generations}));

@@ -22,6 +22,8 @@ struct counting {
   /// Of slabs; of their blocks that are not free, for whom what caches keep is still to be taken
   /// off.
   u64 slab_bytes = 0, slab_live_bytes = 0;
+  /// Of large blocks that threads keep.
+  u64 kept_extent_bytes = 0;
 };
 
 }  // namespace detail

@@ -80,6 +80,17 @@ class transaction {
     __atomic_store(&word, &value, __ATOMIC_RELEASE);
     compiler_fence();
   }
+  /// The same of a word that others change without the lock; false: it is not as expected.
+  template <class T>
+  bool put_if(T& word, std::type_identity_t<T> expected, std::type_identity_t<T> value) noexcept {
+    static_assert(sizeof(T) <= 8 && std::is_trivially_copyable_v<T>);
+    if (!log(word)) return false;
+    // sync(published): as in put().
+    const bool is_done = __atomic_compare_exchange(&word, &expected, &value, false,
+                                                   __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    compiler_fence();
+    return is_done;
+  }
   template <class T>
   void put(shared_word<T>& word, std::type_identity_t<T> value) noexcept {
     if (!log(word.value)) return;

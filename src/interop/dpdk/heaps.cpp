@@ -85,6 +85,8 @@ served_heap* open_heap(int socket, bool make, const char* dpdk_name) noexcept {
   std::copy_n(e->dpdk_name, heap_name_bytes - 1, served->dpdk_name.begin());
   served->annex = std::move(*opened);
   served_heap* const h = served.release();
+  // A chunk goes back to DPDK as soon as nothing is live in it.
+  h->inside().blocks.keep_no_large_blocks();
   if (h->inside().here.index < most_heaps)
     // sync(served heap): what was written into it is seen by whoever finds it.
     by_index[h->inside().here.index].store(h, std::memory_order_release);
