@@ -373,7 +373,7 @@ std::vector<operation> make_operations() {
                    b.victim[0] = b.victim[1].exchange(b.victim[0].load());  // the middle one last
                  },
                  free_latest(3)});
-  // A sixth of the small region, where nothing so large is kept: the last ones lie in the large one.
+  // A sixth of the small region, which keeps none so large: the last ones lie in the large one.
   const auto in_large_region = [](int free, int live = 9) {
     return both(allocate(600000, live), free_latest(free));
   };
