@@ -147,7 +147,8 @@ void* heap::reallocate(void* block, const placement& p) noexcept {
   return impl_->blocks.reallocate(block, p);
 }
 void heap::free(void* block) noexcept {
-  requests::free(block);
+  if (!detail::free_hit(block)) [[unlikely]]
+    return requests::free_past_hit(block);
 }
 void heap::free_bulk(std::span<void* const> blocks) noexcept {
   for (void* block : blocks)

@@ -110,18 +110,17 @@ struct thread_cache {
   const u64* entries_of(u32 size_class) const noexcept { return magazines[size_class].entries; }
 };
 
-/// Where a size's magazine lies, in lines from the first one: like class_table, but without a
-/// multiplication behind it.
+/// Where a size's magazine lies in a cache, in bytes: like class_table, but with nothing to
+/// calculate behind it.
 inline constexpr auto magazine_table = [] {
-  std::array<u16, class_table.size()> lines{};
-  for (u64 i = 0; i < lines.size(); ++i)
-    lines[i] = static_cast<u16>(class_table[i] * (sizeof(magazine) / 64));
-  return lines;
+  std::array<u32, class_table.size()> at{};
+  for (u64 i = 0; i < at.size(); ++i)
+    at[i] = static_cast<u32>(offsetof(thread_cache, magazines) + class_table[i] * sizeof(magazine));
+  return at;
 }();
 inline magazine* magazine_for(thread_cache* c, u64 size_bytes) noexcept {
-  char* const first = reinterpret_cast<char*>(c->magazines);
-  return reinterpret_cast<magazine*>(first +
-                                     u64{magazine_table[class_table_index(size_bytes)]} * 64);
+  return reinterpret_cast<magazine*>(reinterpret_cast<char*>(c) +
+                                     magazine_table[class_table_index(size_bytes)]);
 }
 
 inline constexpr u32 region_shift = 48;
@@ -225,12 +224,15 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
 }
 
 /// Whether one of the slab's blocks begins at this offset; granule: the word of the slab's granule
-/// there.
+/// there; divisor(): of its class, asked when it is needed.
+template <class Divisor>
 [[gnu::always_inline]] inline bool begins_block(const local_region& region, u64 offset, u64 granule,
-                                                u64 divisor) noexcept {
+                                                Divisor divisor) noexcept {
   const u64 in_granule = offset & region.granule_mask;
+  if (in_granule >= (granule >> 48) * blocks_end_unit) [[unlikely]]
+    return false;
   const u64 in_slab = in_granule + ((granule >> 32 & 0xffff) << region.granule_shift);
-  return is_block_start(in_slab, divisor) && in_granule < (granule >> 48) * blocks_end_unit;
+  return is_block_start(in_slab, divisor());
 }
 
 /// Puts a block of the thread's own slab into its magazine; false: take the slow path, which also
@@ -252,19 +254,26 @@ inline thread_cache* cache_of(u32 heap_index) noexcept {
     const u64 size_class = word >> 24 & largest_class_number;
     magazine* m = c->magazines + size_class;
     asm("" : "+r"(m));  // one register for it, not one for each of its fields
-    const u32 n = count_for_a_hit(m->count);
-    u64* const top = m->entries + n;
-    const u64 entry = region.entry_base | offset;
-    // Before an empty magazine's first entry lie zeros: the first block of slot 0's region takes
-    // the slow path then.
-    if (n < m->capacity.value && begins_block(region, offset, word, m->divisor) && top[-1] != entry)
-        [[likely]] {
-      *top = entry;
+    const auto divisor = [&] {
+      asm("" : "+r"(m));  // read now and not sooner: registers are short
+      return m->divisor;
+    };
+    if (begins_block(region, offset, word, divisor)) [[likely]] {
+      // What follows is read behind the check, so that nothing has to be saved on the stack for it.
       compiler_fence();
-      m->count.store(n + 1, std::memory_order_relaxed);  // commit
-      compiler_fence();
-      c->busy.store(0, std::memory_order_release);  // sync(busy)
-      return true;
+      const u32 n = count_for_a_hit(m->count);
+      u64* const top = m->entries + n;
+      const u64 entry = region.entry_base | offset;
+      // Before an empty magazine's first entry lie zeros: the first block of slot 0's region takes
+      // the slow path then.
+      if (n < m->capacity.value && top[-1] != entry) [[likely]] {
+        *top = entry;
+        compiler_fence();
+        m->count.store(n + 1, std::memory_order_relaxed);  // commit
+        compiler_fence();
+        c->busy.store(0, std::memory_order_release);  // sync(busy)
+        return true;
+      }
     }
   }
   c->busy.store(0, std::memory_order_release);

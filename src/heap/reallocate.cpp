@@ -16,7 +16,8 @@ namespace {
 bool is_in_class(const local_region& region, u64 offset, u32 size_class) noexcept {
   const granule_entry g = load_granule(region.granule_base + (offset >> region.granule_shift));
   return g.kind == granule_slab && g.size_class == size_class &&
-         begins_block(region, offset, std::bit_cast<u64>(g), class_divisor[size_class]);
+         begins_block(region, offset, std::bit_cast<u64>(g),
+                      [&] { return class_divisor[size_class]; });
 }
 
 }  // namespace
