@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <regex>
 
 #include "dpdk.hpp"
@@ -37,12 +38,19 @@ int main(int count, char** arguments) {
   std::string filter = ".*", peers = ".*", json_file, html_file;
   run_options options;
   bool list = false;
+  huge_pages pages = huge_pages::as_is;
+  const std::map<std::string, huge_pages> choices{
+      {"as-is", huge_pages::as_is}, {"never", huge_pages::never}, {"madvise", huge_pages::madvise}};
   app.add_option("--filter", filter,
                  "workloads whose name contains a match of this regular expression");
   app.add_option("--peers", peers, "only these peers: a regular expression as well");
   app.add_option("--rounds", options.rounds, "how often each peer has its turn")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  app.add_option("--huge-pages", pages,
+                 "transparent huge pages: as-is, never, or madvise for memory that is given to a "
+                 "peer")
+      ->transform(CLI::CheckedTransformer(choices));
   app.add_option("--json", json_file,
                  "write everything there ('-': standard output, and nothing else)");
   app.add_option("--html", html_file, "write a page of plots there");
@@ -80,7 +88,13 @@ int main(int count, char** arguments) {
     return 0;
   }
   const bool quiet = json_file == "-";
-  const std::string machine = machine_words();
+  try {
+    choose_huge_pages(pages);
+  } catch (const std::runtime_error& refused) {
+    fmt::print(stderr, "{}\n", refused.what());
+    return 1;
+  }
+  const std::string machine = machine_words() + "; huge pages: " + huge_pages_words();
   if (!quiet) {
     fmt::print("{}; {} rounds\n", machine, options.rounds);
     if (dpdk::is_built_in())

@@ -12,11 +12,9 @@
 //   pmr           std::pmr::synchronized_pool_resource over a monotonic buffer
 //   rte_malloc    DPDK's heap; "rte_external": DPDK's external heap, on ordinary pages (dpdk.hpp)
 //
-// No environment variable changes any of them. Ordinary pages everywhere. A peer that is not
-// installed is left out, with a word.
+// No environment variable changes any of them. Whether pages are huge ones is chosen for the whole
+// run (huge_pages). A peer that is not installed is left out, with a word.
 #pragma once
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <cstring>
 #include <stdexcept>
@@ -89,14 +87,20 @@ const std::vector<std::string>& missing_peers();
 /// annex's heap of this cell.
 heap& annex_heap(std::size_t bytes = arena_bytes);
 
-/// Address space for a peer that is given memory: ordinary pages, untouched.
-inline char* ordinary_memory(std::size_t bytes, std::size_t align = std::size_t{64} << 20) {
-  void* const space = ::mmap(nullptr, bytes + align, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (space == MAP_FAILED) throw std::runtime_error("no address space");
-  return reinterpret_cast<char*>((reinterpret_cast<std::size_t>(space) + align - 1) / align *
-                                 align);
-}
+/// Transparent huge pages, for every process of the run.
+///   as_is     nobody is told anything: who asks for them by itself gets them
+///   never     nobody gets any (prctl), whatever it asks for
+///   madvise   memory that is given to a peer (annex, Boost, an arena, DPDK's external heap) is
+///             advised; who maps its own memory does as it does
+enum class huge_pages { as_is, never, madvise };
+/// Throws std::runtime_error when the kernel refuses. Before the first cell.
+void choose_huge_pages(huge_pages choice);
+/// The choice and the kernel's setting, in words.
+std::string huge_pages_words();
+
+/// Address space for a peer that is given memory: private, untouched, on the pages that were
+/// chosen.
+char* ordinary_memory(std::size_t bytes, std::size_t align = std::size_t{64} << 20);
 
 template <class T>
 T expect(result<T> r, const char* what) {
