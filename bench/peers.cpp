@@ -10,6 +10,7 @@
 #include <new>
 
 #include "dpdk.hpp"
+#include "libraries.hpp"
 
 namespace annex::bench {
 namespace {
@@ -124,6 +125,16 @@ std::vector<peer> make_peers() {
     peers.push_back({"jemalloc", true, ~std::size_t{0}, set_up_jemalloc});
   else
     absent.push_back("jemalloc (package libjemalloc2)");
+  auto library = [&](const std::string& name, const std::string& path, const char* package) {
+    std::string why;
+    if (const auto found = library_peer(name, path, &why))
+      peers.push_back(*found);
+    else
+      absent.push_back(name + " (" + package + why + ")");
+  };
+  library("gperftools", "libtcmalloc_minimal.so.4", "package libtcmalloc-minimal4; ");
+  for (const auto& [name, path] : brought_libraries())
+    library(name, path, "");
   peers.push_back({"boost", true, ~std::size_t{0}, set_up_boost});
   peers.push_back({"pmr", true, std::size_t{1} << 20, set_up_pmr});
   if (dpdk::is_built_in()) {

@@ -7,6 +7,8 @@
 //   mimalloc      libmimalloc.so, opened beside glibc's; "mimalloc-arena": a heap in a managed
 //                 arena of the same size as annex's
 //   jemalloc      libjemalloc.so.2, opened beside glibc's
+//   gperftools    libtcmalloc_minimal.so.4, opened beside glibc's in its cell
+//   …             any malloc that was brought (libraries.hpp)
 //   boost         Boost.Interprocess managed_external_buffer with its default mutex, in the same
 //                 amount of memory
 //   pmr           std::pmr::synchronized_pool_resource over a monotonic buffer
@@ -17,6 +19,7 @@
 #pragma once
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -77,7 +80,7 @@ struct peer {
   std::string name;
   bool threads = true;  // any thread may use it
   std::size_t largest_bytes = ~std::size_t{0};
-  plain_calls (*set_up)() = nullptr;  // in the cell's process; null: annex
+  std::function<plain_calls()> set_up;  // in the cell's process; none: annex
 };
 
 /// Every peer that is there; the driver and annex first.
@@ -111,7 +114,7 @@ T expect(result<T> r, const char* what) {
 /// Calls work with the peer's calls, in their own type.
 template <class Work>
 auto with_calls(const peer& p, Work work) {
-  return p.set_up == nullptr ? work(annex_calls{&annex_heap()}) : work(p.set_up());
+  return !p.set_up ? work(annex_calls{&annex_heap()}) : work(p.set_up());
 }
 
 /// A function of libmimalloc or libjemalloc; null when it is not installed.

@@ -154,7 +154,8 @@ std::string table_of(const std::vector<verdict>& verdicts) {
 }
 
 nlohmann::json json_of(const std::vector<workload_result>& results,
-                       const std::vector<verdict>& verdicts, const std::string& machine) {
+                       const std::vector<verdict>& verdicts, const std::vector<best_row>& best,
+                       const std::string& machine) {
   nlohmann::json out{{"machine", machine},
                      {"workloads", nlohmann::json::array()},
                      {"targets", nlohmann::json::array()}};
@@ -190,6 +191,13 @@ nlohmann::json json_of(const std::vector<workload_result>& results,
                               {"worst", v.worst},
                               {"worst_workload", v.worst_workload},
                               {"met", v.met}});
+  for (const best_row& row : best)
+    out["best"].push_back({{"row", row.workload},
+                           {"peer", row.peer},
+                           {"annex", row.annex},
+                           {"best", row.best},
+                           {"ratio", row.ratio},
+                           {"of_blocks", row.of_blocks}});
   return out;
 }
 
