@@ -17,7 +17,7 @@ std::vector<best_row> best_rows(const std::vector<workload_result>& results) {
     for (const peer_result& p : r.peers) {
       if (p.peer.starts_with("annex") || p.peer == "driver") continue;
       const double found = spread_of(p.values).median;
-      row.of_blocks |= p.peer == "boost" || p.peer == "glibc";
+      row.of_blocks |= !p.peer.starts_with("rte_");
       if (!std::isfinite(found)) continue;
       if (std::isfinite(row.best) && (more_is_better ? found <= row.best : found >= row.best))
         continue;
@@ -50,7 +50,7 @@ std::string best_table(const std::vector<best_row>& rows) {
                                  "ratio", "whose");
   for (const best_row& row : rows)
     text += fmt::format("{:<22}{:>12.4g}{:>12.4g}{:>9.3g}   {}{}\n", row.workload, row.annex,
-                        row.best, row.ratio, row.peer, row.of_blocks ? "" : ", no allocator's row");
+                        row.best, row.ratio, row.peer, row.of_blocks ? "" : ", DPDK alone");
   const double blocks = mean_ratio(rows, true);
   if (std::isfinite(blocks))
     text += fmt::format("\nannex / best of all, geometric mean over the rows of blocks: {:.3g}  {}",

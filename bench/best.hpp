@@ -5,9 +5,10 @@
 //   ratio  annex / best, gross, the median over the rounds; best / annex where more is better
 //
 // Gross: a program never sees net, and a net ratio of two small numbers says little. The judgement
-// is the geometric mean over the rows of blocks, those that an allocator has done. Rows of regions,
-// addresses, pools, rings and zones are shown and listed but kept out of that mean: some of them
-// are ten thousand times DPDK's speed and would hide every other one. Their mean is beside it.
+// is the geometric mean over the rows of blocks, those that another than DPDK has done too. Rows of
+// regions, addresses, pools, rings and zones, where DPDK is alone, are shown and listed but kept
+// out of that mean: some are ten thousand times its speed and would hide every other row. The mean
+// with them is beside it.
 #pragma once
 #include <string>
 #include <vector>

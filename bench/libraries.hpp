@@ -1,7 +1,7 @@
 // bench/libraries.hpp - any malloc that comes as a shared library, as a peer.
 //
 // The library is opened in the cell's process only, by RTLD_LOCAL, so that the rest of that process
-// goes on with glibc's, and RTLD_DEEPBIND, so that the library calls its own malloc and not glibc's.
+// goes on with glibc's, and RTLD_DEEPBIND, so that the library calls its own malloc, not glibc's.
 // It is tried in a process of its own before: one that can't be opened, has no malloc and free of
 // its own, or dies of a first block is missing, with the reason.
 #pragma once
