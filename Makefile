@@ -5,7 +5,7 @@
 #   make page     looks at the demo's page in Chromium: its numbers, and that it fits from 360 to 1600 pixels
 #   make asan     the same tests under AddressSanitizer and UndefinedBehaviorSanitizer      make tsan    under ThreadSanitizer
 #   make fuzz     fuzzes for FUZZ_SECONDS (60) a target
-#   make bench    annex and its peers in one run (20 minutes; FILTER=regex, ROUNDS=n: 5); build/bench.html has the plots
+#   make bench    annex and its peers in one run (an hour; FILTER=regex, ROUNDS=n: 5, HUGE_PAGES=never); build/bench.html has the plots
 #   make torture  kills every operation wherever a death leaves something else (KILLS=n deaths of each: 0, all), then workers at
 #                 random moments for SECONDS (300), damages segments at rest (DAMAGES=n: 10000), holds who attaches and leaves
 #                 at every instruction while others go on (HOLDS=n of each: 0, all), and whoever does whatever for SECONDS,
@@ -28,6 +28,7 @@ DAMAGES ?= 10000
 HOLDS ?= 0
 FILTER ?= .
 ROUNDS ?= 5
+HUGE_PAGES ?= as-is
 HOW ?= quick
 JOBS := $(shell nproc)
 
@@ -78,7 +79,7 @@ models:
 bench:
 	@./cmake/install-packages base bench
 	cmake --preset bench >/dev/null && cmake --build --preset bench
-	build/bench/bench/annex-bench --filter '$(value FILTER)' --rounds $(ROUNDS) --json build/bench.json --html build/bench.html
+	build/bench/bench/annex-bench --filter '$(value FILTER)' --rounds $(ROUNDS) --huge-pages $(HUGE_PAGES) --json build/bench.json --html build/bench.html
 
 dpdk:
 	@./cmake/install-packages base dpdk

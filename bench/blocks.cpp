@@ -5,20 +5,13 @@
 
 #include <algorithm>
 
-#include "peers.hpp"
+#include "rows.hpp"
 #include "workloads.hpp"
 
 namespace annex::bench {
 namespace {
 
 constexpr unsigned long live_blocks = 100'000;
-
-std::vector<peer> peers_for(std::size_t bytes) {
-  std::vector<peer> fitting;
-  for (const peer& p : all_peers())
-    if (bytes <= p.largest_bytes) fitting.push_back(p);
-  return fitting;
-}
 
 template <class Calls>
 measurement pair(Calls calls, std::size_t bytes) {
@@ -39,8 +32,10 @@ measurement random_lifetime(Calls calls, std::size_t least, std::size_t most, bo
   for (auto& s : sizes)
     s = static_cast<std::uint16_t>(least + random.below(most - least + 1));
   std::vector<void*> slots(live_blocks);
-  for (std::size_t i = 0; i < slots.size(); ++i)
+  for (std::size_t i = 0; i < slots.size(); ++i) {
     slots[i] = calls.allocate(sizes[i & 65535]);
+    if (touch) *static_cast<volatile char*>(slots[i]) = 1;
+  }
   unsigned long at = 0;
   auto work = [&](unsigned long count) {
     for (unsigned long i = 0; i < count; ++i) {
@@ -88,35 +83,24 @@ measurement slow_operations(Calls calls) {
   return {static_cast<double>(ticks) * ns_per_tick};
 }
 
-template <class Work>
-workload for_peers(std::string name, std::string about, std::size_t bytes, Work work) {
-  workload w{std::move(name), "ns", std::move(about), {}};
-  for (const peer& p : peers_for(bytes))
-    w.cells.push_back({p.name, [p, work] {
-                         stay_on_cpu(0);
-                         return with_calls(p, work);
-                       }});
-  return w;
-}
-
 }  // namespace
 
 void add_block_workloads(std::vector<workload>* to) {
   for (const std::size_t bytes :
        {16ul, 64ul, 256ul, 1024ul, 4096ul, 16384ul, 65536ul, 1ul << 20, 2ul << 20})
-    to->push_back(for_peers(fmt::format("pair/{}", bytes),
-                            fmt::format("allocate and free of {} bytes", bytes), bytes,
-                            [bytes](auto calls) { return pair(calls, bytes); }));
+    to->push_back(one_thread_row(fmt::format("pair/{}", bytes),
+                                 fmt::format("allocate and free of {} bytes", bytes), bytes,
+                                 [bytes](auto calls) { return pair(calls, bytes); }));
   auto lifetime = [&](const char* name, const char* about, std::size_t least, std::size_t most,
                       bool touch) {
-    to->push_back(for_peers(
+    to->push_back(one_thread_row(
         name, about, most, [=](auto calls) { return random_lifetime(calls, least, most, touch); }));
   };
   lifetime("random/64", "100,000 live blocks of 64 bytes, one at random replaced", 64, 64, false);
   lifetime("random/64-touch", "the same, the first byte of each written", 64, 64, true);
   lifetime("random/16-1024", "100,000 live blocks of 16 to 1024 bytes, one at random replaced", 16,
            1024, false);
-  to->push_back(for_peers(
+  to->push_back(one_thread_row(
       "tail/16-1024",
       "99.99th percentile of one allocate or free; 10,000 live blocks of 16 to 1024 bytes", 1024,
       [](auto calls) { return slow_operations(calls); }));

@@ -27,12 +27,16 @@ double clock_ns(clockid_t which) {
   return static_cast<double>(t.tv_sec) * 1e9 + static_cast<double>(t.tv_nsec);
 }
 
-double status_bytes(const char* key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
+// A line "key:   n kB" of one of the kernel's files about this process.
+double bytes_in(const char* file, const char* key) {
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);)
     if (line.starts_with(key))
       return std::strtod(line.c_str() + std::strlen(key) + 1, nullptr) * 1024;
   return 0;
+}
+double status_bytes(const char* key) {
+  return bytes_in("/proc/self/status", key);
 }
 
 double peak_begin = 0;
@@ -56,6 +60,7 @@ measurement run_cell(const cell& c, double seconds, std::string* failure) {
     ::alarm(static_cast<unsigned>(seconds));
     try {
       shared->found = c.run();
+      shared->found.huge_bytes = huge_bytes();
       shared->done = true;
     } catch (const std::exception& e) {
       std::snprintf(shared->failure, sizeof shared->failure, "%s", e.what());
@@ -67,7 +72,7 @@ measurement run_cell(const cell& c, double seconds, std::string* failure) {
   ::kill(-child, SIGKILL);  // whatever it left running
   measurement found = shared->found;
   if (!shared->done) {
-    found = {std::nan(""), std::nan("")};
+    found = {std::nan(""), std::nan(""), std::nan("")};
     *failure = shared->failure[0] != 0 ? shared->failure
                : WIFSIGNALED(status)   ? std::string("died of ") + ::strsignal(WTERMSIG(status))
                                        : "gave no result";
@@ -116,10 +121,14 @@ const peer_result* workload_result::find(const std::string& peer) const {
   return nullptr;
 }
 
+std::vector<double> workload_result::gross_values(const std::string& peer) const {
+  const peer_result* const of = find(peer);
+  return of != nullptr ? of->values : std::vector<double>{};
+}
+
 std::vector<double> workload_result::net_values(const std::string& peer) const {
-  const peer_result *of = find(peer), *driver = find("driver");
-  if (of == nullptr) return {};
-  std::vector<double> values = of->values;
+  const peer_result* const driver = find("driver");
+  std::vector<double> values = gross_values(peer);
   if (net && driver != nullptr && peer != "driver") {
     // A calm driver: its median, since a disturbed driver would flatter everybody of that round.
     const double cost = spread_of(driver->values).median;
@@ -131,6 +140,11 @@ std::vector<double> workload_result::net_values(const std::string& peer) const {
 
 std::vector<double> workload_result::ratios(const std::string& a, const std::string& b) const {
   return divide(net_values(a), net_values(b));
+}
+
+std::vector<double> workload_result::gross_ratios(const std::string& a,
+                                                  const std::string& b) const {
+  return divide(gross_values(a), gross_values(b));
 }
 
 std::vector<double> workload_result::peak_ratios(const std::string& a, const std::string& b) const {
@@ -146,7 +160,7 @@ std::vector<workload_result> run(const std::vector<workload>& workloads,
   for (const workload& w : workloads) {
     workload_result r{w.name, w.unit, w.about, w.net, {}};
     for (const cell& c : w.cells)
-      r.peers.push_back({c.peer, {}, {}, {}});
+      r.peers.push_back({c.peer, {}, {}, {}, {}});
     const int rounds = w.rounds != 0 ? std::min(w.rounds, options.rounds) : options.rounds;
     for (int round = 0; round < rounds; ++round)
       for (std::size_t turn = 0; turn < w.cells.size(); ++turn) {
@@ -156,6 +170,7 @@ std::vector<workload_result> run(const std::vector<workload>& workloads,
             run_cell(w.cells[i], options.seconds_per_cell, &r.peers[i].failure);
         r.peers[i].values.push_back(found.value);
         r.peers[i].peaks.push_back(found.peak_bytes);
+        r.peers[i].huge.push_back(found.huge_bytes);
       }
     if (options.report) options.report(r);
     results.push_back(std::move(r));
@@ -197,6 +212,10 @@ double peak_bytes() {
 }
 double resident_bytes() {
   return status_bytes("VmRSS");
+}
+double huge_bytes() {
+  constexpr const char* file = "/proc/self/smaps_rollup";
+  return bytes_in(file, "AnonHugePages") + bytes_in(file, "ShmemPmdMapped");
 }
 
 }  // namespace annex::bench

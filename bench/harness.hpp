@@ -8,9 +8,15 @@
 //
 // A cell is one peer doing one workload. It runs in a forked child, so it meets nobody's
 // left-overs, and a peer that crashes or hangs costs its own cell only. Within a round the cells
-// run one after the other; each round begins with another one. The driver is the workload with an
-// allocator that does nothing: what it takes is subtracted from everybody (net). Ratios are formed
-// within a round, annex / peer, and their median is quoted with its quartiles.
+// run one after the other; each round begins with another one.
+//
+//   gross   what the clock says
+//   net     gross less the driver's: the workload with an allocator that returns one constant
+//           address and whose free returns at once
+//
+// The driver stores nothing and follows no pointer. A processor still does some of a workload's own
+// work while it waits for an allocator, so net is what a peer adds, gross what a program sees. Both
+// are shown. Ratios are formed within a round, annex / peer; their median is quoted.
 #pragma once
 #include <functional>
 #include <map>
@@ -21,9 +27,10 @@
 namespace annex::bench {
 
 /// What a cell found. peak_bytes: highest resident memory above the start, where the workload
-/// measures it.
+/// measures it. huge_bytes: how much of its memory lay on huge pages when it ended; the harness
+/// asks the kernel.
 struct measurement {
-  double value = 0, peak_bytes = 0;
+  double value = 0, peak_bytes = 0, huge_bytes = 0;
 };
 
 struct cell {
@@ -44,18 +51,23 @@ struct spread {
 spread spread_of(std::vector<double> values);
 
 struct peer_result {
-  std::string peer, failure;          // failure: why there is no value
-  std::vector<double> values, peaks;  // by round; NaN where the cell failed
+  std::string peer, failure;                // failure: why there is no value
+  std::vector<double> values, peaks, huge;  // by round; NaN where the cell failed
 };
 struct workload_result {
   std::string name, unit, about;
   bool net = true;
   std::vector<peer_result> peers;
   const peer_result* find(const std::string& peer) const;
-  /// Values with the driver's of the same round subtracted.
+  /// Values as the clock said.
+  std::vector<double> gross_values(const std::string& peer) const;
+  /// Values with the driver's median subtracted; where there is no driver, as they are.
   std::vector<double> net_values(const std::string& peer) const;
-  /// a / b, round by round.
+  /// Whether net and gross differ.
+  bool has_driver() const { return net && find("driver") != nullptr; }
+  /// a / b, round by round, net.
   std::vector<double> ratios(const std::string& a, const std::string& b) const;
+  std::vector<double> gross_ratios(const std::string& a, const std::string& b) const;
   std::vector<double> peak_ratios(const std::string& a, const std::string& b) const;
 };
 
@@ -77,6 +89,8 @@ void stay_on_cpu(unsigned n);
 void begin_peak();
 double peak_bytes();
 double resident_bytes();
+/// Memory of this process on transparent huge pages now, its own and shared.
+double huge_bytes();
 
 template <class T>
 inline void keep(T const& value) {

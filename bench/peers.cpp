@@ -3,7 +3,6 @@
 
 #include <dlfcn.h>
 
-#include <atomic>
 #include <boost/interprocess/managed_external_buffer.hpp>
 #include <boost/interprocess/sync/mutex_family.hpp>
 #include <cstdlib>
@@ -11,6 +10,7 @@
 #include <new>
 
 #include "dpdk.hpp"
+#include "libraries.hpp"
 
 namespace annex::bench {
 namespace {
@@ -24,24 +24,24 @@ Function as(void* address) {
   return reinterpret_cast<Function>(address);
 }
 
-// ---- driver: other addresses every time, in memory that is there and near
-constexpr std::size_t scratch_bytes = std::size_t{1} << 20;
+// ---- driver: one constant address, in memory that is there. Nothing is loaded but that constant.
 char* scratch = nullptr;
-thread_local std::size_t scratch_at = 0;
 void* driver_allocate(std::size_t) {
-  return scratch + ((scratch_at += 4160) & (scratch_bytes - 1));
+  return scratch;
 }
 void driver_free(void*) {}
-void driver_enter() {  // another part of it: threads must not write the same lines
-  static std::atomic<std::size_t> threads{1};
-  scratch_at = threads.fetch_add(1) * 64;
-}
 plain_calls set_up_driver() {
-  // A workload may write a whole block.
-  scratch = ordinary_memory(scratch_bytes + (std::size_t{16} << 20));
-  for (std::size_t at = 0; at < 2 * scratch_bytes; at += 4096)
+  // A workload may write a whole block; the traces' largest has less than 16 MiB.
+  constexpr std::size_t bytes = std::size_t{16} << 20;
+  scratch = ordinary_memory(bytes);
+  for (std::size_t at = 0; at < bytes; at += 4096)
     scratch[at] = 1;
-  return {driver_allocate, driver_free, driver_enter};
+  return {driver_allocate,
+          driver_free,
+          nullptr,
+          nullptr,
+          [](void*, std::size_t) { return driver_allocate(0); },
+          [](std::size_t, std::size_t) { return driver_allocate(0); }};
 }
 
 plain_calls set_up_glibc() {
@@ -125,6 +125,16 @@ std::vector<peer> make_peers() {
     peers.push_back({"jemalloc", true, ~std::size_t{0}, set_up_jemalloc});
   else
     absent.push_back("jemalloc (package libjemalloc2)");
+  auto library = [&](const std::string& name, const std::string& path, const char* package) {
+    std::string why;
+    if (const auto found = library_peer(name, path, &why))
+      peers.push_back(*found);
+    else
+      absent.push_back(name + " (" + package + why + ")");
+  };
+  library("gperftools", "libtcmalloc_minimal.so.4", "package libtcmalloc-minimal4; ");
+  for (const auto& [name, path] : brought_libraries())
+    library(name, path, "");
   peers.push_back({"boost", true, ~std::size_t{0}, set_up_boost});
   peers.push_back({"pmr", true, std::size_t{1} << 20, set_up_pmr});
   if (dpdk::is_built_in()) {

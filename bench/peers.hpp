@@ -7,18 +7,19 @@
 //   mimalloc      libmimalloc.so, opened beside glibc's; "mimalloc-arena": a heap in a managed
 //                 arena of the same size as annex's
 //   jemalloc      libjemalloc.so.2, opened beside glibc's
+//   gperftools    libtcmalloc_minimal.so.4, opened beside glibc's in its cell
+//   …             any malloc that was brought (libraries.hpp)
 //   boost         Boost.Interprocess managed_external_buffer with its default mutex, in the same
 //                 amount of memory
 //   pmr           std::pmr::synchronized_pool_resource over a monotonic buffer
 //   rte_malloc    DPDK's heap; "rte_external": DPDK's external heap, on ordinary pages (dpdk.hpp)
 //
-// No environment variable changes any of them. Ordinary pages everywhere. A peer that is not
-// installed is left out, with a word.
+// No environment variable changes any of them. Whether pages are huge ones is chosen for the whole
+// run (huge_pages). A peer that is not installed is left out, with a word.
 #pragma once
-#include <sys/mman.h>
-
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -79,7 +80,7 @@ struct peer {
   std::string name;
   bool threads = true;  // any thread may use it
   std::size_t largest_bytes = ~std::size_t{0};
-  plain_calls (*set_up)() = nullptr;  // in the cell's process; null: annex
+  std::function<plain_calls()> set_up;  // in the cell's process; none: annex
 };
 
 /// Every peer that is there; the driver and annex first.
@@ -89,14 +90,20 @@ const std::vector<std::string>& missing_peers();
 /// annex's heap of this cell.
 heap& annex_heap(std::size_t bytes = arena_bytes);
 
-/// Address space for a peer that is given memory: ordinary pages, untouched.
-inline char* ordinary_memory(std::size_t bytes, std::size_t align = std::size_t{64} << 20) {
-  void* const space = ::mmap(nullptr, bytes + align, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (space == MAP_FAILED) throw std::runtime_error("no address space");
-  return reinterpret_cast<char*>((reinterpret_cast<std::size_t>(space) + align - 1) / align *
-                                 align);
-}
+/// Transparent huge pages, for every process of the run.
+///   as_is     nobody is told anything: who asks for them by itself gets them
+///   never     nobody gets any (prctl), whatever it asks for
+///   madvise   memory that is given to a peer (annex, Boost, an arena, DPDK's external heap) is
+///             advised; who maps its own memory does as it does
+enum class huge_pages { as_is, never, madvise };
+/// Throws std::runtime_error when the kernel refuses. Before the first cell.
+void choose_huge_pages(huge_pages choice);
+/// The choice and the kernel's setting, in words.
+std::string huge_pages_words();
+
+/// Address space for a peer that is given memory: private, untouched, on the pages that were
+/// chosen.
+char* ordinary_memory(std::size_t bytes, std::size_t align = std::size_t{64} << 20);
 
 template <class T>
 T expect(result<T> r, const char* what) {
@@ -107,7 +114,7 @@ T expect(result<T> r, const char* what) {
 /// Calls work with the peer's calls, in their own type.
 template <class Work>
 auto with_calls(const peer& p, Work work) {
-  return p.set_up == nullptr ? work(annex_calls{&annex_heap()}) : work(p.set_up());
+  return !p.set_up ? work(annex_calls{&annex_heap()}) : work(p.set_up());
 }
 
 /// A function of libmimalloc or libjemalloc; null when it is not installed.

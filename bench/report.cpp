@@ -114,26 +114,29 @@ std::string machine_words() {
 
 std::string lines_of(const workload_result& r) {
   std::string text = fmt::format("\n{}: {} ({})\n", r.name, r.about, r.unit);
-  const bool peaks = has_peaks(r);
-  text += fmt::format("  {:<16}{:>10}{:>10}{:>10}{:>14}{}\n", "", "median", "quartiles", "",
-                      "annex / peer", peaks ? "   peak MiB   annex / peer" : "");
+  const bool peaks = has_peaks(r), nets = r.has_driver();
+  text += fmt::format("  {:<16}{:>9}{:>10}{:>9}{:>9}{:>14}{:>9}{}\n", "", "gross", "quartiles", "",
+                      nets ? "net" : "", "annex / peer", nets ? "net" : "",
+                      peaks ? "   huge MiB   peak MiB   annex / peer" : "   huge MiB");
   for (const peer_result& p : r.peers) {
     if (!p.failure.empty()) {
       text += fmt::format("  {:<16}{}\n", p.peer, p.failure);
       continue;
     }
-    const spread s = spread_of(r.net_values(p.peer)), ratio = spread_of(r.ratios("annex", p.peer));
-    text += fmt::format("  {:<16}{:>10}{:>10}{:>10}", p.peer, number(s.median), number(s.low),
-                        number(s.high));
-    if (p.peer == "annex" || p.peer == "driver")
-      text += fmt::format("{:>14}", "");
-    else
-      text += fmt::format("{:>14}", number(ratio.median));
-    if (peaks && p.peer != "driver") {
-      text += fmt::format("{:>11.1f}", spread_of(p.peaks).median / 1048576);
-      if (p.peer != "annex")
-        text += fmt::format("{:>15}", number(spread_of(r.peak_ratios("annex", p.peer)).median));
-    }
+    const bool compared = p.peer != "annex" && p.peer != "driver";
+    auto ratio = [&](const std::vector<double>& of) {
+      return compared ? number(spread_of(of).median) : "";
+    };
+    const spread s = spread_of(r.gross_values(p.peer));
+    const bool net = nets && p.peer != "driver";
+    text += fmt::format(
+        "  {:<16}{:>9}{:>10}{:>9}{:>9}{:>14}{:>9}{:>11.1f}", p.peer, number(s.median),
+        number(s.low), number(s.high), net ? number(spread_of(r.net_values(p.peer)).median) : "",
+        ratio(r.gross_ratios("annex", p.peer)), net ? ratio(r.ratios("annex", p.peer)) : "",
+        spread_of(p.huge).median / 1048576);
+    if (peaks && p.peer != "driver")
+      text += fmt::format("{:>11.1f}{:>15}", spread_of(p.peaks).median / 1048576,
+                          ratio(r.peak_ratios("annex", p.peer)));
     text += "\n";
   }
   return text;
@@ -151,7 +154,8 @@ std::string table_of(const std::vector<verdict>& verdicts) {
 }
 
 nlohmann::json json_of(const std::vector<workload_result>& results,
-                       const std::vector<verdict>& verdicts, const std::string& machine) {
+                       const std::vector<verdict>& verdicts, const std::vector<best_row>& best,
+                       const std::string& machine) {
   nlohmann::json out{{"machine", machine},
                      {"workloads", nlohmann::json::array()},
                      {"targets", nlohmann::json::array()}};
@@ -161,11 +165,15 @@ nlohmann::json json_of(const std::vector<workload_result>& results,
                      {"about", r.about},
                      {"peers", nlohmann::json::object()}};
     for (const peer_result& p : r.peers) {
-      const spread s = spread_of(r.net_values(p.peer)),
+      const spread s = spread_of(r.net_values(p.peer)), gross = spread_of(r.gross_values(p.peer)),
                    ratio = spread_of(r.ratios("annex", p.peer));
       nlohmann::json one{{"values", p.values},
                          {"median", s.median},
                          {"quartiles", {s.low, s.high}},
+                         {"gross", gross.median},
+                         {"gross_quartiles", {gross.low, gross.high}},
+                         {"gross_annex_ratio", spread_of(r.gross_ratios("annex", p.peer)).median},
+                         {"huge_bytes", spread_of(p.huge).median},
                          {"annex_ratio", ratio.median},
                          {"annex_ratio_quartiles", {ratio.low, ratio.high}}};
       if (has_peaks(r)) one["peak_bytes"] = p.peaks;
@@ -183,6 +191,13 @@ nlohmann::json json_of(const std::vector<workload_result>& results,
                               {"worst", v.worst},
                               {"worst_workload", v.worst_workload},
                               {"met", v.met}});
+  for (const best_row& row : best)
+    out["best"].push_back({{"row", row.workload},
+                           {"peer", row.peer},
+                           {"annex", row.annex},
+                           {"best", row.best},
+                           {"ratio", row.ratio},
+                           {"of_blocks", row.of_blocks}});
   return out;
 }
 

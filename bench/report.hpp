@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "best.hpp"
 #include "harness.hpp"
 #include "targets.hpp"
 
@@ -11,7 +12,8 @@ namespace annex::bench {
 std::string lines_of(const workload_result& r);
 std::string table_of(const std::vector<verdict>& verdicts);
 nlohmann::json json_of(const std::vector<workload_result>& results,
-                       const std::vector<verdict>& verdicts, const std::string& machine);
+                       const std::vector<verdict>& verdicts, const std::vector<best_row>& best,
+                       const std::string& machine);
 std::string page_of(const std::vector<workload_result>& results,
                     const std::vector<verdict>& verdicts, const std::string& machine);
 /// Processor, kernel, pages, date: what the figures depend on.

@@ -1,10 +1,9 @@
-// bench/threads.cpp - blocks that change hands between threads and processes, and the shapes of
-// three well-known programs.
+// bench/threads.cpp - blocks that change hands between threads, and the shapes of three well-known
+// programs.
 //
-//   handover       One thread allocates batches, the other frees them. ns of both sides per block,
-//                  from the median batch of each, so that an interrupted thread does not count.
-//   processes      The same, the other being a process that has attached the heap by name. Only
-//                  annex and Boost can.
+//   handover       One thread allocates batches, the other frees them (exchange.hpp). ns of both
+//                  sides per block.
+//   threads        Each thread has 1,000 live blocks and replaces one at random.
 //   larson         After Larson and Krishnan (ISMM 1998): every thread replaces random blocks of a
 //                  set; after a while it hands the set to a successor and ends, so that most blocks
 //                  are freed by another thread than their own.
@@ -16,169 +15,17 @@
 //                  given, takes another of the same size and writes it many times; an allocator
 //                  that hands out parts of one cache line to two threads is slow.
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
-#include <boost/interprocess/managed_shared_memory.hpp>
-#include <filesystem>
-#include <memory>
-#include <mutex>
+#include <numeric>
 #include <thread>
 
-#include "peers.hpp"
+#include "exchange.hpp"
 #include "workloads.hpp"
 
 namespace annex::bench {
 namespace {
-
-constexpr unsigned batch_blocks = 256, mailboxes = 16;
-
-// A batch of blocks on its way, in memory both sides see.
-struct alignas(64) mailbox {
-  std::atomic<unsigned> full{0};
-  std::array<void*, batch_blocks> blocks;
-};
-struct exchange {
-  std::array<mailbox, mailboxes> boxes;
-  std::atomic<bool> ready{false};
-  std::atomic<long> shift{0};  // what the other side adds to an address
-  double free_ns = 0;
-};
-
-void wait_until(const std::atomic<unsigned>& word, unsigned value) {
-  while (word.load(std::memory_order_acquire) != value)
-    asm volatile("pause");
-}
-
-template <class Allocate>
-double allocate_batches(exchange& x, unsigned batches, Allocate allocate) {
-  std::vector<double> times;
-  for (unsigned i = 0; i < batches; ++i) {
-    mailbox& box = x.boxes[i % mailboxes];
-    wait_until(box.full, 0);
-    const double begin = wall_ns();
-    for (void*& block : box.blocks)
-      block = allocate();
-    times.push_back(wall_ns() - begin);
-    box.full.store(1, std::memory_order_release);
-  }
-  return spread_of(times).median / batch_blocks;
-}
-
-template <class Free>
-double free_batches(exchange& x, unsigned batches, Free free) {
-  std::vector<double> times;
-  for (unsigned i = 0; i < batches; ++i) {
-    mailbox& box = x.boxes[i % mailboxes];
-    wait_until(box.full, 1);
-    const long shift = x.shift.load(std::memory_order_relaxed);
-    const double begin = wall_ns();
-    for (void* block : box.blocks)
-      free(static_cast<char*>(block) + shift);
-    times.push_back(wall_ns() - begin);
-    box.full.store(0, std::memory_order_release);
-  }
-  return spread_of(times).median / batch_blocks;
-}
-
-exchange& shared_exchange() {
-  void* const space =
-      ::mmap(nullptr, sizeof(exchange), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  return *new (space) exchange;
-}
-
-constexpr unsigned handover_batches = 3000;
-
-template <class Calls>
-measurement handover(Calls calls, std::size_t bytes) {
-  auto& x = shared_exchange();
-  std::thread other([&] {
-    stay_on_cpu(1);
-    calls.enter_thread();
-    x.free_ns = free_batches(x, handover_batches, [&](void* block) { calls.free(block); });
-    calls.leave_thread();
-  });
-  stay_on_cpu(0);
-  const double allocate_ns =
-      allocate_batches(x, handover_batches, [&] { return calls.allocate(bytes); });
-  other.join();
-  return {allocate_ns + x.free_ns};
-}
-
-// An annex directory of this cell's own, while it lives.
-struct own_directory {
-  std::string path = fmt::format("/dev/shm/annex-bench-{}", ::getpid());
-  own_directory() { ::setenv("ANNEX_DIR", path.c_str(), 1); }
-  ~own_directory() { std::filesystem::remove_all(path); }
-  own_directory(const own_directory&) = delete;
-  own_directory& operator=(const own_directory&) = delete;
-};
-
-measurement annex_handover(bool other_process, std::size_t bytes) {
-  const own_directory directory;
-  auto& x = shared_exchange();
-  heap mine = expect(heap::create("bench"), "the heap");
-  expect(mine.bring_memory({.length_bytes = std::size_t{256} << 20}), "memory");
-  void* const sample = mine.allocate(64);
-  const handle name = mine.handle_of(sample);
-  auto free_all = [&] {
-    stay_on_cpu(1);
-    x.free_ns = free_batches(x, handover_batches, [](void* block) { heap::free(block); });
-  };
-  if (!other_process) {
-    std::thread other(free_all);
-    stay_on_cpu(0);
-    const double allocate_ns =
-        allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
-    other.join();
-    return {allocate_ns + x.free_ns};
-  }
-  const pid_t child = ::fork();
-  if (child == 0) {
-    heap theirs = expect(heap::attach("bench"), "attaching");
-    x.shift.store(static_cast<char*>(expect(theirs.resolve(name), "resolving")) -
-                  static_cast<char*>(sample));
-    x.ready.store(true);
-    free_all();
-    ::_exit(0);
-  }
-  while (!x.ready.load())
-    asm volatile("pause");
-  stay_on_cpu(0);
-  const double allocate_ns =
-      allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
-  ::waitpid(child, nullptr, 0);
-  return {allocate_ns + x.free_ns};
-}
-
-measurement boost_between_processes(std::size_t bytes) {
-  namespace ipc = boost::interprocess;
-  const std::string name = fmt::format("annex-bench-{}", ::getpid());
-  auto& x = shared_exchange();
-  ipc::managed_shared_memory mine(ipc::create_only, name.c_str(), std::size_t{256} << 20);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ipc::managed_shared_memory theirs(ipc::open_only, name.c_str());
-    x.shift.store(static_cast<char*>(theirs.get_address()) -
-                  static_cast<char*>(mine.get_address()));
-    x.ready.store(true);
-    stay_on_cpu(1);
-    x.free_ns = free_batches(x, handover_batches, [&](void* block) { theirs.deallocate(block); });
-    ::_exit(0);
-  }
-  while (!x.ready.load())
-    asm volatile("pause");
-  stay_on_cpu(0);
-  const double allocate_ns =
-      allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
-  ::waitpid(child, nullptr, 0);
-  ipc::shared_memory_object::remove(name.c_str());
-  return {allocate_ns + x.free_ns};
-}
 
 // ---- larson
 template <class Calls>
@@ -215,45 +62,68 @@ measurement larson(Calls calls, unsigned threads) {
 }
 
 // ---- xmalloc
+constexpr unsigned xmalloc_blocks = 120, xmalloc_batches = 20'000, xmalloc_places = 64;
+struct xmalloc_batch {
+  std::array<void*, xmalloc_blocks> blocks;
+};
+using xmalloc_queue = std::array<std::atomic<xmalloc_batch*>, xmalloc_places>;
+
+// More threads than CPUs: who waits lets the others go on.
+inline void wait_a_little(unsigned* waited) {
+  if (++*waited % 256 == 0)
+    std::this_thread::yield();
+  else
+    asm volatile("pause");
+}
+
 template <class Calls>
-measurement xmalloc(Calls calls) {
-  constexpr unsigned blocks_each = 120, batches = 20'000, waiting = 64;
-  struct batch {
-    std::array<void*, blocks_each> blocks;
-  };
-  std::array<std::atomic<batch*>, waiting> queue{};
-  auto worker = [&](bool allocates) {
-    stay_on_cpu(allocates ? 0 : 1);
-    if (!allocates) calls.enter_thread();
-    random_stream random(5);
-    for (unsigned i = 0; i < batches; ++i) {
-      std::atomic<batch*>& place = queue[i % waiting];
-      if (allocates) {
-        auto* b = static_cast<batch*>(calls.allocate(sizeof(batch)));
-        for (void*& block : b->blocks) {
-          block = calls.allocate(32 + random.below(8) * 64);
-          *static_cast<volatile long*>(block) = 1;
-        }
-        while (place.load(std::memory_order_relaxed) != nullptr)
-          asm volatile("pause");
-        place.store(b, std::memory_order_release);
-      } else {
-        batch* b = nullptr;
-        while ((b = place.load(std::memory_order_acquire)) == nullptr)
-          asm volatile("pause");
-        place.store(nullptr, std::memory_order_release);
-        for (void* block : b->blocks)
-          calls.free(block);
-        calls.free(b);
-      }
+void xmalloc_allocate(Calls calls, xmalloc_queue& queue) {
+  random_stream random(5);
+  for (unsigned i = 0, waited = 0; i < xmalloc_batches; ++i) {
+    auto* const b = static_cast<xmalloc_batch*>(calls.allocate(sizeof(xmalloc_batch)));
+    for (void*& block : b->blocks) {
+      block = calls.allocate(32 + random.below(8) * 64);
+      *static_cast<volatile long*>(block) = 1;
     }
-    if (!allocates) calls.leave_thread();
-  };
+    auto& place = queue[i % xmalloc_places];
+    while (place.load(std::memory_order_relaxed) != nullptr)
+      wait_a_little(&waited);
+    place.store(b, std::memory_order_release);
+  }
+}
+
+template <class Calls>
+void xmalloc_free(Calls calls, xmalloc_queue& queue) {
+  for (unsigned i = 0, waited = 0; i < xmalloc_batches; ++i) {
+    auto& place = queue[i % xmalloc_places];
+    xmalloc_batch* b = nullptr;
+    while ((b = place.load(std::memory_order_acquire)) == nullptr)
+      wait_a_little(&waited);
+    place.store(nullptr, std::memory_order_release);
+    for (void* block : b->blocks)
+      calls.free(block);
+    calls.free(b);
+  }
+}
+
+template <class Calls>
+measurement xmalloc(Calls calls, unsigned pairs) {
+  std::vector<xmalloc_queue> queues(pairs);
   const double begin = wall_ns();
-  std::thread other(worker, false);
-  worker(true);
-  other.join();
-  return {(wall_ns() - begin) / (double{batches} * blocks_each)};
+  std::vector<std::thread> workers;
+  for (unsigned t = 0; t < 2 * pairs; ++t)
+    workers.emplace_back([&, t] {
+      stay_on_cpu(t);
+      calls.enter_thread();
+      if (t % 2 == 0)
+        xmalloc_allocate(calls, queues[t / 2]);
+      else
+        xmalloc_free(calls, queues[t / 2]);
+      calls.leave_thread();
+    });
+  for (auto& w : workers)
+    w.join();
+  return {(wall_ns() - begin) / (double{xmalloc_batches} * xmalloc_blocks * pairs)};
 }
 
 // ---- mstress
@@ -339,10 +209,11 @@ measurement cache_scratch(Calls calls, unsigned threads) {
   return {(wall_ns() - begin) / (double{rounds} * writes)};
 }
 
+// ---- threads
 template <class Calls>
-measurement two_threads_random(Calls calls) {
+measurement threads_random(Calls calls, unsigned threads) {
   constexpr unsigned live = 1000;
-  std::array<double, 2> found{};
+  std::vector<double> found(threads);
   auto worker = [&](unsigned t) {
     stay_on_cpu(t);
     if (t != 0) calls.enter_thread();
@@ -359,61 +230,53 @@ measurement two_threads_random(Calls calls) {
     });
     if (t != 0) calls.leave_thread();
   };
-  std::thread other(worker, 1);
+  std::vector<std::thread> others;
+  for (unsigned t = 1; t < threads; ++t)
+    others.emplace_back(worker, t);
   worker(0);
-  other.join();
-  return {(found[0] + found[1]) / 2};
-}
-
-template <class Work>
-void add(std::vector<workload>* to, std::string name, std::string about, Work work,
-         bool with_driver = true) {
-  workload w{std::move(name), "ns", std::move(about), {}};
-  for (const peer& p : all_peers())
-    if (p.threads && (with_driver || p.name != "driver"))
-      w.cells.push_back({p.name, [p, work] { return with_calls(p, work); }});
-  to->push_back(std::move(w));
+  for (auto& other : others)
+    other.join();
+  return {std::accumulate(found.begin(), found.end(), 0.0) / threads};
 }
 
 }  // namespace
 
 void add_thread_workloads(std::vector<workload>* to) {
   for (const std::size_t bytes : {64ul, 4096ul})
-    add(to, fmt::format("handover/{}", bytes),
-        fmt::format("{} bytes allocated by one thread, freed by another; both sides", bytes),
-        [bytes](auto calls) { return handover(calls, bytes); });
-  for (const std::size_t bytes : {64ul, 4096ul}) {
-    workload w{fmt::format("processes/{}", bytes),
-               "ns",
-               fmt::format("{} bytes allocated by one process, freed by another; annex-threads: a "
-                           "shared heap, two threads",
-                           bytes),
-               {}};
-    w.cells.push_back({"driver", [bytes] {
-                         return with_calls(all_peers().front(),
-                                           [bytes](auto calls) { return handover(calls, bytes); });
-                       }});
-    w.cells.push_back({"annex", [bytes] { return annex_handover(true, bytes); }});
-    w.cells.push_back({"annex-threads", [bytes] { return annex_handover(false, bytes); }});
-    w.cells.push_back({"boost", [bytes] { return boost_between_processes(bytes); }});
-    to->push_back(std::move(w));
-  }
-  add(to, "threads/64", "two threads, 1,000 live blocks each, one at random replaced",
-      [](auto calls) { return two_threads_random(calls); });
-  // The driver can't lend its blocks to two owners: these shapes are compared as they are.
-  add(
-      to, "larson/2", "replacing random blocks of 8 to 1,000 bytes; sets pass to successors",
-      [](auto calls) { return larson(calls, 2); }, true);
-  add(
-      to, "xmalloc/2", "one thread allocates batches of mixed sizes, the other frees them",
-      [](auto calls) { return xmalloc(calls); }, false);
-  add(
-      to, "mstress/2", "mixed sizes, kept, passed on, exchanged between threads that come and go",
-      [](auto calls) { return mstress(calls, 2); }, true);
-  add(
-      to, "cache-scratch/2",
-      "writes to small blocks that two threads took from what one had allocated",
-      [](auto calls) { return cache_scratch(calls, 2); }, false);
+    to->push_back(threads_row(
+        fmt::format("handover/{}", bytes),
+        fmt::format("{} bytes allocated by one thread, freed by another; both sides", bytes), bytes,
+        true, [bytes](auto calls) { return handover(calls, bytes); }));
+  for (const unsigned threads : {2u, 4u, 8u})
+    to->push_back(threads_row(
+        threads == 2 ? "threads/64" : fmt::format("threads/64-{}", threads),
+        fmt::format("{} threads, 1,000 live blocks each, one at random replaced; CPU time",
+                    threads),
+        64, true, [threads](auto calls) { return threads_random(calls, threads); }));
+  for (const unsigned threads : {2u, 4u})
+    to->push_back(
+        threads_row(fmt::format("larson/{}", threads),
+                    "replacing random blocks of 8 to 1,000 bytes; sets pass to successors", 1000,
+                    false, [threads](auto calls) { return larson(calls, threads); }));
+  for (const unsigned threads : {2u, 4u})
+    to->push_back(
+        threads_row(fmt::format("xmalloc/{}", threads),
+                    "half of the threads allocate batches of mixed sizes, the others free them",
+                    1000, false, [threads](auto calls) { return xmalloc(calls, threads / 2); }));
+  to->push_back(threads_row(
+      "mstress/2", "mixed sizes, kept, passed on, exchanged between threads that come and go", 8192,
+      false, [](auto calls) { return mstress(calls, 2); }));
+  to->push_back(threads_row(
+      "cache-scratch/2", "writes to small blocks that two threads took from what one had allocated",
+      8, false, [](auto calls) { return cache_scratch(calls, 2); }));
+  // DPDK's lock spins: with more threads than CPUs it waits for holders that are not running, and
+  // a cell takes minutes, as it does where pmr looks for the pool of a block that another thread
+  // frees. They are compared with two threads.
+  for (workload& w : *to)
+    if (w.name == "threads/64-4" || w.name == "threads/64-8" || w.name == "larson/4" ||
+        w.name == "xmalloc/4")
+      std::erase_if(w.cells,
+                    [](const cell& c) { return c.peer.starts_with("rte_") || c.peer == "pmr"; });
 }
 
 }  // namespace annex::bench
