@@ -146,7 +146,7 @@ TEST_F(huge_memory, policy_that_does_not_fit_its_region_is_none) {
   EXPECT_EQ(huge_of(1, 0, 0), huge_pages::automatic) << "written by layout 5.0";
 }
 
-// ---- what docs/design/0023 says, measured: --gtest_also_run_disabled_tests -----------------------
+// ---- what docs/design/0023 says, measured: --gtest_also_run_disabled_tests ----------------------
 
 double seconds_of(const std::function<void()>& act) {
   const auto begin = std::chrono::steady_clock::now();

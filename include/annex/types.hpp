@@ -66,7 +66,7 @@ enum class fill : std::uint8_t { keep, zero, is_zero };
 /// it. For a block that is used at random they save most misses of the address translation, and
 /// populating is two to four times as fast; memory that is used a little here and there gets more
 /// resident. docs/design/0023 has the figures.
-/// automatic: memory that annex makes is as `aligned` says where all of it is populated anyway, else
+/// automatic: memory that annex makes is as `aligned` says where it is populated anyway, else it is
 /// left as it is; given memory is left as it is. never: small pages, also where the machine would
 /// give huge ones. aligned: the whole aligned pieces of it shall be huge, as far as the kernel has
 /// them; shared memory and files in memory are populated for it unless overcommit is asked for.

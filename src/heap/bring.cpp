@@ -14,8 +14,8 @@
 //   hugetlb: hugepages        populated                 the same               neither
 //   anonymous                 as malloc                 populated              as malloc
 //
-// docs/design/0010 says why. With prefault or pin, and for huge pages in memory, pages are populated
-// instead of reserved.
+// docs/design/0010 says why. With prefault or pin, and for huge pages in memory, pages are
+// populated instead of reserved.
 #include <algorithm>
 #include <cstring>
 #include <string>

@@ -154,7 +154,7 @@ inline u64 seal_of_region(const region_record& r) noexcept {
        u64{r.granules} << 32 | r.extents, u64{r.iova_runs} << 32 | r.iova_order,
        u64{r.iova_index} << 32 | r.iova_run_count, seal_of_bytes(r.path, sizeof r.path)});
 }
-/// What is asked of the kernel for its memory is a hint with a witness of its own, outside the seal:
+/// What is asked of the kernel for its memory is a hint with a witness of its own, not in the seal:
 /// libraries of layout 5.0 know neither, and leave in the slot what was there before. What does not
 /// fit the region's id is nothing, and no damage.
 inline u8 huge_check_of(u32 region_id, u8 huge) noexcept {
