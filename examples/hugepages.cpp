@@ -1,5 +1,5 @@
 // examples/hugepages.cpp - a region of 2 MiB pages where the machine has some free, else one of
-// ordinary pages.
+// ordinary pages; and one of transparent huge pages.
 #include <annex/annex.hpp>
 #include <cstdio>
 
@@ -17,6 +17,13 @@ int main() {
     std::puts(region.error().text);
     region = heap.bring_memory({.length_bytes = 64 << 20});
   }
+  // end
+  // snippet: transparent
+  const auto transparent =
+      heap.bring_memory({.length_bytes = 16 << 20, .huge = annex::huge_pages::aligned});
+  if (transparent)
+    if (const auto bytes = heap.huge_bytes(*transparent); bytes)
+      std::printf("%llu MiB are huge\n", static_cast<unsigned long long>(*bytes >> 20));
   // end
   std::printf("%llu MiB\n", static_cast<unsigned long long>(heap.stats().total_bytes >> 20));
   return region ? 0 : 1;

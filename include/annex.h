@@ -273,6 +273,14 @@ enum {
 /** How far it is; called by any of the threads that work, one call at a time. */
 typedef void (*annex_progress)(void* context, uint64_t done_bytes, uint64_t total_bytes);
 
+/** annex_memory_range.huge, annex_memory_source.huge, annex_region_summary.huge: transparent huge
+ * pages. annex/types.hpp says more. */
+enum annex_huge_pages {
+  ANNEX_HUGE_automatic = 0, /**< source: aligned where it is populated anyway; range: as it is */
+  ANNEX_HUGE_never,         /**< small pages, whatever the machine would give */
+  ANNEX_HUGE_aligned,       /**< whole aligned pieces of it, as far as the kernel has them */
+  ANNEX_HUGE_always         /**< the same, made now, or refused */
+};
 /** Memory that you have mapped already. */
 struct annex_memory_range {
   size_t struct_bytes;
@@ -284,8 +292,8 @@ struct annex_memory_range {
   uint64_t fd_offset;   /**< bytes, a multiple of 4096 */
   int numa_node_plus_1; /**< 0: any */
   uint32_t flags;
-  uint32_t threads; /**< that pin it; 0: one per CPU */
-  uint32_t padding;
+  uint32_t threads;        /**< that pin it; 0: one per CPU */
+  uint32_t huge;           /**< annex_huge_pages */
   annex_progress progress; /**< of pinning, or null */
   void* progress_context;
 };
@@ -318,8 +326,8 @@ struct annex_memory_source {
   int numa_node_plus_1;       /**< bound before the first touch; 0: any */
   const uint64_t* page_iovas; /**< as in annex_memory_range */
   size_t page_iova_count;
-  uint32_t threads; /**< for prefault and pin; 0: one per CPU */
-  uint32_t padding;
+  uint32_t threads;        /**< for prefault and pin; 0: one per CPU */
+  uint32_t huge;           /**< annex_huge_pages */
   annex_progress progress; /**< of reserving, populating or pinning; or null */
   void* progress_context;
 };
@@ -545,7 +553,7 @@ struct annex_region_summary {
   void* base;                       /**< in this process; null: not attached */
   uint64_t origin;                  /**< where its adder had it, as a number */
   uint32_t adder;
-  uint32_t padding;
+  uint32_t huge;       /**< annex_huge_pages: what is asked of the kernel; automatic: nothing */
   uint64_t iova_runs;  /**< 0: no IOVAs */
   uint64_t first_iova; /**< UINT64_MAX: none */
   const char* backing; /**< path, or how it can be reached; "": only by hand */
@@ -631,6 +639,10 @@ ANNEX_PUBLIC int annex_heap_audit_report(annex_heap* heap, struct annex_audit_re
                                          annex_visit_sentence visit, void* context);
 /** By id. */
 ANNEX_PUBLIC int annex_for_each_region(annex_heap* heap, annex_visit_region visit, void* context);
+/** How many bytes of a region are in transparent huge pages now: as mapped here, or by another
+ * process that has it. Reads /proc/PID/smaps. Errors: no_such_region, not_supported (not known:
+ * nobody who has it may be looked into). */
+ANNEX_PUBLIC int annex_huge_bytes(annex_heap* heap, uint32_t region, uint64_t* out);
 /** By name; waits for the heap lock. */
 ANNEX_PUBLIC int annex_for_each_zone(annex_heap* heap, annex_visit_zone visit, void* context);
 /** Every live block. Holds the heap still while they are collected; visit is called afterwards.

@@ -175,6 +175,12 @@ enum {
   ANNEX_ON_COMMIT = 1u << 11
 };
 typedef void (*annex_progress)(void* context, uint64_t done_bytes, uint64_t total_bytes);
+enum annex_huge_pages {
+  ANNEX_HUGE_automatic = 0,
+  ANNEX_HUGE_never,
+  ANNEX_HUGE_aligned,
+  ANNEX_HUGE_always
+};
 struct annex_memory_range {
   size_t struct_bytes;
   void* base;
@@ -186,7 +192,7 @@ struct annex_memory_range {
   int numa_node_plus_1;
   uint32_t flags;
   uint32_t threads;
-  uint32_t padding;
+  uint32_t huge;
   annex_progress progress;
   void* progress_context;
 };
@@ -214,7 +220,7 @@ struct annex_memory_source {
   const uint64_t* page_iovas;
   size_t page_iova_count;
   uint32_t threads;
-  uint32_t padding;
+  uint32_t huge;
   annex_progress progress;
   void* progress_context;
 };
@@ -337,7 +343,7 @@ struct annex_region_summary {
   void* base;
   uint64_t origin;
   uint32_t adder;
-  uint32_t padding;
+  uint32_t huge;
   uint64_t iova_runs;
   uint64_t first_iova;
   const char* backing;
@@ -403,6 +409,7 @@ typedef int (*annex_visit_sentence)(void* context, const char* sentence);
  int annex_heap_audit_report(annex_heap* heap, struct annex_audit_report* out,
                                          annex_visit_sentence visit, void* context);
  int annex_for_each_region(annex_heap* heap, annex_visit_region visit, void* context);
+ int annex_huge_bytes(annex_heap* heap, uint32_t region, uint64_t* out);
  int annex_for_each_zone(annex_heap* heap, annex_visit_zone visit, void* context);
  int annex_for_each_block(annex_heap* heap, annex_visit_block visit, void* context);
  int annex_for_each_map_piece(annex_heap* heap, annex_visit_map_piece visit,

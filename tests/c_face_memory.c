@@ -48,9 +48,32 @@ static int is_draining(void* context, const struct annex_region_summary* region)
   return 0;
 }
 
+static int is_never_huge(void* context, const struct annex_region_summary* region) {
+  uint32_t* seen = context;
+  if (region->huge == ANNEX_HUGE_never) *seen = region->id;
+  return 0;
+}
+static void check_huge_pages(annex_heap* heap) {
+  struct annex_memory_source source = {.struct_bytes = sizeof source,
+                                       .flags = ANNEX_PREFAULT,
+                                       .length_bytes = 4u << 20,
+                                       .huge = ANNEX_HUGE_never};
+  uint32_t region = 0, seen = 0;
+  CHECK(annex_bring_memory(heap, &source, &region) == 0);
+  CHECK(annex_for_each_region(heap, is_never_huge, &seen) == 0 && seen == region);
+  uint64_t bytes = 1;
+  CHECK(annex_huge_bytes(heap, region, &bytes) == 0 && bytes == 0);
+  CHECK(annex_huge_bytes(heap, 99, &bytes) == ANNEX_E_no_such_region);
+  CHECK(annex_huge_bytes(heap, region, NULL) == ANNEX_E_invalid_argument);
+  source.huge = 4;
+  CHECK(annex_bring_memory(heap, &source, NULL) == ANNEX_E_invalid_argument);
+  CHECK(annex_heap_remove_memory(heap, region) == 0);
+}
+
 void check_memory(void) {
   annex_heap* heap = NULL;
   CHECK(annex_heap_create("memory", NULL, &heap) == 0);
+  check_huge_pages(heap);
   uint32_t region = 0;
   struct counted progress = {0};
   struct annex_memory_source source = {.struct_bytes = sizeof source,

@@ -184,7 +184,8 @@ json json_of(const heap_stats& s, const member_counts& members) {
           {"recovered_threads", s.recovered_threads}};
 }
 
-json json_of(const region_summary& r) {
+json json_of(const heap& h, const region_summary& r) {
+  const auto huge = h.huge_bytes(r.id);
   return {{"id", static_cast<unsigned>(r.id)},
           {"length_bytes", r.length_bytes},
           {"page_bytes", r.page_bytes},
@@ -194,13 +195,15 @@ json json_of(const region_summary& r) {
           {"numa_node", r.numa_node},
           {"cpu_access", r.access == touch::read_write},
           {"draining", r.draining},
+          {"huge_pages", huge_text(r.huge)},
+          {"huge_bytes", huge ? json(*huge) : json()},
           {"iova_runs", r.iova_runs},
           {"first_iova",
            r.first_iova == no_iova ? json() : json(hex(static_cast<std::uint64_t>(r.first_iova)))},
           {"backing", r.backing}};
 }
 
-std::string text_of(const region_summary& r) {
+std::string text_of(const heap& h, const region_summary& r) {
   std::string text = fmt::format("{} of {} pages, {} free", bytes_text(r.length_bytes),
                                  bytes_text(r.page_bytes), bytes_text(r.free_bytes));
   if (r.numa_node != any_node) text += fmt::format(", node {}", r.numa_node);
@@ -209,6 +212,7 @@ std::string text_of(const region_summary& r) {
                                          hex(static_cast<std::uint64_t>(r.first_iova)));
   if (r.access == touch::none) text += ", no CPU access";
   if (r.draining) text += ", draining";
+  if (const std::string huge = huge_state(h, r); !huge.empty()) text += ", " + huge;
   return text + ", " + (r.backing.empty() ? "attached by hand" : printable(r.backing));
 }
 
@@ -224,7 +228,7 @@ void info(session& s, const std::string& name) {
   if (s.json) {
     json all_regions = json::list(), all_names = json::list();
     for (const region_summary& r : regions)
-      all_regions.add(json_of(r));
+      all_regions.add(json_of(h, r));
     for (const named_thing& n : names)
       all_names.add(json_of(n));
     return print({{"name", name},
@@ -258,7 +262,7 @@ void info(session& s, const std::string& name) {
                     counted(stats.misuse_count, "program mistake"),
                     counted(stats.lock_steals, "lock"), counted(stats.recovered_threads, "cache")));
   for (const region_summary& r : regions)
-    say(fmt::format("region {}", static_cast<unsigned>(r.id)), text_of(r));
+    say(fmt::format("region {}", static_cast<unsigned>(r.id)), text_of(h, r));
   for (const named_thing& n : names)
     say(n.kind, text_of(n));
 }

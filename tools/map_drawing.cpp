@@ -146,11 +146,9 @@ double map_cell::held_by(member_id who) const {
 std::vector<drawn_region> draw(const heap& h, std::size_t cells) {
   std::vector<drawn_region> drawn;
   h.for_each_region([&](const region_summary& r) {
-    drawn_region d{r,
-                   {},
-                   std::max<std::uint64_t>(r.granule_bytes, (r.length_bytes + cells - 1) / cells),
-                   0,
-                   0};
+    drawn_region d{
+        r, {}, std::max<std::uint64_t>(r.granule_bytes, (r.length_bytes + cells - 1) / cells),
+        0, 0,  huge_state(h, r)};
     d.cells.resize((r.length_bytes + d.cell_bytes - 1) / d.cell_bytes);
     drawn.push_back(std::move(d));
   });
@@ -190,10 +188,11 @@ std::string text_map(const std::vector<drawn_region>& regions,
   const std::size_t per_row = marks_per_row(style.columns);
   std::string text = "  # small blocks  + partly live  L large block  Z zone  c cached  . free\n";
   for (const drawn_region& d : regions) {
-    text += fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}\n",
-                        static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes),
-                        bytes_text(d.cell_bytes), bytes_text(d.live_bytes),
-                        bytes_text(d.cached_bytes), d.region.draining ? "; draining" : "");
+    text +=
+        fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}{}\n",
+                    static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes),
+                    bytes_text(d.cell_bytes), bytes_text(d.live_bytes), bytes_text(d.cached_bytes),
+                    d.region.draining ? "; draining" : "", d.huge.empty() ? "" : "; " + d.huge);
     bool skipping = false;
     for (std::size_t row = 0; row < d.cells.size(); row += per_row) {
       const std::size_t end = std::min(d.cells.size(), row + per_row);

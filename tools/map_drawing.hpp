@@ -25,6 +25,7 @@ struct drawn_region {
   region_summary region;
   std::vector<map_cell> cells;
   std::uint64_t cell_bytes = 0, live_bytes = 0, cached_bytes = 0;
+  std::string huge;  ///< what is asked and what is had, see huge_state()
 };
 
 /// Every region cut into at most `cells` equal stretches.

@@ -15,6 +15,7 @@ struct add_arguments {
   std::string name, file, device, hugetlb;
   std::uint64_t size = 0, page = 0, offset = 0;
   int node = any_node;
+  huge_pages huge = huge_pages::automatic;
   bool prefault = false, reserve = false, overcommit = false, physical = false, pin = false;
 };
 
@@ -34,6 +35,7 @@ void add(session& s, const add_arguments& a) {
   m.page_bytes = a.page != 0 ? a.page : m.from == kind::hugetlb ? 2 << 20 : 4096;
   m.offset_bytes = a.offset;
   m.numa_node = a.node;
+  m.huge = a.huge;
   m.prefault = a.prefault;
   m.reserve = a.reserve;
   m.overcommit = a.overcommit;
@@ -90,6 +92,16 @@ void remove(session& s, const remove_arguments& a, bool drains) {
     fmt::print("Removed region {} from \"{}\".\n", a.region, a.name);
 }
 
+std::string take_huge(const std::string& text, huge_pages* into) {
+  for (const huge_pages huge :
+       {huge_pages::automatic, huge_pages::never, huge_pages::aligned, huge_pages::always})
+    if (text == huge_text(huge)) {
+      *into = huge;
+      return {};
+    }
+  return fmt::format("\"{}\" is none of automatic, never, aligned and always", printable(text));
+}
+
 std::string take_seconds(const std::string& text, double* into) {
   constexpr double longest_wait_seconds = 365.0 * 24 * 3600;
   double seconds = -1;
@@ -126,7 +138,8 @@ void add_memory_commands(command_line& line, session& s) {
       "exponent is rounded down to whole pages of 4 KiB. Without --file, --device and --hugetlb "
       "the memory is a file in the annex directory.";
   c.examples = {"annex add packets 256M", "annex add packets 1G --hugetlb /dev/hugepages",
-                "annex add packets 1.5G --file /data/packets --prefault"};
+                "annex add packets 1.5G --file /data/packets --prefault",
+                "annex add packets 4G --huge always"};
   c.heap(&a->name);
   c.bytes("size", &a->size, "How much, for example 256M").is_required = true;
   c.options.back().value = "SIZE";
@@ -153,6 +166,11 @@ void add_memory_commands(command_line& line, session& s) {
          "Physical addresses as IOVAs (hugepages or --pin, privileged)");
   c.flag("--pin", &a->pin,
          "Pages that are neither moved nor taken away, as long as a process has them attached");
+  option& huge = c.text("--huge", "WHEN", nullptr,
+                        "Transparent huge pages: as far as the kernel has them (aligned, by itself "
+                        "with --prefault and --pin), made now or refused (always)");
+  huge.choices = {"never", "aligned", "always"};
+  huge.take = [a](const std::string& text) { return take_huge(text, &a->huge); };
   c.run = [&s, a] { add(s, *a); };
   line.commands.push_back(std::move(c));
 

@@ -82,6 +82,22 @@ std::string id_text(heap_id id) {
   return fmt::format("{:016x}", static_cast<std::uint64_t>(id));
 }
 
+const char* huge_text(huge_pages huge) {
+  switch (huge) {
+    case huge_pages::never: return "never";
+    case huge_pages::aligned: return "aligned";
+    case huge_pages::always: return "always";
+    default: return "automatic";
+  }
+}
+
+std::string huge_state(const heap& h, const region_summary& r) {
+  const auto had = h.huge_bytes(r.id);
+  if (r.huge == huge_pages::automatic && (!had || *had == 0)) return {};
+  return fmt::format("huge pages {}, {} now", huge_text(r.huge),
+                     had ? bytes_text(*had) : "not known how many");
+}
+
 std::string counted(std::uint64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
 }

@@ -49,6 +49,10 @@ std::string hex(std::uint64_t value);
 std::string id_text(heap_id id);
 /// "1 block", "2 blocks".
 std::string counted(std::uint64_t count, std::string_view noun);
+/// "automatic", "never", "aligned", "always".
+const char* huge_text(huge_pages huge);
+/// "huge pages aligned, 62 MiB now": what is asked for and what is had; empty: neither.
+std::string huge_state(const heap& h, const region_summary& r);
 /// At most `columns` wide, shortened in the middle.
 std::string shortened(const std::string& text, std::size_t columns);
 /// Rows below one another, columns as wide as their widest text; right: columns of figures. Without

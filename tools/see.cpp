@@ -41,6 +41,7 @@ void map(session& s, const std::string& name, std::size_t cells) {
                  {"holder", static_cast<unsigned>(c.holder)}});
     regions.add({{"id", static_cast<unsigned>(d.region.id)},
                  {"cell_bytes", d.cell_bytes},
+                 {"huge_pages", huge_text(d.region.huge)},
                  {"cells", marks}});
   }
   for (const member_summary& m : members)

@@ -245,6 +245,11 @@ class ANNEX_PUBLIC heap {
   result<audit_report> audit() const;
   /// Shows every region, also those that are not attached here. The callback may use the heap.
   void for_each_region(const std::function<void(const region_summary&)>&) const;
+  /// How many bytes of a region are in transparent huge pages now: as mapped here, where it is
+  /// attached, else in another process that has it. Reads /proc/PID/smaps, which takes the kernel
+  /// some 10 us for each MiB of small pages of that process. Errors: no_such_region, not_supported
+  /// (not known: nobody who has it may be looked into).
+  result<std::uint64_t> huge_bytes(region_id) const;
   /// Shows every zone, pool and ring. The callback may use the heap.
   void for_each_zone(const std::function<void(const zone_summary&)>&) const;
   /// Every live block. Slab blocks that lie in a thread's cache are not live. Holds the heap still

@@ -62,6 +62,16 @@ enum class touch : std::uint8_t { read_write, none };
 /// already, as fresh from the kernel. Zeroed blocks out of memory known to be zero, and not handed
 /// out since, need no clearing.
 enum class fill : std::uint8_t { keep, zero, is_zero };
+/// Transparent huge pages (2 MiB on x86-64) for a region's memory, in every process that attaches
+/// it. For a block that is used at random they save most misses of the address translation, and
+/// populating is two to four times as fast; memory that is used a little here and there gets more
+/// resident. docs/design/0023 has the figures.
+/// automatic: memory that annex makes is as `aligned` says where it is populated anyway, else it is
+/// left as it is; given memory is left as it is. never: small pages, also where the machine would
+/// give huge ones. aligned: the whole aligned pieces of it shall be huge, as far as the kernel has
+/// them; shared memory and files in memory are populated for it unless overcommit is asked for.
+/// always: the same, populated at once and made huge (Linux 6.1), or refused.
+enum class huge_pages : std::uint8_t { automatic, never, aligned, always };
 /// What a program mistake does: stop the program with a report, or count, log and refuse.
 enum class misuse_policy : std::uint8_t { stop, refuse };
 /// How a process gets regions that others added: when it needs them, or only by attach_memory().
@@ -85,6 +95,9 @@ struct memory_range {
   bool pin = false;
   /// A promise: every member that has this memory has it here; they attach it without being told.
   bool same_address = false;
+  /// Asked of the kernel for the range, here and in every process that attaches it; hugetlb memory
+  /// and devices have the pages they have.
+  huge_pages huge = huge_pages::automatic;
   unsigned threads = 0;  ///< that pin it, in pieces of 1 GiB; 0: one per CPU
   /// Of pinning, by any of them, one call at a time.
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};
@@ -209,11 +222,13 @@ struct region_summary {
   int numa_node = any_node;          ///< of its memory, or any_node
   touch access = touch::read_write;  ///< none: no process touches it
   bool draining = false;             ///< nothing is allocated from it: it is being removed
-  void* base = nullptr;              ///< in this process, null when not attached
-  std::uint64_t origin = 0;          ///< where its adder had it, as a number
-  member_id adder{};                 ///< who added it; perhaps gone
-  std::uint64_t iova_runs = 0;       ///< 0: no IOVAs
-  iova first_iova = no_iova;         ///< of its first byte
+  /// What is asked of the kernel; automatic: nothing. heap::huge_bytes() says what it gave.
+  huge_pages huge = huge_pages::automatic;
+  void* base = nullptr;         ///< in this process, null when not attached
+  std::uint64_t origin = 0;     ///< where its adder had it, as a number
+  member_id adder{};            ///< who added it; perhaps gone
+  std::uint64_t iova_runs = 0;  ///< 0: no IOVAs
+  iova first_iova = no_iova;    ///< of its first byte
   /// Path, or how the memory can be reached; empty: only by hand.
   std::string backing;
 };
@@ -400,6 +415,9 @@ struct memory_source {
   /// touched, and a write that finds none ends the program (SIGBUS, or the machine's out-of-memory
   /// killer). Not with reserve, prefault or pin.
   bool overcommit = false;
+  /// Of anonymous memory, of shared memory and of files in memory (tmpfs); for others `aligned` and
+  /// `always` are refused.
+  huge_pages huge = huge_pages::automatic;
   /// Of reserving, populating or pinning.
   std::function<void(std::uint64_t done_bytes, std::uint64_t total_bytes)> progress{};
 };

@@ -36,6 +36,15 @@ int take_kind(std::uint32_t from, memory_source* full) noexcept {
   }
 }
 
+int take_huge(std::uint32_t asked, huge_pages* huge) noexcept {
+  if (asked > ANNEX_HUGE_always)
+    return refuse(make_error(
+        errc::invalid_argument, 0, "huge is {}, but what can be asked goes from {} to {}", asked,
+        static_cast<int>(ANNEX_HUGE_automatic), static_cast<int>(ANNEX_HUGE_always)));
+  *huge = static_cast<huge_pages>(asked);
+  return 0;
+}
+
 template <class Do>
 int in_heap(annex_heap* heap, Do act) noexcept {
   return heap != nullptr ? done(act(heap->heap)) : refuse_argument("heap is null");
@@ -64,6 +73,7 @@ int annex_heap_add_memory(annex_heap* heap, const annex_memory_range* range, uin
       ANNEX_ZERO_ON_ADD | ANNEX_NO_CPU_ACCESS | ANNEX_IS_ZERO | ANNEX_PIN | ANNEX_SAME_ADDRESS;
   if (const int why = check_flags(m.flags, known, "annex_memory_range"); why != 0) return why;
   annex::memory_range full;
+  if (const int why = take_huge(m.huge, &full.huge); why != 0) return why;
   full.base = m.base;
   full.length_bytes = m.length_bytes;
   if (m.page_bytes != 0) full.page_bytes = m.page_bytes;
@@ -92,6 +102,7 @@ int annex_bring_memory(annex_heap* heap, const annex_memory_source* source, uint
       ANNEX_PIN | ANNEX_PREFAULT | ANNEX_PHYSICAL_IOVAS | ANNEX_RESERVE | ANNEX_OVERCOMMIT;
   if (const int why = check_flags(m.flags, known, "annex_memory_source"); why != 0) return why;
   annex::memory_source full;
+  if (const int why = take_huge(m.huge, &full.huge); why != 0) return why;
   if (const int why = take_kind(m.from, &full); why != 0) return why;
   full.length_bytes = m.length_bytes;
   if (m.page_bytes != 0)

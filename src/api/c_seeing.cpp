@@ -58,6 +58,13 @@ int annex_for_each_region(annex_heap* heap, annex_visit_region visit, void* cont
   show<annex::region_summary>(visit, context, [&](auto each) { heap->heap.for_each_region(each); });
   return 0;
 }
+int annex_huge_bytes(annex_heap* heap, uint32_t region, uint64_t* out) {
+  if (heap == nullptr || out == nullptr) return refuse_argument("heap or out is null");
+  const auto bytes = heap->heap.huge_bytes(annex::region_id{region});
+  if (!bytes) return refuse(bytes.error());
+  *out = *bytes;
+  return 0;
+}
 int annex_for_each_zone(annex_heap* heap, annex_visit_zone visit, void* context) {
   if (heap == nullptr || visit == nullptr) return refuse_nulls();
   show<annex::zone_summary>(visit, context, [&](auto each) { heap->heap.for_each_zone(each); });

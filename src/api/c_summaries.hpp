@@ -27,6 +27,10 @@ inline annex_stats as_c(const heap_stats& s) noexcept {
   return c;
 }
 
+static_assert(static_cast<int>(huge_pages::automatic) == ANNEX_HUGE_automatic &&
+              static_cast<int>(huge_pages::never) == ANNEX_HUGE_never &&
+              static_cast<int>(huge_pages::aligned) == ANNEX_HUGE_aligned &&
+              static_cast<int>(huge_pages::always) == ANNEX_HUGE_always);
 inline annex_region_summary as_c(const region_summary& s) noexcept {
   annex_region_summary c{};
   c.struct_bytes = sizeof c;
@@ -42,6 +46,7 @@ inline annex_region_summary as_c(const region_summary& s) noexcept {
   c.base = s.base;
   c.origin = s.origin;
   c.adder = static_cast<std::uint32_t>(s.adder);
+  c.huge = static_cast<std::uint32_t>(s.huge);
   c.iova_runs = s.iova_runs;
   c.first_iova = static_cast<std::uint64_t>(s.first_iova);
   c.backing = s.backing.c_str();

@@ -239,6 +239,9 @@ result<audit_report> heap::audit() const {
 void heap::for_each_region(const std::function<void(const region_summary&)>& visit) const {
   impl_->care.for_each_region(visit);
 }
+result<std::uint64_t> heap::huge_bytes(region_id r) const {
+  return impl_->care.huge_bytes(r);
+}
 void heap::for_each_zone(const std::function<void(const zone_summary&)>& visit) const {
   impl_->care.for_each_zone(visit);
 }

@@ -245,6 +245,7 @@ void look::sum_up(const local_region& region) {
   s.numa_node = seen(r.numa_node);
   s.access = region.access;
   s.draining = r.state.load(std::memory_order_relaxed) == region_draining;
+  s.huge = huge_of(region.id, seen(r.huge), seen(r.huge_check));
   const local_region* const here = views_.existing(region.slot);
   if (here != nullptr && here->id == region.id) s.base = here->base;
   s.origin = seen(r.adder_base);

@@ -12,6 +12,7 @@
 
 #include "base/in_parallel.hpp"
 #include "extent/extents.hpp"
+#include "heap/huge_pages.hpp"
 #include "heap/memory_range.hpp"
 #include "heap/regions.hpp"
 #include "platform/files.hpp"
@@ -144,6 +145,7 @@ result<void> regions::addition::check() {
 }
 
 result<void> regions::addition::pin() {
+  if (!from_.mapped_by_annex) ANNEX_TRY(make_huge_as_asked(m_));
   if (!m_.pin || pins_ != nullptr) return {};
   const auto pinned = pin_memory(m_.base, m_.length_bytes, m_.access, m_.threads, m_.progress);
   if (!pinned) return std::unexpected(pinned.error());
@@ -260,6 +262,8 @@ void regions::addition::write_record(region_record& r, const table_refs& at) {
   r.live_extents = 0;
   r.same_address = m_.same_address ? 1 : 0;
   r.pinned = !m_.pin ? not_pinned : from_.physical ? pinned_physical : pinned_pages;
+  r.huge = static_cast<u8>(m_.huge);
+  r.huge_check = huge_check_of(id_, r.huge);
   r.generations_turned = 0;
   r.numbers_used_inverted = ~r.numbers_used;  // of regions that had this slot before
   std::fill(std::begin(r.floors), std::end(r.floors), 0);

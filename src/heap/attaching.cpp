@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "heap/huge_pages.hpp"
 #include "heap/memory_range.hpp"
 #include "heap/regions.hpp"
 #include "platform/files.hpp"
@@ -143,8 +144,9 @@ result<void> regions::arrival::map() {
                    id_, r_.length_bytes, std::strerror(mapped.error), remedy_for(mapped.error));
 }
 
-// Here too: whoever pinned it first may die.
+// Here too: whoever pinned it first may die, and what is asked of the kernel is each process's own.
 result<void> regions::arrival::pin() {
+  ask_for_huge(base_, r_.length_bytes, huge_of(r_));
   if (r_.pinned == not_pinned || memory_.is_read_only()) return {};
   const auto pinned = pin_memory(base_, r_.length_bytes, static_cast<touch>(r_.access), 0, {});
   if (!pinned)

@@ -14,12 +14,14 @@
 //   hugetlb: hugepages        populated                 the same               neither
 //   anonymous                 as malloc                 populated              as malloc
 //
-// docs/design/0010 says why. With prefault or pin pages are populated instead of reserved.
+// docs/design/0010 says why. With prefault or pin, and for huge pages in memory, pages are
+// populated instead of reserved.
 #include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include "heap/huge_pages.hpp"
 #include "heap/memory_range.hpp"
 #include "heap/regions.hpp"
 #include "heap/source_file.hpp"
@@ -72,6 +74,7 @@ result<void> check_source(const memory_source& m) {
   ANNEX_TRY(check_numa_node(m.numa_node));
   if ((m.from == source::file || m.from == source::device) && m.path.empty())
     return refuse(errc::invalid_argument, "a file or device needs a path");
+  ANNEX_TRY(check_huge(m));
   if (m.overcommit && (m.reserve || m.prefault || m.pin))
     return refuse(errc::invalid_argument,
                   "overcommit asks for memory that need not be there, reserve, prefault and pin "
@@ -109,6 +112,7 @@ class regions::bringing {
 
  private:
   result<void> fit_device();
+  result<void> settle_huge();
   result<void> want_of_place();
 
   // A device's memory is where it is.
@@ -117,7 +121,8 @@ class regions::bringing {
   // A hugepage that is not there is a fault later: better a refusal now.
   bool populates() const noexcept {
     return m_.pin || m_.prefault || (file_.huge_page_bytes() != 0 && !m_.overcommit) ||
-           (m_.reserve && m_.from == source::anonymous);
+           (m_.reserve && m_.from == source::anonymous) || m_.huge == huge_pages::always ||
+           (m_.huge == huge_pages::aligned && is_file() && !m_.overcommit);
   }
   // A memfd has no size that others could use up: the look at the machine is all by default.
   bool reserves() const noexcept {
@@ -130,6 +135,7 @@ class regions::bringing {
   const memory_source& m_;
   source_file file_;
   int node_;
+  huge_pages huge_ = huge_pages::automatic;
   u64 alignment_ = 0;
   os::file_system place_;  // of a file
   place_request wanted_;
@@ -173,6 +179,24 @@ result<void> regions::bringing::open() {
   if (m_.from == source::device) ANNEX_TRY(fit_device());
   ANNEX_TRY(file_.identify());
   if (is_file()) place_ = os::file_system_of(file_.fd());
+  return settle_huge();
+}
+
+// By itself where every page comes at once and it costs no memory; what others made stays as it is.
+result<void> regions::bringing::settle_huge() {
+  const bool is_hugetlb = file_.huge_page_bytes() != 0 || place_.huge_page_bytes != 0;
+  const bool can_be =
+      m_.from == source::anonymous || (is_file() && place_.in_memory && !is_hugetlb);
+  if (wants_huge(m_.huge) && !can_be)
+    return refuse(errc::invalid_argument,
+                  "transparent huge pages are asked for, but {} lies on a disk or in hugetlbfs; "
+                  "leave huge automatic, or bring anonymous or shared memory",
+                  m_.path.empty() ? "the descriptor" : m_.path);
+  huge_ = m_.huge;
+  if (huge_ == huge_pages::automatic && can_be && populates() && m_.from != source::descriptor)
+    huge_ = huge_pages::aligned;
+  if (wants_huge(huge_) && m_.length_bytes >= os::transparent_page_bytes())
+    alignment_ = std::max(alignment_, os::transparent_page_bytes());
   return {};
 }
 
@@ -219,6 +243,12 @@ result<void> regions::bringing::map() {
           : os::map_anonymous(m_.length_bytes, 0, is_shared, alignment_);
   if (mapped.address == nullptr) return file_.refused(mapped.error, "map");
   base_ = mapped.address;
+  ANNEX_TRY(check_huge(memory_range{.base = base_,
+                                    .length_bytes = m_.length_bytes,
+                                    .fd = file_.fd(),
+                                    .fd_offset = m_.offset_bytes,
+                                    .huge = huge_}));
+  ask_for_huge(base_, m_.length_bytes, huge_);
   if (bound_node() == any_node) return {};
   const int why = os::bind_to_node(base_, m_.length_bytes, bound_node());
   if (why == 0) return {};
@@ -246,14 +276,15 @@ result<void> regions::bringing::reserve() {
 // Pinned or populated, on its node.
 result<void> regions::bringing::populate() {
   if (!populates()) return {};
+  if (!m_.pin || wants_huge(huge_))
+    ANNEX_TRY(populate_memory(static_cast<char*>(base_), m_.length_bytes, m_.page_bytes, file_.fd(),
+                              m_.threads, m_.progress, huge_));
   if (m_.pin) {
     const auto pinned =
-        pin_memory(base_, m_.length_bytes, touch::read_write, m_.threads, m_.progress);
+        pin_memory(base_, m_.length_bytes, touch::read_write, m_.threads,
+                   wants_huge(huge_) ? std::function<void(u64, u64)>{} : m_.progress);
     if (!pinned) return std::unexpected(pinned.error());
     pins_ = *pinned;
-  } else {
-    ANNEX_TRY(populate_memory(static_cast<char*>(base_), m_.length_bytes, m_.page_bytes, file_.fd(),
-                              m_.threads, m_.progress));
   }
   return check_node(base_, m_.length_bytes, m_.page_bytes, bound_node());
 }
@@ -292,7 +323,8 @@ result<region_id> regions::bringing::add() {
                            .fd_offset = m_.offset_bytes,
                            .numa_node = node_,
                            .contents = is_fresh ? fill::is_zero : fill::keep,
-                           .pin = m_.pin};
+                           .pin = m_.pin,
+                           .huge = huge_};
   const bool has_tables_there = !m_.overcommit && wanted_.table_bytes != 0;
   auto added = memory_.add_memory(range, {.mapped_by_annex = true,
                                           .owned_path = file_.owned_path(),

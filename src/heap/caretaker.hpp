@@ -3,6 +3,7 @@
 //
 //   caretaker.cpp   trim, recover, reap, audit: each takes the heap lock and calls src/care/
 //   seeing.cpp      figures, regions, zones, blocks, map, members
+//   huge_bytes.cpp  huge pages, as the kernel tells of them
 //   snapshot.cpp    all of it at once, without any lock (care/look.hpp)
 //
 // Threads and processes: any, any time. What only reads works from a process that may not write.
@@ -36,6 +37,7 @@ class caretaker : public part {
 
   heap_stats stats() noexcept;
   void for_each_region(const std::function<void(const region_summary&)>& visit);
+  result<u64> huge_bytes(region_id region);
   void for_each_zone(const std::function<void(const zone_summary&)>& visit);
   result<void> for_each_block(const std::function<void(const block_summary&)>& visit);
   void for_each_map_piece(const std::function<void(const map_piece&)>& visit);

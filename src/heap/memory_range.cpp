@@ -6,6 +6,7 @@
 
 #include "base/in_parallel.hpp"
 #include "base/limits.hpp"
+#include "heap/huge_pages.hpp"
 #include "platform/memory.hpp"
 #include "platform/numa.hpp"
 #include "region/room.hpp"
@@ -72,7 +73,7 @@ result<void> check_range(const memory_range& m) {
     return refuse(errc::no_cpu_access,
                   "memory the CPU may not touch can't be zeroed, or be known to be zero; zero it "
                   "by its device, and add it with fill::keep");
-  return {};
+  return check_huge(m);
 }
 
 result<void> check_mapped(const void* base, u64 bytes, touch access) {
@@ -99,12 +100,17 @@ result<void> check_mapped(const void* base, u64 bytes, touch access) {
 }
 
 result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int fd, unsigned threads,
-                             const std::function<void(u64, u64)>& progress) {
+                             const std::function<void(u64, u64)>& progress, huge_pages huge) {
   const u64 piece = std::max(piece_bytes, page_bytes);
+  huge_maker whole(base, bytes, huge);
   const int why = in_parallel(
-      bytes, piece, threads, [&](unsigned, u64 at, u64 n) { return os::populate(base + at, n); },
+      bytes, piece, threads,
+      [&](unsigned, u64 at, u64 n) {
+        const int no_touch = whole.make(at, n);
+        return no_touch != 0 ? no_touch : os::populate(base + at, n);
+      },
       progress);
-  return why == 0 ? result<void>{} : refuse_pages(why, fd, bytes, page_bytes);
+  return why == 0 ? whole.check() : refuse_pages(why, fd, bytes, page_bytes);
 }
 
 }  // namespace annex::detail

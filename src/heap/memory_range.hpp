@@ -25,9 +25,11 @@ result<void> check_numa_node(int node);
 /// No page at base, base + stride, … is on another node (any_node: there is none); those that are
 /// not there are not looked at.
 result<void> check_node(const void* base, u64 bytes, u64 stride, int node);
-/// Every page there, by several threads. fd: of the file behind it, or -1: to say what is wrong.
+/// Every page there, by several threads; huge ones where they are wanted. fd: of the file behind
+/// it, or -1: to say what is wrong.
 result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int fd, unsigned threads,
-                             const std::function<void(u64, u64)>& progress);
+                             const std::function<void(u64, u64)>& progress,
+                             huge_pages huge = huge_pages::automatic);
 
 /// The record as it is now. What is checked in it is what is used, whoever changes it meanwhile.
 inline region_record copy_of(const region_record& r) noexcept {

@@ -38,7 +38,8 @@ result<void> regions::prefault(region_id region, unsigned threads,
       place.in_memory)
     ANNEX_TRY(check_room(view.length_bytes - std::min(view.length_bytes, os::allocated_bytes(fd)),
                          place.huge_page_bytes, r.numa_node));
-  ANNEX_TRY(populate_memory(view.base, view.length_bytes, page_bytes, fd, threads, progress));
+  ANNEX_TRY(populate_memory(view.base, view.length_bytes, page_bytes, fd, threads, progress,
+                            huge_of(copy_of(r))));
   return check_node(view.base, view.length_bytes, page_bytes, r.numa_node);
 }
 

@@ -185,6 +185,7 @@ void caretaker::for_each_region(const std::function<void(const region_summary&)>
     s.numa_node = r.numa_node;
     s.access = static_cast<touch>(r.access);
     s.draining = r.state.load(std::memory_order_relaxed) == region_draining;
+    s.huge = huge_of(r);
     s.base = view.base;
     s.origin = r.adder_base;
     s.adder = member_id{r.adder};

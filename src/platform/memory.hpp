@@ -48,4 +48,29 @@ struct mapped_stretch {
 int for_each_mapped(const void* address, u64 bytes,
                     function_ref<bool(const mapped_stretch&)> visit);
 
+// ---- transparent huge pages: ordinary memory in pages that the processor takes at once ----------
+
+/// Bytes of one; 0: this kernel has none.
+u64 transparent_page_bytes();
+/// What the machine's administrator chose, for memory of a process and for shared memory: the words
+/// in brackets of /sys/kernel/mm/transparent_hugepage; empty: can't be seen.
+struct transparent_settings {
+  char own[16] = {}, shared[16] = {};
+};
+transparent_settings transparent_settings_of_machine();
+/// Whether pages that come from now on shall be huge where whole ones fit, or never. The kernel
+/// may have its own mind. EINVAL: not of such memory.
+int advise_huge(void* address, u64 bytes, bool wanted);
+/// Makes one of each whole piece of which at least one small page is there, now, without losing
+/// what it contains. EINVAL: this kernel (before Linux 6.1) or such memory has none. ENOMEM, EBUSY:
+/// there is no memory in one piece. EAGAIN: somebody has a page of it.
+int make_huge(void* address, u64 bytes);
+/// What a process has mapped, in order of addresses, with how much of each is in huge pages, until
+/// visit returns false. Of a file: device, inode and the offset of its first byte; else inode 0.
+/// Reads all of /proc/PID/smaps: some 10 us for each MiB of small pages. process_id 0: this one.
+struct mapping_pages {
+  u64 begin = 0, end = 0, file_offset = 0, device = 0, inode = 0, huge_bytes = 0;
+};
+int for_each_mapping_pages(u32 process_id, function_ref<bool(const mapping_pages&)> visit);
+
 }  // namespace annex::os

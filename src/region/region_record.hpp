@@ -137,7 +137,8 @@ struct region_record {
   u32 first_clean;        // granules from here on are zeros nobody was ever given
   u8 pinned;              // region_pin: every member that has it pins it
   u8 generations_turned;  // some place was named so often that its generations began again
-  u8 padding0[2];
+  u8 huge;                // huge_pages: what every member that has it asks of the kernel
+  u8 huge_check;          // its witness (huge_check_of)
   // Granules from here on are taken from the file system when they are given out; 0: none.
   u32 first_unsure;
   // Of this slot, by the regions before; stays when the region goes (region/generation.hpp).
@@ -162,6 +163,20 @@ inline u64 seal_of_region(const region_record& r) noexcept {
        u64{r.granule_count} << 32 | u64{r.same_address} << 8 | r.pinned, r.first_unsure,
        u64{r.granules} << 32 | r.extents, u64{r.iova_runs} << 32 | r.iova_order,
        u64{r.iova_index} << 32 | r.iova_run_count, seal_of_bytes(r.path, sizeof r.path)});
+}
+/// What is asked of the kernel for its memory is a hint with a witness of its own, not in the seal:
+/// libraries of layout 5.0 know neither, and leave in the slot what was there before. What does not
+/// fit the region's id is nothing, and no damage.
+inline u8 huge_check_of(u32 region_id, u8 huge) noexcept {
+  return huge == 0 ? 0 : static_cast<u8>(seal_of({u64{region_id} << 8 | huge}));
+}
+inline huge_pages huge_of(u32 region_id, u8 huge, u8 check) noexcept {
+  const bool fits =
+      huge <= static_cast<u8>(huge_pages::always) && huge_check_of(region_id, huge) == check;
+  return fits ? huge_pages{huge} : huge_pages::automatic;
+}
+inline huge_pages huge_of(const region_record& r) noexcept {
+  return huge_of(r.id.value, r.huge, r.huge_check);
 }
 inline u64 seal_of_runs(const iova_run* runs, u32 count) noexcept {
   return count == 0 ? 0 : seal_of_bytes(runs, u64{count} * sizeof(iova_run));

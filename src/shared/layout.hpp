@@ -26,8 +26,8 @@ namespace annex {
 
 inline constexpr u64 segment_magic = 0x676573'78656e6e61;  // "annexseg"
 // A newer minor version uses reserved room: it reads older segments, and older libraries leave its
-// fields alone. 5: zones that are committed, words to wait on (docs/design/0015, 0016). 6: large
-// blocks that threads keep (docs/design/0024).
+// fields alone. 5: zones that are committed, words to wait on (docs/design/0015, 0016). 6: the huge
+// pages of a region, large blocks that threads keep (docs/design/0023, 0024).
 inline constexpr u32 layout_major = 6, layout_minor = 0;
 
 using chunk_ref = u32;

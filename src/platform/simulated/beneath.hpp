@@ -80,6 +80,11 @@ decltype(os::hide_from_leak_search) hide_from_leak_search;
 decltype(os::populate) populate;
 decltype(os::check_mapping) check_mapping;
 decltype(os::for_each_mapped) for_each_mapped;
+decltype(os::transparent_page_bytes) transparent_page_bytes;
+decltype(os::transparent_settings_of_machine) transparent_settings_of_machine;
+decltype(os::advise_huge) advise_huge;
+decltype(os::make_huge) make_huge;
+decltype(os::for_each_mapping_pages) for_each_mapping_pages;
 
 // numa.hpp
 decltype(os::node_count) node_count;

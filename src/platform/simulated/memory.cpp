@@ -64,4 +64,26 @@ int for_each_mapped(const void* address, u64 bytes,
                         bytes, visit);
 }
 
+u64 transparent_page_bytes() {
+  return simulated::pass(__func__, beneath::transparent_page_bytes);
+}
+
+transparent_settings transparent_settings_of_machine() {
+  return simulated::pass(__func__, beneath::transparent_settings_of_machine);
+}
+
+int advise_huge(void* address, u64 bytes, bool wanted) {
+  return simulated::ask(__func__, {EINVAL, ENOMEM}, beneath::advise_huge, address, bytes, wanted);
+}
+
+int make_huge(void* address, u64 bytes) {
+  return simulated::ask(__func__, {EINVAL, ENOMEM, EAGAIN, EBUSY}, beneath::make_huge, address,
+                        bytes);
+}
+
+int for_each_mapping_pages(u32 process_id, function_ref<bool(const mapping_pages&)> visit) {
+  return simulated::ask(__func__, {EACCES, EMFILE, ENOENT}, beneath::for_each_mapping_pages,
+                        process_id, visit);
+}
+
 }  // namespace annex::os
