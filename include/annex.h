@@ -374,11 +374,14 @@ ANNEX_PUBLIC void annex_trim(annex_heap* heap);
 /** What a block must be like. */
 struct annex_placement {
   size_t struct_bytes, size_bytes;
-  size_t align_bytes;    /**< power of two; 0: 64 */
-  size_t boundary_bytes; /**< power of two, at least size_bytes: the block crosses no multiple of
+  size_t align_bytes;      /**< power of two; 0: 64 */
+  size_t boundary_bytes;   /**< power of two, at least size_bytes: the block crosses no multiple of
                             it; 0: none */
-  uint32_t flags;        /**< ANNEX_ZEROED, ANNEX_IOVA_CONTIGUOUS */
-  int numa_node_plus_1;  /**< preferred; 0: any */
+  uint32_t flags;          /**< ANNEX_ZEROED, ANNEX_IOVA_CONTIGUOUS */
+  int numa_node_plus_1;    /**< preferred; 0: any */
+  size_t iova_align_bytes; /**< power of two, of the IOVA alone: align_bytes is then of the address
+                              alone; 0: align_bytes says both; else ANNEX_IOVA_CONTIGUOUS */
+  uint64_t highest_iova;   /**< no byte has a higher IOVA; 0: any; else ANNEX_IOVA_CONTIGUOUS */
 };
 
 /** A block of 1 byte to 16 TiB, aligned to 16 (64 from 64 bytes up in steps of 64). Null:
@@ -444,7 +447,8 @@ struct annex_zone {
   uint32_t padding;
   uint64_t generation; /**< higher than of every zone before */
 };
-/** Allocates a block under a name (1 to 63 bytes); size_bytes 0: the largest there is. out may be
+/** Allocates a block under a name (1 to 63 bytes); size_bytes 0: the largest in what is
+ * free. out may be
  * null. Errors: invalid_name, zone_exists, out_of_memory, limit_reached, read_only. */
 ANNEX_PUBLIC int annex_zone_reserve(annex_heap* heap, const char* name,
                                     const struct annex_placement* placement,
@@ -751,7 +755,10 @@ struct annex_pool_options {
   uint32_t cache_objects; /**< per thread, up to 512; 0: 256 (ANNEX_POOL_NO_CACHE: none) */
   size_t align_bytes;     /**< of every object; 0: 64 */
   uint32_t flags;
-  int numa_node_plus_1; /**< 0: any */
+  int numa_node_plus_1;  /**< 0: any */
+  size_t boundary_bytes; /**< power of two, at least object_bytes: no object crosses a multiple of
+                            it; 0: none */
+  uint64_t highest_iova; /**< no byte has a higher IOVA; 0: any; else ANNEX_IOVA_CONTIGUOUS */
 };
 /** A pool that this process has open. */
 typedef struct annex_pool annex_pool;

@@ -243,6 +243,8 @@ struct annex_placement {
   size_t boundary_bytes;
   uint32_t flags;
   int numa_node_plus_1;
+  size_t iova_align_bytes;
+  uint64_t highest_iova;
 };
  void* annex_allocate(annex_heap* heap, size_t size_bytes);
  void* annex_allocate_placed(annex_heap* heap, const struct annex_placement* placement);
@@ -472,6 +474,8 @@ struct annex_pool_options {
   size_t align_bytes;
   uint32_t flags;
   int numa_node_plus_1;
+  size_t boundary_bytes;
+  uint64_t highest_iova;
 };
 typedef struct annex_pool annex_pool;
  int annex_pool_create(annex_heap* heap, const char* name,

@@ -109,6 +109,16 @@ static void check_heaps_and_blocks(void) {
   CHECK(annex_last_failure(&why) == 0 && why.requested_bytes == 1u << 30 &&
         why.why == ANNEX_CAUSE_contiguity);
   CHECK(why.free_bytes != 0 && strcmp(why.text, annex_last_failure_text()) == 0);
+  struct annex_placement reached = {.struct_bytes = sizeof reached,
+                                    .size_bytes = 64,
+                                    .iova_align_bytes = 256,
+                                    .highest_iova = UINT64_MAX};
+  void* low = annex_allocate_placed(heap, &reached);
+  CHECK(low != NULL && annex_locate(low, &where) == 0 && where.iova % 256 == 0);
+  annex_free(low);
+  reached.highest_iova = 1;
+  CHECK(annex_allocate_placed(heap, &reached) == NULL);
+  CHECK(annex_locate(block, &where) == 0);
   placed.flags = ANNEX_PIN;
   CHECK(annex_allocate_placed(heap, &placed) == NULL &&
         strstr(annex_last_error_text(), "annex_placement") != NULL);

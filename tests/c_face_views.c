@@ -27,6 +27,9 @@ void check_pools(void) {
   CHECK(annex_pool_create(heap, "p", &options, &pool) == 0 && annex_pool_is_open(pool) == 1);
   CHECK(annex_pool_create(heap, "p", &options, &again) == ANNEX_E_zone_exists);
   CHECK(annex_pool_create(heap, "q", NULL, &again) == ANNEX_E_invalid_argument);
+  options.boundary_bytes = 100;
+  CHECK(annex_pool_create(heap, "q", &options, &again) == ANNEX_E_invalid_argument);
+  options.boundary_bytes = 0;
   options.object_count = 0;
   CHECK(annex_pool_create(heap, "q", &options, &again) == ANNEX_E_invalid_argument);
   options.flags = ANNEX_PIN;

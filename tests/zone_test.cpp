@@ -120,7 +120,7 @@ TEST_F(zones, cannot_be_freed_as_a_block) {
   EXPECT_EQ(must(h.find_zone("z")).address, z.address);
 }
 
-TEST_F(zones, the_largest_there_is_needs_no_growth_while_anything_is_free) {
+TEST_F(zones, the_largest_there_is_never_grows_the_heap) {
   heap h = heap_with(4 << 20);
   int calls = 0;
   h.on_shortage([&](std::size_t) {
@@ -132,9 +132,8 @@ TEST_F(zones, the_largest_there_is_needs_no_growth_while_anything_is_free) {
   const zone all = must(h.reserve_zone("all", {}));
   EXPECT_EQ(all.size_bytes, 4u << 20);
   EXPECT_EQ(calls, 0);
-  const zone more = must(h.reserve_zone("more", {}));
-  EXPECT_EQ(more.size_bytes, 1u << 20) << "nothing was free: it grew";
-  EXPECT_EQ(calls, 1);
+  EXPECT_EQ(refused(h.reserve_zone("more", {})), errc::out_of_memory);
+  EXPECT_EQ(calls, 0) << "nothing is free, and it still did not grow";
 }
 
 // ---- zones that are committed (docs/design/0016) ------------------------------------------------

@@ -169,7 +169,8 @@ class ANNEX_PUBLIC heap {
   // ---- addresses --------------------------------------------------------------------------------
   /// Where any byte of any region lies; wait-free, a few ns whatever the number of regions.
   static std::optional<location> locate(const void*) noexcept;
-  /// The address here of a bus address; O(log runs). nullptr: no region of this heap attached here
+  /// The address here of a bus address; O(log runs), however many regions lie
+  /// among each other. nullptr: no region of this heap attached here
   /// has it.
   void* address_of(iova) const noexcept;
   /// The handle of a byte of a live block, zone or pool object. Asked again, while the block is
@@ -198,7 +199,8 @@ class ANNEX_PUBLIC heap {
   result<void*> resolve(handle) const;
 
   // ---- zones ------------------------------------------------------------------------------------
-  /// Allocates a block under a name (1 to 63 bytes). size_bytes 0: the largest there is. It can be
+  /// Allocates a block under a name (1 to 63 bytes). size_bytes 0: the largest that meets the
+  /// placement in what is free; the heap never grows for it. It can be
   /// found at once, or, with visibility::on_commit, when commit_zone() says that it is filled:
   /// until then find_zone() refuses it with not_committed. If its maker dies first, it stays so,
   /// listed with its maker (for_each_zone), until somebody releases it or reserves the name anew,

@@ -26,9 +26,16 @@ struct pool_options {
   std::uint32_t object_count = 0;     ///< 1 to 2^30
   std::size_t align_bytes = 64;       ///< of every object
   std::uint32_t cache_objects = 256;  ///< per thread, up to 512; 0: none
-  /// Every object lies in one IOVA run (the whole pool does).
+  /// Every object lies in one IOVA run: the whole pool does where there is such a run, else the
+  /// objects are laid out so that none crosses a page. Then, and with a boundary, each takes the
+  /// power of two from its size on.
   bool iova_contiguous = false;
   int numa_node = any_node;  ///< preferred
+  /// Power of two, at least object_bytes: no object crosses a multiple of it, of its address or, if
+  /// iova_contiguous, of its IOVA; 0: none.
+  std::size_t boundary_bytes = 0;
+  /// No byte of an object has a higher IOVA; other than no_iova: iova_contiguous.
+  iova highest_iova = no_iova;
 };
 
 struct pool_access;

@@ -113,6 +113,12 @@ struct placement {
   bool iova_contiguous = false;  ///< only from memory with IOVAs, which follow each other
   bool zeroed = false;           ///< refused for memory without CPU access
   int numa_node = any_node;      ///< preferred; other nodes serve when it is full
+  /// Power of two, of the IOVA alone: align_bytes is then of the address alone. 0: align_bytes says
+  /// both. Other than 0: iova_contiguous.
+  std::size_t iova_align_bytes = 0;
+  /// No byte of the block has a higher IOVA: the mask of a device that can't reach everything.
+  /// Other than no_iova, which allows any: iova_contiguous.
+  iova highest_iova = no_iova;
 };
 
 /// Where a byte lies.

@@ -16,6 +16,8 @@ int take_placement(const annex_placement* in, placement* out, std::uint32_t flag
   out->iova_contiguous = (p.flags & ANNEX_IOVA_CONTIGUOUS) != 0;
   out->zeroed = (p.flags & ANNEX_ZEROED) != 0;
   out->numa_node = minus_one(p.numa_node_plus_1);
+  out->iova_align_bytes = p.iova_align_bytes;
+  if (p.highest_iova != 0) out->highest_iova = annex::iova{p.highest_iova};
   return 0;
 }
 

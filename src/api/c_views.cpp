@@ -56,6 +56,8 @@ int annex_pool_create(annex_heap* heap, const char* name, const annex_pool_optio
   if ((o.flags & ANNEX_POOL_NO_CACHE) != 0) full.cache_objects = 0;
   full.iova_contiguous = (o.flags & ANNEX_IOVA_CONTIGUOUS) != 0;
   full.numa_node = minus_one(o.numa_node_plus_1);
+  full.boundary_bytes = o.boundary_bytes;
+  if (o.highest_iova != 0) full.highest_iova = annex::iova{o.highest_iova};
   return give_new(annex::raw_pool::create(heap->heap, name, full), out);
 }
 int annex_pool_open(annex_heap* heap, const char* name, annex_pool** out) {

@@ -36,6 +36,7 @@
 #pragma once
 #include <array>
 
+#include "base/function_ref.hpp"
 #include "region/address_index.hpp"
 #include "region/region_views.hpp"
 #include "shared/arena.hpp"
@@ -335,6 +336,17 @@ u64 take_direct(const segment& s, region_views& views, thread_cache& c, u32 size
 /// *doubles: as collect().
 u64 take_in_region(const segment& s, region_views& views, thread_cache& c, u32 size_class,
                    u32 region_slot, u32* doubles) noexcept;
+/// What take_fitting() found where there was no such block.
+enum class fitting_search : u8 {
+  found,
+  none,     ///< among those that were looked at: a new slab may have one
+  hopeless  ///< in a slab all of which is free there is none either
+};
+/// One block in this region of which fits(offset) says yes, as take_in_region() takes them, and
+/// what to do where there is none. Looks at a bounded number of slabs and blocks.
+fitting_search take_fitting(const segment& s, region_views& views, thread_cache& c, u32 size_class,
+                            u32 region_slot, function_ref<bool(u64)> fits, u64* entry,
+                            u32* doubles) noexcept;
 /// Gives the older part of a magazine back to the slabs, keeping `keep` entries. *doubles counts
 /// blocks that were free already, and those whose slab has gone since because all of it was free;
 /// not where somebody died moving them.

@@ -11,22 +11,6 @@ constexpr u32 sorted_steps = 16;  // how far a free extent is put in order in it
 // Granules, in search of a block's start: looking costs memory where tables are sparse.
 constexpr u32 steps_back = 4096;
 
-bool bin_is_used(const region_record& r, u32 bin) noexcept {
-  return (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0;
-}
-
-// The first bin from `from` on that holds an extent; extent_bins: none.
-u32 next_used_bin(const region_record& r, u32 from) noexcept {
-  if (from >= extent_bins) return extent_bins;
-  const u32 group = from / 8;
-  const u32 in_group = u32{r.bin_bits[group]} >> (from % 8) << (from % 8);
-  if (in_group != 0) return group * 8 + static_cast<u32>(std::countr_zero(in_group));
-  const u64 groups = group >= 63 ? 0 : r.bin_groups & ~low_bits(group + 1);
-  if (groups == 0) return extent_bins;
-  const u32 next = static_cast<u32>(std::countr_zero(groups));
-  return next * 8 + static_cast<u32>(std::countr_zero(static_cast<u32>(r.bin_bits[next])));
-}
-
 }  // namespace
 
 void extents::set_kind(transaction& t, u32 granule, granule_kind kind) noexcept {
@@ -114,30 +98,6 @@ void extents::make_free(transaction& t) noexcept {
   count_free(t, region_.granule_count);
 }
 
-std::optional<u64> extents::place_in(u32 granule, const extent_request& q) const noexcept {
-  const u64 base = reinterpret_cast<u64>(region_.base), end = end_of(granule);
-  u64 offset = offset_of(granule);
-  const u64 align = std::max(q.align_bytes, u64{64});
-  for (;;) {
-    offset = align_up(base + offset, align) - base;
-    if (q.boundary_bytes != 0 && !q.iova_contiguous &&
-        crosses(base + offset, q.size_bytes, q.boundary_bytes))
-      offset = align_up(base + offset, q.boundary_bytes) - base;
-    if (offset >= end || q.size_bytes > end - offset) return {};
-    if (!q.iova_contiguous) return offset;
-    const auto bus = region_.iovas.at(offset);
-    if (!bus) return {};
-    const bool same_phase = ((bus->address ^ (base + offset)) & (align - 1)) == 0;
-    if (!same_phase || bus->contiguous_bytes < q.size_bytes) {
-      offset += bus->contiguous_bytes;  // the next run
-    } else if (q.boundary_bytes != 0 && crosses(bus->address, q.size_bytes, q.boundary_bytes)) {
-      offset += align_up(bus->address, q.boundary_bytes) - bus->address;
-    } else {
-      return offset;
-    }
-  }
-}
-
 std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offset,
                                           const extent_request& q) noexcept {
   const u32 whole = length_at(region_, granule);
@@ -169,12 +129,28 @@ std::optional<extent_place> extents::take(transaction& t, u32 granule, u64 offse
   return extent_place{first, offset, clean};
 }
 
+// A slab lies as low as it can: what slabs leave behind then lies together, and the rest of the
+// region stays in one piece.
+std::optional<extent_place> extents::allocate_low(transaction& t, u32 first_bin,
+                                                  const extent_request& q) noexcept {
+  u32 lowest = no_extent;
+  u64 offset = 0;
+  for (u32 bin = next_used_bin(record_, first_bin); bin < extent_bins;
+       bin = next_used_bin(record_, bin + 1)) {
+    if (record_.bins[bin] >= lowest) continue;
+    const auto found = place_in(record_.bins[bin], q);
+    // A slab begins with a granule.
+    if (!found || (*found & region_.granule_mask) != 0) continue;
+    lowest = record_.bins[bin];
+    offset = *found;
+  }
+  return lowest != no_extent ? take(t, lowest, offset, q) : std::nullopt;
+}
+
 std::optional<extent_place> extents::allocate(transaction& t, const extent_request& q) noexcept {
   const u64 granule_bytes = u64{1} << region_.granule_shift;
   const u64 wanted = divide_up(q.size_bytes, granule_bytes);
-  if (wanted > record_.free_granules ||
-      (q.iova_contiguous && record_.longest_run_bytes < q.size_bytes))
-    return {};
+  if (wanted > record_.free_granules || !may_fit(record_, q)) return {};
   const u32 length = static_cast<u32>(wanted);
   const bool free_of_constraints =
       q.align_bytes <= limits::smallest_page_bytes && q.boundary_bytes == 0 && !q.iova_contiguous;
@@ -191,14 +167,12 @@ std::optional<extent_place> extents::allocate(transaction& t, const extent_reque
     }
     return {};
   };
-  // A slab lies as low as it can: what slabs leave behind then lies together, and the rest of the
-  // region stays in one piece.
-  if (free_of_constraints && q.kind == granule_slab) {
-    u32 lowest = no_extent;
-    for (u32 bin = next_used_bin(record_, sure); bin < extent_bins;
-         bin = next_used_bin(record_, bin + 1))
-      if (record_.bins[bin] < lowest && place_in(record_.bins[bin], q)) lowest = record_.bins[bin];
-    if (lowest != no_extent) return take(t, lowest, offset_of(lowest), q);
+  if (q.kind == granule_slab && free_of_constraints) {
+    extent_request wish = q;
+    wish.boundary_bytes = q.wished_boundary_bytes;
+    if (wish.boundary_bytes != 0)
+      if (const auto place = allocate_low(t, sure, wish)) return place;
+    if (const auto place = allocate_low(t, sure, q)) return place;
   }
   // Without constraints the first extent of the first bin serves, but for a region whose last
   // granule is cut short.
@@ -212,52 +186,6 @@ std::optional<extent_place> extents::allocate(transaction& t, const extent_reque
        bin = next_used_bin(record_, bin + 1))
     if (auto place = search_bin(bin)) return place;
   return {};
-}
-
-u64 extents::largest_block(const extent_request& q) const noexcept {
-  const u64 base = reinterpret_cast<u64>(region_.base);
-  u64 best = 0;
-  u32 steps = 0;  // a damaged list may run in a circle
-  for (u32 bin = next_used_bin(record_, 0); bin < extent_bins;
-       bin = next_used_bin(record_, bin + 1)) {
-    for (u32 g = record_.bins[bin]; g < region_.granule_count && steps <= region_.granule_count;
-         g = region_.extents[g].next, ++steps) {
-      u64 end = end_of(g);
-      if (record_.first_unsure != 0 && g < record_.first_unsure)
-        end = std::min(end, offset_of(record_.first_unsure));
-      for (u64 offset = offset_of(g); offset < end;) {
-        const u64 aligned = align_up(base + offset, q.align_bytes) - base;
-        u64 stop = end;
-        bool usable = aligned < end;
-        if (q.iova_contiguous) {
-          const auto bus = region_.iovas.at(offset);
-          if (!bus) break;
-          stop = std::min(end, offset + bus->contiguous_bytes);
-          usable =
-              aligned < stop && ((bus->address + (aligned - offset)) & (q.align_bytes - 1)) == 0;
-        }
-        u64 bytes = usable ? stop - aligned : 0;
-        if (q.boundary_bytes != 0) bytes = std::min(bytes, q.boundary_bytes);
-        best = std::max(best, align_down(bytes, limits::smallest_page_bytes));
-        offset = stop;
-      }
-    }
-  }
-  // With a boundary the block may have to be shorter than the space: ask again for exactly that.
-  if (q.boundary_bytes != 0 && best != 0) {
-    extent_request exact = q;
-    steps = 0;
-    for (exact.size_bytes = best; exact.size_bytes >= limits::smallest_page_bytes;
-         exact.size_bytes /= 2)
-      for (u32 bin = next_used_bin(record_, 0); bin < extent_bins;
-           bin = next_used_bin(record_, bin + 1))
-        for (u32 g = record_.bins[bin];
-             g < region_.granule_count && steps <= 64 * region_.granule_count;
-             g = region_.extents[g].next, ++steps)
-          if (place_in(g, exact)) return exact.size_bytes;
-    return 0;
-  }
-  return best;
 }
 
 void extents::free(transaction& t, u32 granule) noexcept {
@@ -363,18 +291,21 @@ u32 extents::first_of(u32 granule) const noexcept {
   return no_extent;
 }
 
+// Of a block that is longer than a hint reaches, from hint to hint.
 void extents::remember_first(u32 granule, u32 first) const noexcept {
-  const granule_entry seen = load_granule(&region_.granules[granule]);
-  const u32 distance = granule - first;
-  if (seen.kind != granule_inside || seen.distance == distance || distance > 0xffff ||
-      !region_.tables.back_granules(granule, granule))
-    return;
-  granule_entry hint = seen;
-  hint.distance = static_cast<u16>(distance);
-  // Only if it is what it was: a transaction may be cutting this place anew.
-  u64 expected = std::bit_cast<u64>(seen);
-  std::atomic_ref(*reinterpret_cast<u64*>(&region_.granules[granule]))
-      .compare_exchange_strong(expected, std::bit_cast<u64>(hint), std::memory_order_relaxed);
+  constexpr u32 longest = std::numeric_limits<u16>::max();
+  for (u32 at = granule, distance = 0; at > first; at -= distance) {
+    distance = std::min(at - first, longest);
+    const granule_entry seen = load_granule(&region_.granules[at]);
+    if (seen.kind != granule_inside || !region_.tables.back_granules(at, at)) return;
+    if (seen.distance == distance) continue;
+    granule_entry hint = seen;
+    hint.distance = static_cast<u16>(distance);
+    // Only if it is what it was: a transaction may be cutting this place anew.
+    u64 expected = std::bit_cast<u64>(seen);
+    std::atomic_ref(*reinterpret_cast<u64*>(&region_.granules[at]))
+        .compare_exchange_strong(expected, std::bit_cast<u64>(hint), std::memory_order_relaxed);
+  }
 }
 
 u32 longest_free(const local_region& region, u64* holes) noexcept {

@@ -42,7 +42,21 @@ struct extent_request {
   bool iova_contiguous = false;
   granule_kind kind = granule_large;
   u16 holder = 0;
+  u64 iova_align_bytes = 0;    // of the IOVA alone; 0: align_bytes
+  u64 highest_iova = ~u64{0};  // no byte lies above it
+  /// Not the whole has to meet boundary and contiguity, but each part of so many bytes, a power of
+  /// two that divides the boundary: 0: the whole.
+  u64 unit_bytes = 0;
+  /// A slab: where it can be had, none of its bytes lie across a multiple of it; 0: anywhere.
+  u64 wished_boundary_bytes = 0;
 };
+
+/// Whether there may be a place for it in the region, by what its record says of IOVAs.
+inline bool may_fit(const region_record& r, const extent_request& q) noexcept {
+  return !q.iova_contiguous ||
+         (r.longest_run_bytes >= (q.unit_bytes != 0 ? q.unit_bytes : q.size_bytes) &&
+          r.lowest_iova <= q.highest_iova);
+}
 
 /// The block begins at offset_bytes, in the extent's first granule. Its bytes from
 /// clean_offset_bytes on are zeros.
@@ -88,6 +102,9 @@ class extents {
 
  private:
   std::optional<u64> place_in(u32 granule, const extent_request& request) const noexcept;
+  u64 largest_in(u32 granule, const extent_request& request) const noexcept;
+  std::optional<extent_place> allocate_low(transaction& t, u32 first_bin,
+                                           const extent_request& request) noexcept;
   std::optional<extent_place> take(transaction& t, u32 granule, u64 offset,
                                    const extent_request& request) noexcept;
   void insert(transaction& t, u32 granule, u32 length) noexcept;
@@ -114,6 +131,22 @@ constexpr u32 bin_that_fits(u32 granules) noexcept {
 }
 static_assert(bin_of(~u32{0}) < extent_bins && bin_of(7) == 7 && bin_of(8) == 8 &&
               bin_of(17) == bin_of(16) && bin_that_fits(17) == bin_of(18));
+
+inline bool bin_is_used(const region_record& r, u32 bin) noexcept {
+  return (r.bin_bits[bin / 8] >> (bin % 8) & 1) != 0;
+}
+
+/// The first bin from `from` on that holds an extent; extent_bins: none.
+inline u32 next_used_bin(const region_record& r, u32 from) noexcept {
+  if (from >= extent_bins) return extent_bins;
+  const u32 group = from / 8;
+  const u32 in_group = u32{r.bin_bits[group]} >> (from % 8) << (from % 8);
+  if (in_group != 0) return group * 8 + static_cast<u32>(std::countr_zero(in_group));
+  const u64 groups = group >= 63 ? 0 : r.bin_groups & ~low_bits(group + 1);
+  if (groups == 0) return extent_bins;
+  const u32 next = static_cast<u32>(std::countr_zero(groups));
+  return next * 8 + static_cast<u32>(std::countr_zero(static_cast<u32>(r.bin_bits[next])));
+}
 
 /// Extents of a region in order: visit(granule, length, kind). A region that changes under a reader
 /// without the lock may end the walk early, never run away.

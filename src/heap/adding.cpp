@@ -30,6 +30,8 @@ namespace {
 
 // Of memory added by hand, evenly spread, whose node is looked at: adding costs O(IOVA runs).
 constexpr u64 sampled_pages = 4096;
+// Of the metadata limit, that a region's tables may have so that its granules are small.
+constexpr u64 share_of_metadata = 16;
 // What other processes align their mapping to, at most.
 constexpr u64 widest_common_alignment = 1 * GiB;
 
@@ -101,6 +103,7 @@ class regions::addition {
   os::pinned* pins_;
   os::pinned* pinned_here_ = nullptr;  // not the caller's
   iova_tables tables_;
+  std::vector<iova_span> spans_;  // of the runs, by address
   u8 shift_ = 0;
   int fd_ = -1;
   os::file_identity file_;
@@ -140,7 +143,9 @@ result<void> regions::addition::check() {
   auto tables = make_iova_tables(m_.page_iovas, m_.page_bytes);
   if (!tables) return std::unexpected(tables.error());
   tables_ = std::move(*tables);
-  shift_ = granule_shift_of(m_.length_bytes);
+  spans_ = sorted_spans(tables_, m_.length_bytes);
+  shift_ = granule_shift_of(m_.length_bytes, reinterpret_cast<u64>(m_.base),
+                            memory_.segment_.mapped_bytes() / share_of_metadata);
   return {};
 }
 
@@ -165,7 +170,8 @@ result<void> regions::addition::reserve() {
                    std::strerror(why), remedy_for(why));
 }
 
-// The same bytes of a file, or the same IOVAs, as a region that is there. Under the heap lock.
+// The same bytes of a file, or the same IOVAs, as a region that is there. Under the heap lock: so
+// what is sorted was sorted before, and a region costs a walk over its runs and ours at most.
 std::optional<error> regions::addition::find_conflict() {
   for (const u32 other : used_region_slots(memory_.segment_)) {
     const region_record& o = memory_.views_.record(other);
@@ -181,16 +187,11 @@ std::optional<error> regions::addition::find_conflict() {
         o.lowest_iova > tables_.highest)
       continue;
     const local_region& view = memory_.views_.at(other);
-    for (size_t i = 0; i < tables_.runs.size(); ++i) {
-      const u64 begin = tables_.runs[i].address;
-      const u64 end = i + 1 < tables_.runs.size() ? tables_.runs[i + 1].offset : m_.length_bytes;
-      const u64 bytes = end - tables_.runs[i].offset;
-      if (view.iovas.overlaps(begin, bytes))
-        return make_error(
-            errc::iova_overlap, 0,
-            "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own", begin,
-            begin + bytes, o.id.value);
-    }
+    if (const auto shared = view.iovas.shared_with(spans_))
+      return make_error(
+          errc::iova_overlap, 0,
+          "IOVAs {:#x} to {:#x} are used by region {}; every byte of a heap needs its own",
+          shared->address, shared->address + (shared->bytes - 1), o.id.value);
   }
   return {};
 }
@@ -319,9 +320,9 @@ result<void> regions::addition::record() {
                       fmt::format("{} granules and {} IOVA runs", granules(), runs)));
     }
     write_record(r, *tables);
+    write_runs(r);  // whoever adds next compares with them
     link_record(*t, r);
   }
-  write_runs(views.record(slot_));
   view_ = &views.at(slot_);
   is_recorded_ = true;
   keep_fd(*view_, fd_);
@@ -353,12 +354,12 @@ result<region_id> regions::addition::publish() {
   is_done_ = true;
   segment_header& h = memory_.segment_.header();
   region_record& r = *view_->record;
+  // Of what was written, not of what lies there by now.
+  const u64 iova_seal = seal_of_runs(tables_.runs.data(), static_cast<u32>(tables_.runs.size()));
   {
     locked t(memory_.heap_);
     t->put(r.seal, seal_of_region(r));
-    const auto* runs =
-        r.iova_run_count != 0 ? memory_.segment_.chunk<iova_run>(r.iova_runs) : nullptr;
-    t->put(r.iova_seal, runs == nullptr ? 0 : seal_of_runs(runs, r.iova_run_count));
+    t->put(r.iova_seal, iova_seal);
     t->put(r.state, region_active);
     extents(*view_).make_free(*t);
     begin_claim(*claim_, id_, fd_, memory_.attached_bits());

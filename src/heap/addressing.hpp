@@ -6,10 +6,10 @@
 // Threads and processes: any. locate() is in api/heap.cpp: it needs no heap.
 #pragma once
 #include <mutex>
-#include <vector>
 
 #include "heap/regions.hpp"
 #include "named/naming.hpp"
+#include "region/bus_index.hpp"
 
 namespace annex::detail {
 
@@ -32,14 +32,7 @@ class addressing : public part {
 
   membership& member_;
   regions& memory_;
-  // IOVA → region: ordered by lowest IOVA, with the highest so far, rebuilt when regions came or
-  // went.
-  struct bus_span {
-    u64 lowest, highest, highest_so_far;
-    u32 slot;
-  };
-  std::vector<bus_span> bus_spans_;
-  u32 bus_epoch_ = ~u32{0};
+  bus_index bus_;
   std::mutex bus_mutex_;
 };
 

@@ -247,8 +247,7 @@ void* requests::allocate_extent(const placement& p, u64 size_bytes, u64* dirty_b
     if (segment_.is_damaged()) return explain(explanation::cause::damaged, p);
     {
       locked t(heap_);
-      extent_request q{size_bytes,        p.align_bytes, p.boundary_bytes,
-                       p.iova_contiguous, granule_large, static_cast<u16>(self())};
+      extent_request q = request_for(p, size_bytes, granule_large, static_cast<u16>(self()));
       local_region* view = nullptr;
       if (const auto place = find_extent(*t, p, q, &view, only_slot)) {
         t->put(segment_.member(self()).extents_held, segment_.member(self()).extents_held + 1);
@@ -307,10 +306,6 @@ void* requests::allocate_large(const placement& p) noexcept {
   return block;
 }
 
-void* requests::allocate_cleared(u64 size_bytes) noexcept {
-  return allocate(placement{.size_bytes = size_bytes, .align_bytes = 16, .zeroed = true});
-}
-
 void* requests::allocate(u64 size_bytes) noexcept {
   if (size_bytes > limits::largest_slab_block_bytes)
     if (void* const kept = take_kept_block(size_bytes)) return kept;
@@ -321,29 +316,6 @@ void* requests::allocate(u64 size_bytes) noexcept {
   if (size_bytes > limits::largest_slab_block_bytes) return allocate_large(p);
   bool clean = false;
   return allocate_class(class_of(size_bytes), p, &clean);
-}
-
-void* requests::allocate(const placement& asked) noexcept {
-  placement p = asked;
-  if (p.align_bytes == 0) p.align_bytes = 64;
-  if (!is_possible(p)) return explain(explanation::cause::bad_request, p);
-  const u32 size_class = class_for(p);
-  if (size_class == 0) return allocate_large(p);
-  bool clean = false;
-  void* block = allocate_class(size_class, p, &clean);
-  if (block == nullptr) return nullptr;
-  const local_region* region = address_index::find(block);
-  const bool is_right = is_as_asked(p, *region, block);
-  const bool on_node = p.numa_node == any_node || region->record->numa_node == p.numa_node;
-  if (!is_right || !on_node || !zero_if_asked(block, p, clean)) {
-    // The cache gave a block from a region that won't do: take one of our own where it will.
-    void* better = allocate_large(p);
-    // The node is a preference only.
-    if (better == nullptr && is_right && zero_if_asked(block, p, clean)) return block;
-    free(block);
-    block = better;
-  }
-  return block;
 }
 
 size_t requests::allocate_bulk(u64 size_bytes, std::span<void*> blocks) noexcept {

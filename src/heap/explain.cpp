@@ -19,7 +19,8 @@ thread_local explanation last;
 // What the regions have for a request.
 struct outlook {
   u64 longest_run_bytes = 0;  // of IOVAs
-  u32 unreachable = 0;        // regions that are not attached here
+  u64 lowest_iova = ~u64{0};
+  u32 unreachable = 0;  // regions that are not attached here
   bool any_iova = false, any_attached = false, any_touchable = false, any_in_phase = false;
 };
 
@@ -30,6 +31,8 @@ explanation::cause find_cause(const placement& p, const heap_stats& s, const out
   if (!regions.any_attached) return cause::not_attached;
   if (p.zeroed && !regions.any_touchable) return cause::no_cpu_access;
   if (p.iova_contiguous && !regions.any_iova) return cause::no_addresses;
+  if (p.iova_contiguous && regions.lowest_iova > static_cast<u64>(p.highest_iova))
+    return cause::no_addresses;
   if (p.iova_contiguous && regions.longest_run_bytes < p.size_bytes) return cause::contiguity;
   if (p.iova_contiguous && !regions.any_in_phase) return cause::alignment;
   if (s.largest_free_bytes < p.size_bytes) return cause::no_fit;
@@ -44,12 +47,13 @@ explanation::cause find_cause(const placement& p, const heap_stats& s, const out
 bool has_run_in_phase(const local_region& view, const placement& p) noexcept {
   constexpr u32 most_runs = 65536;
   const iova_map& map = view.iovas;
+  const u64 align =
+      p.iova_align_bytes != 0 ? std::min(p.iova_align_bytes, p.align_bytes) : p.align_bytes;
   if (map.run_count > most_runs) return true;
   for (u32 run = 0; run < map.run_count; ++run) {
     const iova_run& r = map.runs[run];
     const u64 first = reinterpret_cast<u64>(view.base) + r.offset;
-    if (map.end_of(run) - r.offset >= p.size_bytes &&
-        ((first ^ r.address) & (p.align_bytes - 1)) == 0)
+    if (map.end_of(run) - r.offset >= p.size_bytes && ((first ^ r.address) & (align - 1)) == 0)
       return true;
   }
   return false;
@@ -63,6 +67,7 @@ outlook look_at_regions(const segment& s, region_views& views, const placement& 
     if (r.state.load(std::memory_order_relaxed) != region_active) continue;
     seen.longest_run_bytes = std::max(seen.longest_run_bytes, r.longest_run_bytes);
     seen.any_iova |= r.iova_run_count != 0;
+    if (r.iova_run_count != 0) seen.lowest_iova = std::min(seen.lowest_iova, r.lowest_iova);
     const bool here = views.at(slot).base != nullptr;
     seen.any_attached |= here;
     seen.unreachable += !here;
@@ -200,10 +205,22 @@ void say_limit(const placement& p, const segment& s, bool is_mender, std::string
 }
 
 // No hole has addresses or IOVAs as they are asked for.
-void say_addresses(explanation::cause why, const placement& p, u64 longest_run) {
+void say_addresses(explanation::cause why, const placement& p, const outlook& regions) {
   using cause = explanation::cause;
-  const u64 largest_hole = last.largest_free_bytes;
-  if (why == cause::no_addresses)
+  const u64 largest_hole = last.largest_free_bytes, longest_run = regions.longest_run_bytes;
+  if (why == cause::no_addresses && regions.any_iova)
+    write(
+        "{} bytes with IOVAs up to {:#x}: the lowest IOVA of the heap is {:#x}; add memory that "
+        "the device can reach",
+        p.size_bytes, static_cast<u64>(p.highest_iova), regions.lowest_iova);
+  else if (p.highest_iova != no_iova)
+    write(
+        "{} IOVA-contiguous bytes aligned to {} with IOVAs up to {:#x}: the longest run of IOVAs "
+        "has {} bytes, the largest of {} holes {}, none fits below; add memory that the device can "
+        "reach, or ask for less",
+        p.size_bytes, p.align_bytes, static_cast<u64>(p.highest_iova), longest_run, last.hole_count,
+        largest_hole);
+  else if (why == cause::no_addresses)
     write(
         "{} IOVA-contiguous bytes: no region of the heap has IOVAs; add memory with an IOVA "
         "table",
@@ -303,7 +320,7 @@ void* requests::explain(explanation::cause why, const placement& p) noexcept {
     case cause::no_addresses:
     case cause::contiguity:
     case cause::alignment:
-    case cause::boundary: say_addresses(why, p, regions.longest_run_bytes); break;
+    case cause::boundary: say_addresses(why, p, regions); break;
     default: say_no_fit(p, s.total_bytes);
   }
   return nullptr;

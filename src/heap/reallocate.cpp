@@ -107,8 +107,7 @@ void* requests::reallocate(void* block, const placement& asked) noexcept {
     free(block);
     return nullptr;
   }
-  placement p = asked;
-  if (p.align_bytes == 0) p.align_bytes = 64;
+  const placement p = completed(asked);
   const auto live = find_for_reallocate(block);
   // Which of the block's bytes are new nobody knows but the caller: it zeroes them.
   if (!live || !is_possible(p) || p.zeroed) return explain(explanation::cause::bad_request, p);
@@ -117,8 +116,10 @@ void* requests::reallocate(void* block, const placement& asked) noexcept {
   const bool is_right = is_as_asked(p, *live->region, block);
   if (is_right) {
     const bool is_large = live->kind == block_kind::large;
-    const bool would_be_no_smaller = is_large ? room <= u64{live->region->granule_mask} + 1
-                                              : class_for(p) == live->slab->size_class;
+    const bool would_be_no_smaller = is_large
+                                         ? room <= u64{live->region->granule_mask} + 1
+                                         : class_for(p) == live->slab->size_class ||
+                                               class_in(p, *live->region) == live->slab->size_class;
     if (p.size_bytes <= room &&
         (p.size_bytes > room / 2 || would_be_no_smaller || live->region->access == touch::none))
       return block;

@@ -2,6 +2,7 @@
 //
 //   allocate.cpp      sizes → magazine, slab, extent
 //   allocate_in.cpp   the same, in one region
+//   allocate_placed.cpp   the same, where the placement says
 //   reallocate.cpp    the block stays, or its bytes move
 //   explain.cpp       why there is none
 //   free.cpp          address → magazine, remote bitmap, extent
@@ -86,6 +87,11 @@ class requests : public part {
   static explanation last_failure() noexcept;
 
  private:
+  // ---- allocate_placed.cpp
+  void* allocate_fitting(const placement& p) noexcept;
+  void* take_fitting(thread_cache& c, local_region& region, u32 size_class, const placement& p,
+                     bool* clean) noexcept;
+
   void* allocate_class(u32 size_class, const placement& p, bool* clean) noexcept;
   void* allocate_extent(const placement& p, u64 size_bytes, u64* dirty_bytes,
                         u32 only_slot = any_slot) noexcept;

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "heap/placing.hpp"
 #include "heap/zones.hpp"
 #include "platform/memory.hpp"
 #include "region/room.hpp"
@@ -22,19 +23,33 @@ namespace {
 using table_filler = std::function<void(transaction&, zone_record&, void*)>;
 
 // The numbers of a placement, of a zone of any kind.
-result<void> check_zone_placement(const placement& p) {
+result<void> check_zone_placement(const placement& p, u64 unit_bytes) {
   if (!is_power_of_two(p.align_bytes) || p.align_bytes > limits::largest_align_bytes)
     return refuse(errc::invalid_argument, "alignment {} is no power of two up to {}", p.align_bytes,
                   limits::largest_align_bytes);
+  if (p.iova_align_bytes != 0 &&
+      (!is_power_of_two(p.iova_align_bytes) || p.iova_align_bytes > limits::largest_align_bytes))
+    return refuse(errc::invalid_argument, "alignment {} of the IOVA is no power of two up to {}",
+                  p.iova_align_bytes, limits::largest_align_bytes);
+  const u64 kept_together = unit_bytes != 0 ? unit_bytes : p.size_bytes;
   if (p.boundary_bytes != 0 &&
-      (!is_power_of_two(p.boundary_bytes) || p.boundary_bytes < p.size_bytes))
+      (!is_power_of_two(p.boundary_bytes) || p.boundary_bytes < kept_together))
     return refuse(errc::invalid_argument,
                   "boundary {} is no power of two that is at least the size {}", p.boundary_bytes,
-                  p.size_bytes);
+                  kept_together);
   if (p.size_bytes > limits::largest_region_bytes)
     return refuse(errc::invalid_argument, "{} bytes are more than a region may have ({})",
                   p.size_bytes, limits::largest_region_bytes);
   return {};
+}
+
+placement in_general(const placement& p, const zones::zone_table& table) noexcept {
+  placement whole = p;
+  if (table.unit_bytes != 0) {
+    whole.iova_contiguous = false;
+    whole.boundary_bytes = 0;
+  }
+  return whole;
 }
 
 }  // namespace
@@ -48,14 +63,17 @@ class zones::reservation {
         p_(p),
         table_(table),
         fill_table_(fill_table),
+        in_general_(in_general(p, table)),
         has_memory_(table.type != zone_type::ring),
         is_largest_(has_memory_ && p.size_bytes == 0) {}
 
   void gather();
   /// Empty: no extent fits.
   result<std::optional<zone>> attempt();
+  /// The largest is of what there is: gather() has done what can be done, and it never grows the
+  /// heap.
   bool make_room(u32& stage) noexcept {
-    return zones_.blocks_.make_room(stage, p_, is_largest_ ? 1 : p_.size_bytes);
+    return !is_largest_ && zones_.blocks_.make_room(stage, in_general_, p_.size_bytes);
   }
   std::unexpected<error> no_fit();
 
@@ -74,6 +92,7 @@ class zones::reservation {
   const placement& p_;
   const zone_table table_;
   const table_filler& fill_table_;
+  const placement in_general_;  // what is asked of the whole, not of its units
   const bool has_memory_, is_largest_;
   // Of this attempt.
   u64 size_bytes_ = 0;
@@ -120,8 +139,8 @@ result<void> zones::reservation::check_name_and_limit() {
 void zones::reservation::find_place(tenure& t) noexcept {
   view_ = nullptr;
   place_.reset();
-  extent_request q{p_.size_bytes,      p_.align_bytes, p_.boundary_bytes,
-                   p_.iova_contiguous, granule_zone,   0};
+  extent_request q = request_for(p_, p_.size_bytes, granule_zone, 0);
+  q.unit_bytes = table_.unit_bytes;
   if (is_largest_) {
     for (const u32 slot : used_region_slots(zones_.segment_)) {
       const region_record& r = zones_.views_.record(slot);
@@ -224,7 +243,7 @@ result<std::optional<zone>> zones::reservation::attempt() {
 }
 
 std::unexpected<error> zones::reservation::no_fit() {
-  zones_.blocks_.explain(explanation::cause::no_fit, p_);
+  zones_.blocks_.explain(explanation::cause::no_fit, in_general_);
   return std::unexpected(
       make_error(errc::out_of_memory, 0, "{}", zones_.blocks_.last_failure().message()));
 }
@@ -239,9 +258,8 @@ result<zone> zones::reserve_zone(
   if (!member_.ensure_member())
     return refuse(errc::forked_away, "a private heap can't be used in a forked child");
   ANNEX_TRY(refuse_if_damaged());
-  placement p = asked;
-  if (p.align_bytes == 0) p.align_bytes = 64;
-  ANNEX_TRY(check_zone_placement(p));
+  const placement p = completed(asked);
+  ANNEX_TRY(check_zone_placement(p, table.unit_bytes));
   reservation reserved(*this, name, p, table, fill_table);
   reserved.gather();
   u32 stage = 0;

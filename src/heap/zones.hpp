@@ -21,6 +21,7 @@ class zones : public part {
     zone_type type = zone_type::plain;
     u64 bytes = 0;
     visibility seen = visibility::at_once;
+    u64 unit_bytes = 0;  // each part of so many has to lie as asked, not the whole (extent_request)
   };
   /// fill_table: writes the table of a pool or ring, before the transaction that makes it commits.
   result<zone> reserve_zone(

@@ -71,6 +71,43 @@ bool iova_map::overlaps(u64 address, u64 bytes) const noexcept {
   return next != end && address_of(*next) - address < bytes;
 }
 
+std::optional<iova_span> iova_map::shared_with(std::span<const iova_span> spans) const noexcept {
+  const u64 mine = run_count, theirs = spans.size();
+  if (mine == 0 || theirs == 0) return {};
+  const u64 by_search = std::min(mine, theirs) * 2 * (log2_floor(std::max(mine, theirs)) + 1);
+  const auto last_of = [](const iova_span& s) { return s.address + (s.bytes - 1); };
+  if (by_search < mine + theirs && theirs <= mine) {
+    for (const iova_span& s : spans)
+      if (overlaps(s.address, s.bytes)) return s;
+    return {};
+  }
+  const auto meets_none_before = [&](const iova_span& s, u64 address) {
+    return last_of(s) < address;
+  };
+  auto next = spans.begin();
+  for (u32 position = 0; position < run_count && next != spans.end(); ++position) {
+    const iova_span own = span_of(std::min(order[position], run_count - 1));
+    if (own.bytes == 0) continue;
+    if (by_search < mine + theirs)
+      next = std::lower_bound(spans.begin(), spans.end(), own.address, meets_none_before);
+    else
+      while (next != spans.end() && meets_none_before(*next, own.address))
+        ++next;
+    if (next != spans.end() && next->address <= last_of(own)) return *next;
+  }
+  return {};
+}
+
+std::vector<iova_span> sorted_spans(const iova_tables& t, u64 length) {
+  std::vector<iova_span> spans;
+  spans.reserve(t.order.size());
+  for (const u32 run : t.order) {
+    const u64 end = run + 1 < t.runs.size() ? t.runs[run + 1].offset : length;
+    spans.push_back({t.runs[run].address, end - t.runs[run].offset});
+  }
+  return spans;
+}
+
 result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_bytes) {
   iova_tables t;
   const u64 length = page_iovas.size() * page_bytes;

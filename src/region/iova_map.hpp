@@ -19,6 +19,11 @@
 
 namespace annex {
 
+/// Addresses without a break.
+struct iova_span {
+  u64 address, bytes;
+};
+
 /// The map as one process sees it.
 struct iova_map {
   const iova_run* runs = nullptr;
@@ -44,7 +49,15 @@ struct iova_map {
   std::optional<u64> offset_of(u64 address) const noexcept;
   /// Whether any of so many bytes from address on belongs to a run. In as many steps as offset_of.
   bool overlaps(u64 address, u64 bytes) const noexcept;
+  /// IOVAs that the map has too: of these, which are sorted and do not overlap. In as many steps as
+  /// both have runs, or fewer where one of them has few.
+  std::optional<iova_span> shared_with(std::span<const iova_span> spans) const noexcept;
   u32 run_at(u64 offset) const noexcept;
+  /// The run's IOVAs. A damaged table may make them any.
+  iova_span span_of(u32 run) const noexcept {
+    const u64 begin = runs[run].offset, end = end_of(run);
+    return {runs[run].address, end > begin ? end - begin : 0};
+  }
   u64 end_of(u32 run) const noexcept {
     const u64 end = run + 1 < run_count ? runs[run + 1].offset : length_bytes;
     return end < length_bytes ? end : length_bytes;
@@ -59,6 +72,8 @@ struct iova_tables {
   u64 lowest = 0, highest = 0, longest_run_bytes = 0;  // highest: last byte
 };
 
+/// The runs of the tables, sorted by address.
+std::vector<iova_span> sorted_spans(const iova_tables& tables, u64 length_bytes);
 /// Errors: bad_iova (an address wraps around), iova_overlap (two pages share one).
 result<iova_tables> make_iova_tables(std::span<const iova> page_iovas, u64 page_bytes);
 /// Order and index of runs that are sorted by offset. Errors: iova_overlap.

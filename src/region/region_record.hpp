@@ -182,10 +182,18 @@ inline u64 seal_of_runs(const iova_run* runs, u32 count) noexcept {
   return count == 0 ? 0 : seal_of_bytes(runs, u64{count} * sizeof(iova_run));
 }
 
-/// A region of so many bytes is cut into granules of 2^this.
-constexpr u8 granule_shift_of(u64 length_bytes) noexcept {
-  return length_bytes < limits::small_region_bytes ? limits::small_granule_shift
-                                                   : limits::granule_shift;
+/// A region of so many bytes is cut into granules of 2^this: multiples of it in addresses too, so
+/// that what is aligned begins with a granule. Where it does not lie so, in small ones, whose
+/// tables have a 128th of its length, as long as they stay below so many bytes.
+constexpr u8 granule_shift_of(u64 length_bytes, u64 base = 0,
+                              u64 most_table_bytes = ~u64{0}) noexcept {
+  constexpr u64 entry_bytes = sizeof(granule_entry) + sizeof(extent_entry);
+  const bool is_aligned = (base & low_bits(limits::granule_shift)) == 0;
+  const bool is_affordable =
+      (length_bytes >> limits::small_granule_shift) < most_table_bytes / entry_bytes;
+  return length_bytes < limits::small_region_bytes || (!is_aligned && is_affordable)
+             ? limits::small_granule_shift
+             : limits::granule_shift;
 }
 
 /// Two regions that are there at once have different ones, also modulo region_slots.

@@ -7,6 +7,10 @@
 
 namespace annex {
 
+namespace {
+constexpr u64 usual_huge_page_bytes = 2 * MiB;
+}
+
 slab_record* make_slab(transaction& t, const local_region& region, u32 size_class, u64 wanted_bytes,
                        u16 owner, u32 member) noexcept {
   const segment& s = t.seg();
@@ -20,6 +24,9 @@ slab_record* make_slab(transaction& t, const local_region& region, u32 size_clas
   // holds a block.
   for (u64 bytes = wanted_bytes; !place && bytes >= granule_bytes && bytes >= block; bytes /= 2) {
     request.size_bytes = bytes;
+    // So that blocks which may not cross a page come from slabs too.
+    const u64 page = std::max(region.record->page_bytes, usual_huge_page_bytes);
+    request.wished_boundary_bytes = bytes <= page && is_power_of_two(page) ? page : 0;
     place = space.allocate(t, request);
     if (place || bytes == granule_bytes) break;
   }

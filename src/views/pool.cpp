@@ -7,13 +7,67 @@
 #include <annex/pool.hpp>
 
 #include <algorithm>
+#include <bit>
 
 #include "views/pool_access.hpp"
 
 namespace annex {
 
-result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_options& o) {
-  // So low that rounding up to the alignment can't wrap.
+namespace {
+
+// How a pool's objects follow each other.
+struct pool_layout {
+  u64 stride, bytes;
+  u64 unit_bytes;  // that lie as asked each by itself; 0: the whole pool does
+};
+result<pool_layout> lay_out(const pool_options& o, bool apart) {
+  const u64 tight = align_up(o.object_bytes, o.align_bytes);
+  pool_layout l{apart ? std::bit_ceil(tight) : tight, 0, 0};
+  l.unit_bytes = apart ? std::max<u64>(l.stride, 64) : 0;  // of small ones, several
+  if (multiply_overflows(l.stride, o.object_count, &l.bytes) ||
+      l.bytes > limits::largest_region_bytes)
+    return refuse(errc::invalid_argument,
+                  "{} objects of {} bytes are more than a region may have ({} bytes)",
+                  o.object_count, l.stride, limits::largest_region_bytes);
+  return l;
+}
+
+bool may_lie_in_one_run(detail::local_heap& heap, u64 bytes) {
+  for (const u32 slot : used_region_slots(heap.here.seg))
+    if (heap.here.views.record(slot).longest_run_bytes >= bytes) return true;
+  return false;
+}
+
+result<zone> make_pool(detail::local_heap& heap, std::string_view name, const pool_options& o,
+                       const pool_layout& l) {
+  const placement p{.size_bytes = l.bytes,
+                    .align_bytes = o.align_bytes,
+                    .boundary_bytes = o.boundary_bytes,
+                    .iova_contiguous = o.iova_contiguous,
+                    .numa_node = o.numa_node,
+                    .highest_iova = o.highest_iova};
+  const u64 table_bytes = pool_table_bytes(o.object_count, heap.here.seg.thread_limit());
+  const detail::zones::zone_table zone_of_pool{
+      .type = zone_type::pool, .bytes = table_bytes, .unit_bytes = l.unit_bytes};
+  return heap.zones.reserve_zone(
+      name, p, zone_of_pool, [&](transaction&, zone_record&, void* chunk) {
+        // Fresh: nobody sees it before the transaction commits.
+        auto* table = static_cast<pool_table*>(chunk);
+        table->object_bytes = l.stride;
+        table->object_count = o.object_count;
+        table->words = static_cast<u32>(divide_up(o.object_count, 64));
+        // Every object given is looked at in the bits.
+        table->cache_objects = heap.here.has_option(option_checked) ? 0 : o.cache_objects;
+        table->in_bits.value = o.object_count;
+        table->seal = table->right_seal();
+        const known_pool pool(table, l.stride, o.object_count);
+        for (u32 w = 0; w < pool.words; ++w)
+          pool.bits()[w] = low_bits(std::min<u32>(64, o.object_count - w * 64));
+      });
+}
+
+// So low that rounding up to the alignment can't wrap.
+result<void> check_options(const pool_options& o) {
   if (o.object_bytes == 0 || o.object_bytes > limits::largest_region_bytes || o.object_count == 0 ||
       o.object_count > limits::largest_pool || o.cache_objects > pool_cache_slots ||
       !is_power_of_two(o.align_bytes) || o.align_bytes > limits::largest_align_bytes)
@@ -22,36 +76,33 @@ result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_opt
                   "byte to 16 TiB, a power of two up to 1 TiB, and up to {} per cache",
                   o.object_count, o.object_bytes, o.align_bytes, o.cache_objects,
                   limits::largest_pool, pool_cache_slots);
-  detail::local_heap& heap = *h.internal();
-  const u64 stride = align_up(o.object_bytes, o.align_bytes);
-  u64 bytes = 0;
-  if (stride == 1)
+  const u64 tight = align_up(o.object_bytes, o.align_bytes);
+  if (tight == 1)
     return refuse(errc::invalid_argument,
                   "objects of 1 byte: use 2 bytes or more, or an alignment of 2");
-  if (multiply_overflows(stride, o.object_count, &bytes) || bytes > limits::largest_region_bytes)
+  if (o.boundary_bytes != 0 && (!is_power_of_two(o.boundary_bytes) || o.boundary_bytes < tight))
     return refuse(errc::invalid_argument,
-                  "{} objects of {} bytes are more than a region may have ({} bytes)",
-                  o.object_count, stride, limits::largest_region_bytes);
-  placement p{.size_bytes = bytes,
-              .align_bytes = o.align_bytes,
-              .iova_contiguous = o.iova_contiguous,
-              .numa_node = o.numa_node};
-  const u64 table_bytes = pool_table_bytes(o.object_count, heap.here.seg.thread_limit());
-  auto made = heap.zones.reserve_zone(
-      name, p, {zone_type::pool, table_bytes}, [&](transaction&, zone_record&, void* chunk) {
-        // Fresh: nobody sees it before the transaction commits.
-        auto* table = static_cast<pool_table*>(chunk);
-        table->object_bytes = stride;
-        table->object_count = o.object_count;
-        table->words = static_cast<u32>(divide_up(o.object_count, 64));
-        // Every object given is looked at in the bits.
-        table->cache_objects = heap.here.has_option(option_checked) ? 0 : o.cache_objects;
-        table->in_bits.value = o.object_count;
-        table->seal = table->right_seal();
-        const known_pool pool(table, stride, o.object_count);
-        for (u32 w = 0; w < pool.words; ++w)
-          pool.bits()[w] = low_bits(std::min<u32>(64, o.object_count - w * 64));
-      });
+                  "boundary {} is no power of two that is at least an object's {} bytes; give a "
+                  "higher one, or 0",
+                  o.boundary_bytes, tight);
+  return {};
+}
+
+}  // namespace
+
+result<raw_pool> raw_pool::create(heap& h, std::string_view name, const pool_options& o) {
+  ANNEX_TRY(check_options(o));
+  detail::local_heap& heap = *h.internal();
+  const bool by_iova = o.iova_contiguous || o.highest_iova != no_iova;
+  // Apart: no object crosses what none may cross, but the pool does.
+  auto layout = lay_out(o, false);
+  if (!layout) return std::unexpected(layout.error());
+  const bool apart = o.boundary_bytes != 0 || (by_iova && !may_lie_in_one_run(heap, layout->bytes));
+  if (apart) layout = lay_out(o, true);
+  if (!layout) return std::unexpected(layout.error());
+  auto made = make_pool(heap, name, o, *layout);
+  if (!made && made.error().code == errc::out_of_memory && by_iova && !apart)
+    if (const auto other = lay_out(o, true)) made = make_pool(heap, name, o, *other);
   if (!made) return std::unexpected(made.error());
   return open(h, name);
 }
