@@ -72,7 +72,9 @@ TEST_F(huge_memory, is_what_prefault_and_pin_take_where_there_is_any) {
   EXPECT_EQ(said_of(h, never), huge_pages::never);
   EXPECT_EQ(must(h.huge_bytes(never)), 0u);
   const auto pinned = h.bring_memory({.length_bytes = length_bytes, .pin = true});
-  if (pinned) EXPECT_EQ(must(h.huge_bytes(*pinned)), length_bytes);
+  if (pinned) {
+    EXPECT_EQ(must(h.huge_bytes(*pinned)), length_bytes);
+  }
 }
 
 TEST_F(huge_memory, is_left_as_it_is_where_nobody_asks) {
