@@ -131,10 +131,10 @@ TEST_F(huge_memory, refuses_what_can_not_be_and_changes_nothing) {
 
 TEST_F(huge_memory, whoever_attaches_asks_again) {
   if (!can_be_made(true)) GTEST_SKIP() << "this kernel makes no huge pages of shared memory";
-  heap h = heap_with(0);
+  heap h = heap_with(0, {}, "a");
   const region_id id =
       must(h.bring_memory({.length_bytes = length_bytes, .huge = huge_pages::always}));
-  heap other = must(attach_as_another(h.name()));
+  heap other = must(attach_as_another("a"));
   EXPECT_EQ(said_of(other, id), huge_pages::always);
   must(other.attach_memory(id));
   must(other.prefault(id));

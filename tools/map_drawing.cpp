@@ -188,11 +188,11 @@ std::string text_map(const std::vector<drawn_region>& regions,
   const std::size_t per_row = marks_per_row(style.columns);
   std::string text = "  # small blocks  + partly live  L large block  Z zone  c cached  . free\n";
   for (const drawn_region& d : regions) {
-    text +=
-        fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}{}\n",
-                    static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes),
-                    bytes_text(d.cell_bytes), bytes_text(d.live_bytes), bytes_text(d.cached_bytes),
-                    d.region.draining ? "; draining" : "", d.huge.empty() ? "" : "; " + d.huge);
+    text += fmt::format("region {}: {}, one mark is {}; {} live, {} cached{}\n{}",
+                        static_cast<unsigned>(d.region.id), bytes_text(d.region.length_bytes),
+                        bytes_text(d.cell_bytes), bytes_text(d.live_bytes),
+                        bytes_text(d.cached_bytes), d.region.draining ? "; draining" : "",
+                        d.huge.empty() ? "" : "  " + d.huge + "\n");
     bool skipping = false;
     for (std::size_t row = 0; row < d.cells.size(); row += per_row) {
       const std::size_t end = std::min(d.cells.size(), row + per_row);

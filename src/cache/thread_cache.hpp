@@ -277,7 +277,7 @@ template <class Divisor>
       }
     }
   }
-  c->busy.store(0, std::memory_order_release);
+  c->busy.store(0, std::memory_order_release);  // sync(busy)
   return false;
 }
 

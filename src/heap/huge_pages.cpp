@@ -70,13 +70,6 @@ void ask_for_huge(void* base, u64 bytes, huge_pages huge) noexcept {
   (void)os::advise_huge(base, align_up(bytes, os::page_bytes()), huge != huge_pages::never);
 }
 
-result<void> make_huge_as_asked(const memory_range& m) {
-  ask_for_huge(m.base, m.length_bytes, m.huge);
-  if (m.huge != huge_pages::always && !(m.huge == huge_pages::aligned && m.pin)) return {};
-  return populate_memory(static_cast<char*>(m.base), m.length_bytes, m.page_bytes, m.fd, m.threads,
-                         m.progress, m.huge);
-}
-
 huge_maker::huge_maker(char* base, u64 bytes, huge_pages huge) noexcept
     : base_(base),
       bytes_(bytes),
@@ -109,8 +102,8 @@ result<void> huge_maker::check() const {
                      "huge_pages::aligned",
                      missing, page_bytes_, is.own, is.shared);
   return refuse_os(errc::out_of_memory, why,
-                   "{} huge pages of {} bytes of {} can't be had: {}; free memory, write 1 to "
-                   "/proc/sys/vm/compact_memory, or ask for huge_pages::aligned",
+                   "{} huge pages of {} bytes of {} can't be had: {}; free memory, have it "
+                   "compacted (sysctl vm.compact_memory=1), or ask for huge_pages::aligned",
                    missing, page_bytes_, bytes_ / page_bytes_, std::strerror(why));
 }
 

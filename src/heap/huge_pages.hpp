@@ -28,10 +28,6 @@ result<void> check_huge(const memory_source& m);
 
 /// Of the kernel, which may have its own mind: nothing is refused.
 void ask_for_huge(void* base, u64 bytes, huge_pages huge) noexcept;
-/// For memory that is given: asked for, and made where that is wanted (always) or pages come to
-/// stay (pin). Errors: those of populating.
-result<void> make_huge_as_asked(const memory_range& m);
-
 /// Makes huge pages while a range is populated, piece by piece, by several threads: each is touched
 /// once and then made, so that the kernel never fills it with small ones. wants nothing: nothing.
 class huge_maker {

@@ -113,4 +113,11 @@ result<void> populate_memory(char* base, u64 bytes, u64 page_bytes, int fd, unsi
   return why == 0 ? whole.check() : refuse_pages(why, fd, bytes, page_bytes);
 }
 
+result<void> make_huge_as_asked(const memory_range& m) {
+  ask_for_huge(m.base, m.length_bytes, m.huge);
+  if (m.huge != huge_pages::always && !(m.huge == huge_pages::aligned && m.pin)) return {};
+  return populate_memory(static_cast<char*>(m.base), m.length_bytes, m.page_bytes, m.fd, m.threads,
+                         m.progress, m.huge);
+}
+
 }  // namespace annex::detail

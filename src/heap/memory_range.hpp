@@ -38,4 +38,8 @@ inline region_record copy_of(const region_record& r) noexcept {
   return copy;
 }
 
+/// For memory that is given: asked for, and made where that is wanted (always) or pages come to
+/// stay (pin). Errors: those of populating.
+result<void> make_huge_as_asked(const memory_range& m);
+
 }  // namespace annex::detail
