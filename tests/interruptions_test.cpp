@@ -26,7 +26,7 @@
 #include "platform/memory.hpp"
 #include "support.hpp"
 
-#if defined(__SANITIZE_THREAD__)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 #define ANNEX_MAPS_ONLY_ITS_OWN false
 #else
 #define ANNEX_MAPS_ONLY_ITS_OWN true
@@ -138,7 +138,7 @@ TEST_F(platform_of_linux, leaves_nothing_behind_when_a_call_is_refused_halfway) 
             return is_refused && c.is_it(call) ? c.error : 0;
           }))
         return impossible;
-      // ThreadSanitizer maps memory of its own meanwhile: then those of the file count.
+      // A sanitizer maps memory of its own meanwhile: then those of the file count.
       const std::string counted = ANNEX_MAPS_ONLY_ITS_OWN ? "" : path() + "/file";
       const int descriptors = open_descriptors(), mappings = mappings_of(counted.c_str());
       is_refused = true;
