@@ -66,7 +66,7 @@ void reclaim_of_slab(reclaiming& r, const frozen_caches& frozen, const slab_plac
     r.skipped += slab->holdings != 0;
     return;
   }
-  const bool says_held = at.region.granules[at.granule].kind == granule_slab_held;
+  const bool says_held = load_granule(&at.region.granules[at.granule]).kind == granule_slab_held;
   if (owner != nullptr)
     flush(t.seg(), t.views(), *owner, slab->size_class, 0, t.doubles_of(owner->member));
   collect(t.seg(), slab, &t.found().anybodys);

@@ -41,7 +41,7 @@ class region_check {
         in_.broken("E1: region {}: the extent at granule {} has length {}", t_.id, at, length);
         return false;
       }
-      const u8 kind = t_.granules[at].kind;
+      const u8 kind = load_granule(&t_.granules[at]).kind;
       check_interior(at, length, kind);
       if (kind == granule_free) {
         if (before_free)
@@ -102,7 +102,8 @@ class region_check {
     } else if (is_large(kind) || kind == granule_zone) {
       ++live_;
       check_holder(at, kind);
-      if (kind == granule_kept) seen_.kept.push_back({t_.slot, at, t_.granules[at].owner});
+      if (kind == granule_kept)
+        seen_.kept.push_back({t_.slot, at, load_granule(&t_.granules[at]).owner});
     } else {
       in_.broken("E1: region {}: the extent at granule {} has kind {}", t_.id, at, kind);
     }
@@ -166,7 +167,8 @@ class region_check {
   bool check_bin(u32 bin) {
     u32 previous = no_extent;
     for (u32 at = r_.bins[bin]; at != no_extent; at = t_.extents[at].next) {
-      if (at >= t_.granule_count || t_.granules[at].kind != granule_free) return false;
+      if (at >= t_.granule_count || load_granule(&t_.granules[at]).kind != granule_free)
+        return false;
       const extent_entry& e = t_.extents[at];
       if (e.length == 0 || bin_of(e.length) != bin || e.previous != previous ||
           ++listed_ > free_extents_)

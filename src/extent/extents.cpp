@@ -80,7 +80,7 @@ void extents::remove(transaction& t, u32 granule) noexcept {
 
 void extents::seal(transaction& t, u32 granule) noexcept {
   extent_entry& e = region_.extents[granule];
-  t.put(e.seal, seal_of_extent(e, region_.granules[granule].kind, granule,
+  t.put(e.seal, seal_of_extent(e, load_granule(&region_.granules[granule]).kind, granule,
                                record_.id.load(std::memory_order_relaxed)));
 }
 
@@ -191,7 +191,7 @@ std::optional<extent_place> extents::allocate(transaction& t, const extent_reque
 void extents::free(transaction& t, u32 granule) noexcept {
   const bounded_table<extent_entry>& e = region_.extents;
   u32 first = granule, length = length_at(region_, granule);
-  const u8 kind = region_.granules[granule].kind;
+  const u8 kind = load_granule(&region_.granules[granule]).kind;
   if (!is_slab(kind) && (e[granule].name & word_is_named) != 0)
     retire_generation(t, record_, region_.generations, offset_of(granule), end_of(granule),
                       count_in(e[granule].name));
@@ -201,11 +201,12 @@ void extents::free(transaction& t, u32 granule) noexcept {
   t.put(e[granule].holder, 0);
   set_kind(t, granule, granule_inside);
   const u32 after = first + length;
-  if (after < region_.granule_count && region_.granules[after].kind == granule_free) {
+  if (after < region_.granule_count &&
+      load_granule(&region_.granules[after]).kind == granule_free) {
     remove(t, after);
     length += e[after].length;
   }
-  if (first > 0 && region_.granules[first - 1].kind == granule_free) {
+  if (first > 0 && load_granule(&region_.granules[first - 1]).kind == granule_free) {
     const u32 before = e[first - 1].foot;
     remove(t, before);
     length += first - before;
@@ -224,7 +225,7 @@ bool extents::resize(transaction& t, u32 granule, u64 end_offset,
   if (length == old_length) return true;
   const u32 after = granule + old_length;
   const bool next_is_free =
-      after < region_.granule_count && region_.granules[after].kind == granule_free;
+      after < region_.granule_count && load_granule(&region_.granules[after]).kind == granule_free;
   const u32 room = next_is_free ? e[after].length : 0;
   if (length > old_length) {
     if (length - old_length > room) return false;

@@ -26,7 +26,8 @@ bool recover_large_block(tenure& t, const gone_thread& gone) noexcept {
   t.put(slot.inflight_region_1, 0);
   t.put(slot.inflight_seal, 0);
   if (region.record->state.load(std::memory_order_relaxed) >= region_active &&
-      granule < region.granule_count && region.granules[granule].kind == granule_large &&
+      granule < region.granule_count &&
+      load_granule(&region.granules[granule]).kind == granule_large &&
       region.extents[granule].holder == gone.member)
     free_extent(t, region, granule);
   return true;
@@ -36,7 +37,8 @@ namespace {
 
 bool is_to_go(const reclaiming& r, const local_region& region, u32 granule) noexcept {
   const extent_entry& e = region.extents[granule];
-  if (region.granules[granule].kind != granule_large || e.holder != r.member) return false;
+  if (load_granule(&region.granules[granule]).kind != granule_large || e.holder != r.member)
+    return false;
   const u64 offset = (u64{granule} << region.granule_shift) + u64{e.lead} * 64;
   return r.is_chosen(handle_by(region, offset, 0, &e.name));
 }
@@ -51,7 +53,7 @@ void reclaim_of_region(reclaiming& r, local_region& region) noexcept {
     if (is_to_go(r, region, granule)) {
       free_extent(r.t, region, granule);
       ++r.freed;
-      if (region.granules[before].kind == granule_free) granule = before;
+      if (load_granule(&region.granules[before]).kind == granule_free) granule = before;
       continue;
     }
     before = granule;

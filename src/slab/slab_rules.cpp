@@ -74,7 +74,8 @@ class slab_check {
     if (generations == 0) return true;
     if (!in_.take(generations, u64{slab_->capacity} * sizeof(u32), "generations")) return false;
     check_words(in_, region_, in_.s.chunk<u32>(generations), slab_->capacity, "slab");
-    if (in_.locked && slab_->owner != no_owner && region_.granules[at_].kind != granule_slab_held)
+    if (in_.locked && slab_->owner != no_owner &&
+        load_granule(&region_.granules[at_]).kind != granule_slab_held)
       in_.broken(
           "H2: region {}: the slab at granule {} has generations, but its owner's frees go past "
           "them",
