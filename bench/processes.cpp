@@ -31,6 +31,17 @@ struct own_directory {
   own_directory& operator=(const own_directory&) = delete;
 };
 
+// This process allocates, the child frees.
+template <class Allocate>
+measurement give_to(exchange& x, pid_t child, Allocate allocate) {
+  while (!x.ready.load())
+    asm volatile("pause");
+  stay_on_cpu(0);
+  const double allocate_ns = allocate_batches(x, handover_batches, allocate);
+  ::waitpid(child, nullptr, 0);
+  return {allocate_ns + x.free_ns};
+}
+
 measurement annex_handover(bool other_process, std::size_t bytes) {
   const own_directory directory;
   auto& x = shared_exchange();
@@ -59,13 +70,7 @@ measurement annex_handover(bool other_process, std::size_t bytes) {
     free_all();
     ::_exit(0);
   }
-  while (!x.ready.load())
-    asm volatile("pause");
-  stay_on_cpu(0);
-  const double allocate_ns =
-      allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
-  ::waitpid(child, nullptr, 0);
-  return {allocate_ns + x.free_ns};
+  return give_to(x, child, [&] { return mine.allocate(bytes); });
 }
 
 measurement boost_between_processes(std::size_t bytes) {
@@ -83,14 +88,9 @@ measurement boost_between_processes(std::size_t bytes) {
     x.free_ns = free_batches(x, handover_batches, [&](void* block) { theirs.deallocate(block); });
     ::_exit(0);
   }
-  while (!x.ready.load())
-    asm volatile("pause");
-  stay_on_cpu(0);
-  const double allocate_ns =
-      allocate_batches(x, handover_batches, [&] { return mine.allocate(bytes); });
-  ::waitpid(child, nullptr, 0);
+  const measurement taken = give_to(x, child, [&] { return mine.allocate(bytes); });
   ipc::shared_memory_object::remove(name.c_str());
-  return {allocate_ns + x.free_ns};
+  return taken;
 }
 
 // ---- kv

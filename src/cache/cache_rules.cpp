@@ -151,7 +151,7 @@ class thread_check {
   void check_kept() {
     for (const auto& [slot, granule, owner] : in_.notes<extents_seen>().kept) {
       if (owner == no_owner || (owner < in_.s.slots_used() && !in_.is_still(owner))) continue;
-      if (!is_in_list(owner, u64{slot} << 32 | granule))
+      if (!is_in_list(owner, extents_seen::zone_place(slot, granule)))
         in_.broken(
             "C2: the large block at granule {} of region {} is kept by thread {}, which does "
             "not have it",
